@@ -1,0 +1,77 @@
+# Everything a developer runs. `make` alone lists it; each target does the set-up it needs, once.
+#
+#   VENV=somewhere/else   keep the virtual environment there
+#   PYTHON=python3.12     build it from this interpreter
+#   ARGS="-k bald -x"     more arguments for pytest (test, test-fast), baal-ray (demo) or uv (lock)
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+PYTHON ?=
+ARGS ?=
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
+ENSURE_UV = test -x "$(UV)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.PHONY: help
+help: ## list these targets
+	@echo "make <target>, where target is one of"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+.PHONY: demo
+demo: $(INSTALLED) ## active learning on real digits, on this machine, in two minutes
+	$(BIN)/baal-ray demo $(ARGS)
+
+.PHONY: test
+test: test-fast test-integration ## every test
+
+.PHONY: test-fast
+test-fast: $(INSTALLED) ## the tests that need no Ray cluster, under a minute
+	$(BIN)/pytest -m "not integration" -n 2 $(ARGS)
+
+.PHONY: test-integration
+test-integration: $(INSTALLED) ## the tests on a real local Ray cluster, some minutes
+	$(BIN)/pytest -m integration $(ARGS)
+
+.PHONY: check
+check: $(INSTALLED) ## formatting, lint, types, import layers and spelling; changes nothing
+	@failed=; for tool in "ruff format --check ." "ruff check ." mypy lint-imports codespell; do \
+	  echo "$$tool"; $(BIN)/$$tool || failed="$$failed, $$tool"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "Failed: $${failed#, }" >&2; exit 1; fi
+
+.PHONY: fix
+fix: $(INSTALLED) ## format, and repair what the linter can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+.PHONY: lock
+lock: | $(BIN)/python ## pin pyproject.toml's dependencies in requirements.lock (ARGS=--upgrade for newer ones)
+	@$(ENSURE_UV)
+	$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url \
+	  --no-emit-find-links --no-annotate $(ARGS) pyproject.toml -o requirements.lock
+
+.PHONY: dist
+dist: $(INSTALLED) ## what cluster.yaml sends to its machines: dist/, a wheel and requirements.lock
+	rm -rf dist
+	$(UV) build --quiet --wheel --out-dir dist
+	cp requirements.lock dist/
+
+$(INSTALLED): pyproject.toml requirements.lock | $(BIN)/python
+	@$(ENSURE_UV)
+	@echo "Installing requirements.lock into $(VENV): several GB, minutes the first time."
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+$(BIN)/python:
+	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Creating $(VENV) with $$python"; exec "$$python" -m venv "$(VENV)"; \
+	  fi; \
+	done; \
+	echo "baal_ray needs Python 3.11 or newer, and there is none on PATH." \
+	     "Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1

@@ -1,0 +1,203 @@
+"""Acquisition functions: how unsure K posterior predictions are, summed as they come.
+
+Everything is in nats. Entropies use p ln p = 0 at p = 0, so a class that is ruled out costs
+nothing and breaks nothing. A NaN anywhere in an image's predictions makes each of its statistics
+NaN, and no one else's.
+
+References:
+    BALD: Houlsby et al. 2011, https://arxiv.org/abs/1112.5745, eq. 2; Gal et al. 2017,
+    https://arxiv.org/abs/1703.02910, which also has the predictive entropy, variation ratio and
+    mean standard deviation by these names (section 3).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class PredictiveStatistics:
+    """Sums over posterior samples from which every score column follows.
+
+    They take O(N·C) memory, whatever K is. They are summed about the first sample: about zero,
+    samples that agree would have a `mean_std` of 3e-4 and a `bald` of 1e-6, float32's rounding,
+    instead of 0.
+
+    Attributes:
+        samples: K so far.
+    """
+
+    def __init__(self, log_probs_N_C: Tensor) -> None:
+        """Start from the first posterior sample's log-probabilities."""
+        probs_N_C = _probs(log_probs_N_C)
+        self.samples = 1
+        self._first_N_C = probs_N_C
+        self._deviation_sum_N_C = torch.zeros_like(probs_N_C)
+        self._squared_deviation_sum_N_C = torch.zeros_like(probs_N_C)
+        self._first_entropy_N = _entropy(probs_N_C)
+        self._entropy_deviation_sum_N = torch.zeros_like(self._first_entropy_N)
+        self._votes_N_C = _votes(probs_N_C)
+
+    @classmethod
+    def of(cls, log_probs_N_K_C: Tensor) -> "PredictiveStatistics":
+        """The statistics of all samples at once.
+
+        Raises:
+            ValueError: the shape is not [N, K ≥ 1, C ≥ 1].
+        """
+        if log_probs_N_K_C.ndim != 3 or 0 in log_probs_N_K_C.shape[1:]:
+            raise ValueError(
+                f"log_probs_N_K_C has shape {list(log_probs_N_K_C.shape)}; it must be "
+                "[N images, K >= 1 posterior samples, C >= 1 classes]"
+            )
+        first_N_C, *others = log_probs_N_K_C.unbind(dim=1)
+        statistics = cls(first_N_C)
+        for log_probs_N_C in others:
+            statistics.add(log_probs_N_C)
+        return statistics
+
+    def add(self, log_probs_N_C: Tensor) -> None:
+        """Add one more posterior sample."""
+        probs_N_C = _probs(log_probs_N_C)
+        deviation_N_C = probs_N_C - self._first_N_C
+        self.samples += 1
+        self._deviation_sum_N_C += deviation_N_C
+        self._squared_deviation_sum_N_C += deviation_N_C.square()
+        self._entropy_deviation_sum_N += _entropy(probs_N_C) - self._first_entropy_N
+        self._votes_N_C += _votes(probs_N_C)
+
+    def mean_probs(self) -> Tensor:
+        """The Monte Carlo averaged class probabilities [N, C]."""
+        mean_N_C = self._first_N_C + self._deviation_sum_N_C / self.samples
+        # Rounding can take a mean just below 0, where its entropy would be −∞.
+        return mean_N_C.clamp(min=0)
+
+    def predictive_entropy(self) -> Tensor:
+        """H(mean_k p_k): the entropy of the averaged prediction [N]."""
+        return _entropy(self.mean_probs())
+
+    def expected_entropy(self) -> Tensor:
+        """mean_k H(p_k): how unsure the samples are on average, each by itself [N]."""
+        return self._first_entropy_N + self._entropy_deviation_sum_N / self.samples
+
+    def bald(self) -> Tensor:
+        """H(mean_k p_k) − mean_k H(p_k), at least 0: what the samples disagree about [N]."""
+        return (self.predictive_entropy() - self.expected_entropy()).clamp(min=0)
+
+    def variation_ratio(self) -> Tensor:
+        """The share of samples that do not vote for the commonest class [N]."""
+        return 1 - self._votes_N_C.amax(dim=1) / self.samples
+
+    def mean_std(self) -> Tensor:
+        """(1/C) Σ_c √(E[p_c²] − E[p_c]²): the samples' spread, averaged over classes [N]."""
+        mean_N_C = self._deviation_sum_N_C / self.samples
+        variance_N_C = self._squared_deviation_sum_N_C / self.samples - mean_N_C.square()
+        return variance_N_C.clamp(min=0).sqrt().mean(dim=1)
+
+    def margin(self) -> Tensor:
+        """The largest averaged probability less the second [N]; small is informative."""
+        mean_N_C = self.mean_probs()
+        if mean_N_C.shape[1] == 1:
+            return mean_N_C[:, 0]
+        first_N, second_N = mean_N_C.topk(2, dim=1).values.unbind(dim=1)
+        return first_N - second_N
+
+    def confidence(self) -> Tensor:
+        """The averaged probability of the predicted class [N]; small is informative."""
+        return self.mean_probs().amax(dim=1)
+
+    def predicted(self) -> Tensor:
+        """The class with the highest averaged probability [N], int64."""
+        return self.mean_probs().argmax(dim=1)
+
+    def columns(self) -> dict[str, Tensor]:
+        """Every score column, each [N]."""
+        return {name: getattr(self, name)() for name in (*SCORES, "predicted")}
+
+
+SCORES = (
+    "bald",
+    "predictive_entropy",
+    "expected_entropy",
+    "variation_ratio",
+    "mean_std",
+    "margin",
+    "confidence",
+)
+
+
+def bald(log_probs_N_K_C: Tensor) -> Tensor:
+    """BALD: the mutual information between an image's label and the weights.
+
+    It is H(mean_k p_k) − mean_k H(p_k), Houlsby et al. 2011, eq. 2.
+
+    Args:
+        log_probs_N_K_C: log-probabilities of N images under K posterior samples over C classes,
+            any float type.
+
+    Returns:
+        N values in nats, float32 or the input's type if wider.
+
+    Raises:
+        ValueError: the shape is not [N, K, C].
+    """
+    return PredictiveStatistics.of(log_probs_N_K_C).bald()
+
+
+def predictive_entropy(log_probs_N_K_C: Tensor) -> Tensor:
+    """H(mean_k p_k), the entropy of the averaged prediction; arguments and units as for `bald`."""
+    return PredictiveStatistics.of(log_probs_N_K_C).predictive_entropy()
+
+
+def expected_entropy(log_probs_N_K_C: Tensor) -> Tensor:
+    """mean_k H(p_k), the samples' own entropy on average; arguments and units as for `bald`."""
+    return PredictiveStatistics.of(log_probs_N_K_C).expected_entropy()
+
+
+def variation_ratio(log_probs_N_K_C: Tensor) -> Tensor:
+    """The share of samples not voting for the commonest class; arguments as for `bald`."""
+    return PredictiveStatistics.of(log_probs_N_K_C).variation_ratio()
+
+
+def mean_std(log_probs_N_K_C: Tensor) -> Tensor:
+    """(1/C) Σ_c √(E[p_c²] − E[p_c]²) over the samples; arguments as for `bald`."""
+    return PredictiveStatistics.of(log_probs_N_K_C).mean_std()
+
+
+def margin(log_probs_N_K_C: Tensor) -> Tensor:
+    """Largest less second averaged probability, small is informative; arguments as for `bald`."""
+    return PredictiveStatistics.of(log_probs_N_K_C).margin()
+
+
+def confidence(log_probs_N_K_C: Tensor) -> Tensor:
+    """The largest averaged probability, small is informative; arguments as for `bald`."""
+    return PredictiveStatistics.of(log_probs_N_K_C).confidence()
+
+
+ACQUISITION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    function.__name__: function
+    for function in (
+        bald,
+        predictive_entropy,
+        expected_entropy,
+        variation_ratio,
+        mean_std,
+        margin,
+        confidence,
+    )
+}
+
+
+def _probs(log_probs: Tensor) -> Tensor:
+    return log_probs.to(torch.promote_types(log_probs.dtype, torch.float32)).exp()
+
+
+def _entropy(probs_N_C: Tensor) -> Tensor:
+    entropy_N_C: Tensor = torch.special.entr(probs_N_C)
+    return entropy_N_C.sum(dim=1)
+
+
+def _votes(probs_N_C: Tensor) -> Tensor:
+    # NaN is kept: argmax would count it as a vote like any other.
+    votes_N_C = torch.zeros_like(probs_N_C).scatter_(1, probs_N_C.argmax(dim=1, keepdim=True), 1)
+    return votes_N_C.where(probs_N_C.isfinite().all(dim=1, keepdim=True), torch.nan)

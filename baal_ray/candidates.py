@@ -1,0 +1,73 @@
+"""Fetch a few images of the pool again, by id."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from baal_ray import images, storage
+from baal_ray.cluster import READER_CPUS, WRITER_CPUS
+from baal_ray.config import RoundConfig
+from baal_ray.datasink import PublishedParquet
+from baal_ray.ids import IdSet
+from baal_ray.pool import read_pool
+from baal_ray.pool_listing import PoolListing
+from baal_ray.schema import BATCH, SELECTION
+
+_BYTES_PER_FILE = 128 * 1024 * 1024
+
+
+def write_batch(
+    listing: PoolListing, selection: pa.Table, folder: str, config: RoundConfig
+) -> pa.Table:
+    """Write the selected images to a folder, as encoded in the pool, with their rank and score.
+
+    Args:
+        listing: the pool.
+        selection: rows of `schema.SELECTION`.
+        folder: which is emptied first.
+        config: of the round.
+
+    Returns:
+        The rows of `selection` that were written, in order of rank. The others are gone from the
+        pool by now, or cannot be decoded.
+    """
+    if not len(selection):
+        return selection
+    narrow = listing.only(set(selection["source"].to_pylist()))
+    batch = _write(narrow, selection, folder, config)
+    if len(batch) < len(selection) and narrow != listing:
+        # The pool's files were renamed or rewritten since the images were scored.
+        batch = _write(listing, selection, folder, config)
+    return batch
+
+
+def _write(
+    listing: PoolListing, selection: pa.Table, folder: str, config: RoundConfig
+) -> pa.Table:
+    for file in storage.list_files(folder, ".parquet"):
+        storage.delete(file)
+    ranks = selection.drop_columns(["source"])
+
+    def join(rows: pa.Table) -> pa.Table:
+        _, faults = images.decode_many(
+            rows["image"].to_pylist(),
+            *config.model.image_size,
+            max_pixels=config.scoring.max_pixels,
+        )
+        shown = rows.filter(pa.array([fault is None for fault in faults]))
+        joined = ranks.join(shown.drop_columns(["error"]), keys="id", join_type="inner")
+        return joined.select(BATCH.names).cast(BATCH)
+
+    sink = PublishedParquet(folder, BATCH, bytes_per_file=_BYTES_PER_FILE)
+    pool = read_pool(listing, only=IdSet.of(selection["id"]))
+    batch = pool.map_batches(join, batch_format="pyarrow", num_cpus=READER_CPUS)
+    batch.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
+    return read_batch(folder)
+
+
+def read_batch(folder: str) -> pa.Table:
+    """The rows of an acquisition batch without their images, in order of rank."""
+    tables = [SELECTION.empty_table()]
+    for file in storage.list_files(folder, ".parquet"):
+        fs, path = storage.arrow_filesystem(file)
+        tables.append(pq.read_table(path, filesystem=fs, columns=SELECTION.names).cast(SELECTION))
+    return pa.concat_tables(tables).sort_by("rank")

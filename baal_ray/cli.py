@@ -1,0 +1,181 @@
+"""The `baal-ray` command."""
+
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import baal_ray
+from baal_ray.config import RoundConfig
+from baal_ray.errors import in_plain_words
+
+_config_argument = click.argument("config_path", metavar="CONFIG")
+_round_option = click.option(
+    "--round", "round_id", required=True, metavar="ID", help="Names the round, such as 2026-11-22."
+)
+
+
+class _Group(click.Group):
+    """Ends with exit code 1 and the message of our own error, wherever Ray has wrapped it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with in_plain_words():
+            return super().invoke(ctx)
+
+
+@click.group(cls=_Group)
+@click.version_option(baal_ray.__version__)
+def main() -> None:
+    """Bayesian active learning on Ray: fit, score the pool, acquire the most informative."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+@main.command()
+@click.option(
+    "--folder",
+    default="baal_ray_demo",
+    show_default=True,
+    help="Where to put it; must not exist.",
+)
+def demo(folder: str) -> None:
+    """Three rounds on real handwritten digits, on this machine, against random picks."""
+    from baal_ray.demo import run_demo
+
+    run_demo(os.path.abspath(folder), Console())
+
+
+@main.command()
+@_config_argument
+@_round_option
+def run(config_path: str, round_id: str) -> None:
+    """Run an acquisition round here, or what is left of it.
+
+    "Here" is the cluster that this machine or job belongs to, else a local one.
+    """
+    config = RoundConfig.from_yaml(config_path)
+    from baal_ray.driver import run_round
+
+    click.echo(run_round(config, round_id).summary())
+
+
+@main.command()
+@_config_argument
+@_round_option
+@click.option(
+    "--address",
+    metavar="URL",
+    help="Ray's dashboard, such as http://127.0.0.1:8265.  [default: RAY_ADDRESS, or the cluster "
+    "on this machine]",
+)
+@click.option("--working-dir", help="The folder the job takes along.  [default: that of CONFIG]")
+def submit(config_path: str, round_id: str, address: str | None, working_dir: str | None) -> None:
+    """Run a round as a job on a Ray cluster, follow its log, and exit with its exit code.
+
+    The same round submitted again joins the job that runs or has succeeded; after one that failed
+    or was stopped it goes on where that one stood.
+    """
+    config = RoundConfig.from_yaml(config_path)
+    from baal_ray.submission import submit_round
+
+    code = submit_round(
+        config_path,
+        config,
+        round_id,
+        address=address,
+        working_dir=working_dir or os.path.dirname(os.path.abspath(config_path)),
+        echo=lambda text: click.echo(text, nl=False),
+    )
+    sys.exit(code)
+
+
+@main.command()
+@_config_argument
+def status(config_path: str) -> None:
+    """Show the rounds of a workspace and what became of their picks."""
+    from baal_ray.status import round_rows
+
+    table = Table("round", "rule", "acquired", "labelled", "accuracy before", box=None)
+    for row in round_rows(RoundConfig.from_yaml(config_path).workspace):
+        table.add_row(*row)
+    Console().print(table)
+
+
+@main.group()
+def labels() -> None:
+    """Bring labels in from annotators, and hand out what is to be labelled."""
+
+
+@labels.command("import")
+@_config_argument
+@click.argument("file")
+@click.option("--by", "labelled_by", help="Who labelled them.")
+@click.option("--overwrite", is_flag=True, help="Take the new label where there was another.")
+@click.option("--skip-unknown", is_flag=True, help="Pass over ids that were never acquired.")
+@click.option(
+    "--with-images",
+    is_flag=True,
+    help="FILE (Parquet of id, image, label) is a labelled set of its own: bring it in whole.",
+)
+def import_(
+    config_path: str,
+    file: str,
+    labelled_by: str | None,
+    overwrite: bool,
+    skip_unknown: bool,
+    with_images: bool,
+) -> None:
+    """Read labels from FILE (.csv, .parquet or .jsonl with id and label).
+
+    When anything in it is wrong, all of it is told and nothing is written.
+    """
+    from baal_ray.labelled_import import import_labelled_set
+    from baal_ray.labels import import_labels
+
+    config = RoundConfig.from_yaml(config_path)
+    manifest = _manifest(config)
+    if with_images:
+        count = import_labelled_set(
+            manifest,
+            file,
+            workspace=config.workspace,
+            classes=config.classes,
+            labelled_by=labelled_by,
+        )
+        click.echo(f"{count} labelled images brought in")
+        return
+    done = import_labels(
+        manifest,
+        file,
+        classes=config.classes,
+        labelled_by=labelled_by,
+        overwrite=overwrite,
+        skip_unknown=skip_unknown,
+    )
+    click.echo(done)
+
+
+@labels.command()
+@_config_argument
+@click.argument("file")
+@click.option("--status", default="acquired", show_default=True, help="Which images, or `all`.")
+@click.option("--round", "round_id", metavar="ID", help="Of this round only.")
+def export(config_path: str, file: str, status: str, round_id: str | None) -> None:
+    """Write the images that wait for a label to FILE (.csv, .parquet or .jsonl)."""
+    from baal_ray.labels import export_labels
+
+    manifest = _manifest(RoundConfig.from_yaml(config_path))
+    count = export_labels(
+        manifest, file, status=None if status == "all" else status, round_id=round_id
+    )
+    click.echo(f"{count} rows written to {file}")
+
+
+def _manifest(config: RoundConfig) -> Any:
+    from baal_ray.manifest import Manifest
+    from baal_ray.workspace import manifest_uri
+
+    return Manifest(manifest_uri(config.workspace))

@@ -1,0 +1,67 @@
+"""The Ray cluster, and what it can ever give, held against what a round asks for."""
+
+import os
+from collections.abc import Mapping
+
+import ray
+
+from baal_ray.config import ResourcesConfig
+from baal_ray.errors import ResourceError
+
+# Reading and decoding ask for another share of a CPU than an actor, as Ray Data runs stages that
+# ask for the same inside the actor, one after the other.
+READER_CPUS = 0.5
+WRITER_CPUS = 0.25
+
+
+def connect() -> None:
+    """Join the cluster that this job or machine belongs to, or start a local one."""
+    # Without a terminal Ray Data logs its progress, ten lines each time, every 10 seconds.
+    os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")
+    if not ray.is_initialized():
+        ray.init()
+
+
+def check_resources(resources: ResourcesConfig) -> None:
+    """Refuse a fit or a scoring stage that the cluster can never run.
+
+    A cluster that can grow is measured by its limits, one that cannot by what it has.
+
+    Raises:
+        ResourceError: saying what is needed and what there is.
+    """
+    connect()
+    # Ray Train and Ray Data ask the same way; there is no public call.
+    grown = ray._private.state.state.get_max_resources_from_cluster_config()
+    limit = grown or ray.cluster_resources()
+    workers, actors = resources.training_workers, resources.scoring_actors
+    _check(
+        f"the fit ({workers} workers)",
+        "training",
+        {"CPU": workers * resources.training_cpus, "GPU": workers * resources.training_gpus},
+        limit,
+    )
+    beside = READER_CPUS + WRITER_CPUS
+    _check(
+        f"scoring ({actors} actors, and {beside} CPUs to read and write beside them)",
+        "scoring",
+        {"CPU": actors * actor_cpus(resources) + beside, "GPU": actors * resources.scoring_gpus},
+        limit,
+    )
+
+
+def actor_cpus(resources: ResourcesConfig) -> float:
+    """CPUs that a scoring actor asks for; one with a GPU leaves them to the readers."""
+    return 0 if resources.scoring_gpus else resources.scoring_cpus
+
+
+def _check(
+    stage: str, prefix: str, needed: Mapping[str, float], limit: Mapping[str, float]
+) -> None:
+    for kind, amount in needed.items():
+        if amount > limit.get(kind, 0):
+            raise ResourceError(
+                f"{stage} needs {amount:g} {kind}s, and the cluster has at most "
+                f"{limit.get(kind, 0):g}; ask for less under resources (the settings that begin "
+                f"with {prefix}_), or give the cluster more"
+            )

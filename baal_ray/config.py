@@ -1,0 +1,279 @@
+"""The configuration of an acquisition round: pydantic models read from YAML.
+
+Everything that is wrong with a file is told at once.
+"""
+
+import difflib
+import os
+import re
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from baal_ray import storage
+from baal_ray.errors import ConfigError, StorageError
+
+Rule = Literal[
+    "bald",
+    "predictive_entropy",
+    "expected_entropy",
+    "variation_ratio",
+    "mean_std",
+    "margin",
+    "confidence",
+    "random",
+]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _absolute(location: str) -> str:
+    if "://" in location or os.path.isabs(location):
+        return location
+    absolute = os.path.abspath(os.path.expanduser(location))
+    raise ValueError(f"it must be absolute, as jobs run elsewhere; write {absolute} or a URI")
+
+
+class PoolConfig(_Section):
+    """Where the unlabelled images are."""
+
+    uri: str
+    format: Literal["parquet", "files"] = "parquet"
+
+    _absolute = field_validator("uri")(_absolute)
+
+
+class ModelConfig(_Section):
+    """What is fitted: `factory` is called with `num_classes` and `arguments`."""
+
+    factory: str = "small_convnet"
+    arguments: dict[str, Any] = {}
+    weights: str | None = None
+    output: Literal["logits", "log_probs"] = "logits"
+    image_size: list[Count] = [32, 32]
+    mean: list[float] = [0.485, 0.456, 0.406]
+    std: list[Annotated[float, Field(gt=0)]] = [0.229, 0.224, 0.225]
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, size: Any) -> Any:
+        return [size, size] if isinstance(size, int) else size
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "ModelConfig":
+        for name, length in (("image_size", 2), ("mean", 3), ("std", 3)):
+            value = getattr(self, name)
+            if len(value) != length:
+                raise ValueError(f"{name} has {len(value)} numbers; it must have {length}")
+        return self
+
+
+class AugmentationConfig(_Section):
+    """Random changes to training images; each is off at 0 or false."""
+
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    color_jitter: Fraction = 0.0
+
+
+class TrainingConfig(_Section):
+    """How the model is fitted on the labelled set."""
+
+    epochs: Count = 50
+    batch_size: Count = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    augmentations: AugmentationConfig = AugmentationConfig()
+    evaluation_set: str | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    evaluation_samples: Count = 10
+    max_failures: Annotated[int, Field(ge=0)] = 3
+
+    @field_validator("evaluation_set")
+    @classmethod
+    def _absolute(cls, location: str | None) -> str | None:
+        return None if location is None else _absolute(location)
+
+
+class ScoringConfig(_Section):
+    """How the pool is scored. A change here makes new scores, never a mixture."""
+
+    samples: Count = 20
+    masks: Literal["shared", "per_item"] = "shared"
+    batch_size: Count = 64
+    max_pixels: Count = 100_000_000
+    max_unreadable: Fraction = 0.01
+
+
+class SelectionConfig(_Section):
+    """Which images are acquired."""
+
+    k: Count
+    by: Rule = "bald"
+
+
+class ResourcesConfig(_Section):
+    """What is asked of the cluster: how long a round takes, not what comes out of it."""
+
+    training_workers: Annotated[int, Field(ge=0)] = 1
+    training_cpus: Annotated[float, Field(gt=0)] = 1
+    training_gpus: Annotated[float, Field(ge=0)] = 0
+    scoring_actors: Count = 1
+    # More than readers ask for (cluster.READER_CPUS), or Ray Data runs them inside the actor.
+    scoring_cpus: Annotated[float, Field(gt=0.5)] = 1
+    scoring_gpus: Annotated[float, Field(ge=0)] = 0
+
+
+class RoundConfig(_Section):
+    """Everything a round needs to know; `RoundConfig.from_yaml` reads it from a file."""
+
+    workspace: str
+    classes: Annotated[list[str], Field(min_length=2)]
+    pool: PoolConfig
+    selection: SelectionConfig
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    _absolute = field_validator("workspace")(_absolute)
+
+    def planned(self) -> dict[str, Any]:
+        """What a round's plan fixes: all settings but those that do not change its result."""
+        return self.model_dump(
+            mode="json",
+            exclude={
+                "resources": True,
+                "scoring": {"max_unreadable"},
+                "training": {"max_failures"},
+            },
+        )
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: list[str]) -> list[str]:
+        doubled = sorted({name for name in classes if classes.count(name) > 1})
+        if doubled:
+            raise ValueError(f"each class must be named once; {', '.join(doubled)} is named again")
+        if "" in classes:
+            raise ValueError("a class must have a name, as an empty label means none yet")
+        return classes
+
+    @model_validator(mode="after")
+    def _apart(self) -> "RoundConfig":
+        pool = self.pool.uri.rstrip("/") + "/"
+        if f"{self.workspace.rstrip('/')}/".startswith(pool):
+            raise ValueError(
+                f"workspace is {self.workspace!r}, in the pool {self.pool.uri!r}; it must be "
+                "elsewhere, as what it holds would be taken for images of the pool"
+            )
+        return self
+
+    @classmethod
+    def from_yaml(cls, path: str) -> "RoundConfig":
+        """Read and check a YAML file, local or at any fsspec URI.
+
+        Raises:
+            ConfigError: the file cannot be read, is not YAML or breaks a rule; all faults are in
+                it.
+        """
+        try:
+            content = yaml.load(storage.read(path), Loader=_Loader)
+        except StorageError as error:
+            raise ConfigError(path, [str(error)]) from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
+            raise ConfigError(path, [f"not YAML: {error}"]) from error
+        if not isinstance(content, dict):
+            raise ConfigError(
+                path, [f"holds a {type(content).__name__}; it must hold keys and values"]
+            )
+        return cls.from_dict(content, source=path)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], source: str = "configuration") -> "RoundConfig":
+        """Check a configuration given as nested dictionaries.
+
+        Raises:
+            ConfigError: with every fault.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise ConfigError(
+                source, [_fault(cls, detail) for detail in error.errors()]
+            ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, where YAML 1.1 wants a dot, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        doubled = sorted({key for key in keys if keys.count(key) > 1})
+        if doubled:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{', '.join(doubled)} is given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
+    """One fault as thing, value, rule, and a remedy where there is one."""
+    where = ".".join(map(str, detail["loc"])) or "configuration"
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{where} is not a setting{_suggestion(model, detail)}"
+        case "missing":
+            return f"{where} is missing; it has no default"
+    rule = detail["msg"].removeprefix("Value error, ")
+    rule = re.sub(r"^Input should be ", "it must be ", rule)
+    if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
+        rule += "; put it in quotes"
+    value = detail["input"]
+    return (
+        f"{where}.{rule}"
+        if isinstance(value, dict | BaseModel)
+        else f"{where} is {value!r}; {rule}"
+    )
+
+
+def _suggestion(model: type[BaseModel], detail: ErrorDetails) -> str:
+    *sections, key = map(str, detail["loc"])
+    known = list(_section(model, sections).model_fields)
+    close = difflib.get_close_matches(key, known, n=1)
+    return (
+        f"; did you mean {close[0]}?"
+        if close
+        else f"; the settings here are {', '.join(sorted(known))}"
+    )
+
+
+def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    for name in path:
+        annotation = model.model_fields[name].annotation
+        model = next(a for a in (annotation, *get_args(annotation)) if isinstance(a, type))
+    return model

@@ -1,0 +1,238 @@
+"""Active learning to watch: three rounds on real handwritten digits, against random picks."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+
+from baal_ray import storage
+from baal_ray.config import RoundConfig
+from baal_ray.errors import BaalRayError
+from baal_ray.images import encode_png
+from baal_ray.labelled_import import import_labelled_set
+from baal_ray.manifest import Manifest
+from baal_ray.schema import ACQUIRED
+from baal_ray.workspace import manifest_uri
+
+CLASSES = [str(digit) for digit in range(10)]
+ROUNDS, K, START, EVALUATION = 3, 20, 20, 500
+
+CONFIG = """\
+# Written by `baal-ray demo`; every other setting is at its default.
+workspace: {workspace}
+classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+pool:
+  uri: {folder}/pool.parquet
+model:
+  arguments: {{dropout: 0.3}}
+  image_size: 16
+  mean: [0.5, 0.5, 0.5]
+  std: [0.5, 0.5, 0.5]
+training:
+  evaluation_set: {folder}/evaluation.parquet
+  epochs: 60
+  batch_size: 16
+  learning_rate: 3.0e-3
+  evaluation_samples: 2
+selection:
+  k: {k}
+  by: {by}
+"""
+
+
+def run_demo(folder: str, console: Console) -> None:
+    """Run it, printing as it goes.
+
+    Args:
+        folder: where everything is written; must not exist yet.
+        console: where to print.
+
+    Raises:
+        BaalRayError: the folder exists, or scikit-learn is not installed.
+    """
+    if os.path.exists(folder):
+        raise BaalRayError(f"{folder} exists; delete it, or name another with --folder")
+    truth = _write_digits(folder)
+    start = _first_labels(truth)
+    _start_ray()
+    console.print(
+        f"A pool of {len(truth)} handwritten digits, {START} of them labelled; {EVALUATION} more "
+        f"to measure on.\nEvery round acquires {K}: by BALD, or at random.\n",
+        soft_wrap=True,
+    )
+    console.print("labels   accuracy by BALD   at random")
+    fitter = ray.remote(num_cpus=0)(_Fitter).remote()
+    active = _Arm(folder, "bald", truth, start, fitter)
+    random = _Arm(folder, "random", truth, start, fitter)
+    # What is picked at random needs no model, so its fits can go on beside the rounds.
+    at_random = []
+    for number in range(1, ROUNDS + 1):
+        random.acquire_at_random(number)
+        at_random.append(random.fit())
+    for number in range(1, ROUNDS + 1):
+        with _ticking(console, f"round {number}: fit, score the pool, acquire"):
+            by_bald = active.run_round(f"round-{number}")
+            other = by_bald if number == 1 else ray.get(at_random[number - 2])
+        console.print(f"{active.labels:6}   {by_bald:16.3f}   {other:9.3f}")
+        active.answer(f"round-{number}")
+    with _ticking(console, "a last fit with everything labelled"):
+        by_bald, other = ray.get([active.fit(), at_random[-1]])
+    console.print(f"{active.labels:6}   {by_bald:16.3f}   {other:9.3f}")
+    console.print(_epilogue(folder), highlight=False, soft_wrap=True)
+
+
+class _Fitter:
+    """A process that fits, one fit after another."""
+
+    def accuracy(self, config: RoundConfig, labelled: pa.Table) -> float:
+        """Fit in this process, without workers; gives the accuracy."""
+        from baal_ray.training import fit_model
+
+        resources = config.resources.model_copy(update={"training_workers": 0})
+        config = config.model_copy(update={"resources": resources})
+        return fit_model(config, labelled).history[-1]["accuracy"]
+
+
+class _Arm:
+    """A workspace of its own whose images are chosen by one rule."""
+
+    def __init__(
+        self, folder: str, by: str, truth: Mapping[str, str], start: list[str], fitter: Any
+    ) -> None:
+        self._folder, self._by, self._truth = folder, by, truth
+        self._workspace = os.path.join(folder, by)
+        self._manifest = Manifest(manifest_uri(self._workspace))
+        path = os.path.join(folder, f"{by}.yaml")
+        settings = CONFIG.format(workspace=self._workspace, folder=folder, k=K, by=by)
+        storage.publish(path, settings.encode())
+        self._config = RoundConfig.from_yaml(path)
+        self._fitter = fitter
+        self._bring_in(start)
+
+    @property
+    def labels(self) -> int:
+        return len(self._manifest.labelled())
+
+    def run_round(self, round_id: str) -> float:
+        """Run a round; gives the accuracy of the model that it fitted."""
+        from baal_ray.driver import run_round
+
+        return run_round(self._config, round_id).metrics["accuracy"]
+
+    def fit(self) -> "ray.ObjectRef[float]":
+        """Begin a fit on what is labelled by now, beside the rounds; gives the accuracy."""
+        reference: ray.ObjectRef[float] = self._fitter.accuracy.remote(
+            self._config, self._manifest.labelled()
+        )
+        return reference
+
+    def answer(self, round_id: str) -> None:
+        """Be the oracle: label what the round acquired."""
+        ids = self._manifest.rows(round_id=round_id, status=ACQUIRED)["id"].to_pylist()
+        labels = [self._truth[image_id] for image_id in ids]
+        self._manifest.label(pa.table({"id": ids, "label": labels}))
+
+    def acquire_at_random(self, seed: int) -> None:
+        """Bring in images of the pool, labelled, that chance has picked."""
+        left = sorted(self._truth.keys() - set(self._manifest.ids().to_pylist()))
+        self._bring_in(np.random.default_rng(seed).permutation(left)[:K].tolist())
+
+    def _bring_in(self, ids: list[str]) -> None:
+        pool = pq.read_table(os.path.join(self._folder, "pool.parquet"))
+        rows = pool.filter(pc.is_in(pool["id"], pa.array(ids)))
+        labels = [self._truth[image_id] for image_id in rows["id"].to_pylist()]
+        file = os.path.join(self._folder, "labelled.parquet")
+        pq.write_table(rows.append_column("label", pa.array(labels)), file)
+        import_labelled_set(
+            self._manifest, file, workspace=self._workspace, classes=self._config.classes
+        )
+        os.remove(file)
+
+
+def _write_digits(folder: str) -> dict[str, str]:
+    """Write pool.parquet and evaluation.parquet; gives the pool's true labels by id."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise BaalRayError(
+            "the demo's digits are inside scikit-learn; install baal-ray[report]"
+        ) from error
+    digits = load_digits()
+    images = [encode_png((image * 255 / 16).astype(np.uint8)) for image in digits.images]
+    labels = [str(label) for label in digits.target]
+    table = pa.table({"id": [f"digit-{i:04}" for i in range(len(labels))], "image": images})
+    order = np.random.default_rng(0).permutation(len(labels))
+    held_back, pool = order[:EVALUATION], order[EVALUATION:]
+    os.makedirs(folder)
+    everything = table.append_column("label", pa.array(labels))
+    pq.write_table(everything.take(held_back), os.path.join(folder, "evaluation.parquet"))
+    pq.write_table(table.take(pool), os.path.join(folder, "pool.parquet"), row_group_size=256)
+    return {f"digit-{i:04}": labels[i] for i in pool}
+
+
+def _first_labels(truth: Mapping[str, str]) -> list[str]:
+    """The pool's first images of each class, as many of each."""
+    of_class = {name: [i for i, label in truth.items() if label == name] for name in CLASSES}
+    return [image_id for ids in of_class.values() for image_id in ids[: START // len(CLASSES)]]
+
+
+def _start_ray() -> None:
+    """A quiet local cluster, with a CPU to read the pool beside the one that scores."""
+    # Ray's core would write notes for Ray's developers among ours.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A process a fit that watches for nodes about to be taken away: here there is one to stay.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    ray.init(
+        num_cpus=max(2, os.cpu_count() or 2),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.disable(logging.WARNING)
+
+
+@contextmanager
+def _ticking(console: Console, what: str) -> Iterator[None]:
+    """In a terminal, say what goes on and for how long, in a line that goes when it is done."""
+    with console.status("") as status:
+        begun, done = time.monotonic(), threading.Event()
+
+        def tick() -> None:
+            while not done.wait(0.5):
+                status.update(f"{what} ({time.monotonic() - begun:.0f} s)")
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _epilogue(folder: str) -> str:
+    here = os.path.relpath(folder)
+    return f"""
+Everything is in {here}/:
+  pool.parquet, evaluation.parquet   the images, as PNG
+  bald.yaml                          the configuration of the rounds
+  bald/manifest                      who was acquired and labelled when, a Delta table
+  bald/scores                        BALD and its relatives for the whole pool, Parquet
+  bald/rounds/round-1 ...            plan, figures and acquisition batch of each round
+  bald/checkpoints                   the models
+
+Try next:
+  baal-ray status {here}/bald.yaml
+  baal-ray run {here}/bald.yaml --round round-4
+  baal-ray labels export {here}/bald.yaml to_label.csv"""

@@ -1,0 +1,303 @@
+"""One acquisition round: plan, fit, score, select, commit.
+
+Each stage leaves its result in the round's folder before the next begins, and is not run again
+when its result is there. So a round that was killed goes on where it stood, and one that is
+finished does nothing.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+import baal_ray
+from baal_ray import storage
+from baal_ray.candidates import read_batch, write_batch
+from baal_ray.cluster import check_resources, connect
+from baal_ray.config import RoundConfig
+from baal_ray.errors import (
+    AlreadyAcquiredError,
+    PlanMismatchError,
+    UnreadableImagesError,
+)
+from baal_ray.ids import IdSet
+from baal_ray.manifest import Manifest
+from baal_ray.model import check_model
+from baal_ray.pool import read_pool
+from baal_ray.pool_listing import PoolListing, check_ids, list_pool
+from baal_ray.schema import SELECTION
+from baal_ray.scoring import fingerprint_uri, score_files, score_images, scored_already
+from baal_ray.selection import top_k, top_k_of
+from baal_ray.training import fit_model
+from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
+
+logger = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round came to.
+
+    Attributes:
+        round_id: its name.
+        acquired: images it added to the manifest.
+        committed_before: whether it was finished already, so that nothing was done now.
+        checkpoint: sha256 of the model it scored with; None when its picks were random.
+        rule: how the picks were ranked.
+        scored: images it scored; the others had scores from an earlier round.
+        labels: labelled images that the model was fitted on.
+        unreadable: images of the pool that cannot be read.
+        metrics: of the fit's last epoch on the evaluation set.
+        seconds: by stage.
+    """
+
+    round_id: str
+    acquired: int
+    committed_before: bool
+    checkpoint: str | None
+    rule: str
+    scored: int
+    unreadable: int
+    labels: int
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+
+    def summary(self) -> str:
+        """In one line."""
+        if self.committed_before:
+            return f"round {self.round_id} is committed already: nothing to do"
+        fitted = f"fitted on {self.labels} labels" if self.checkpoint else "nothing labelled yet"
+        accuracy = (
+            f", accuracy {self.metrics['accuracy']:.3f}" if "accuracy" in self.metrics else ""
+        )
+        return (
+            f"round {self.round_id}: {fitted}{accuracy}; {self.scored} images scored, "
+            f"{self.unreadable} unreadable; {self.acquired} acquired by {self.rule}"
+        )
+
+
+def run_round(config: RoundConfig, round_id: str) -> RoundResult:
+    """Run a round, or what is left of it.
+
+    Args:
+        config: what to do; it must agree with the round's plan when there is one.
+        round_id: names the round in the workspace, such as 2026-11-22.
+
+    Returns:
+        What it came to; the same again when it was finished before.
+
+    Raises:
+        PlanMismatchError: the round was planned with another configuration.
+        BaalRayError: as `baal_ray.errors` lists them; the round can be run again once it is
+            mended.
+    """
+    return _Round(config, round_id).run()
+
+
+class _Round:
+    """A round's folder, and the stages that fill it."""
+
+    def __init__(self, config: RoundConfig, round_id: str) -> None:
+        self._config = config
+        self._round_id = round_id
+        self._folder = round_uri(config.workspace, round_id)
+        self._manifest = Manifest(manifest_uri(config.workspace))
+
+    def run(self) -> RoundResult:
+        """The stages in their order."""
+        finished = self._read("round")
+        if finished is not None:
+            logger.info("round %s is committed already: nothing to do", self._round_id)
+            return RoundResult(**finished["result"], committed_before=True)
+        connect()
+        check_resources(self._config.resources)
+        plan = self._plan()
+        listing = PoolListing.from_json(plan["pool"])
+        fit = self._once("fit", lambda: self._fit(plan))
+        scores = self._once("scores", lambda: self._score(listing, fit))
+        batch = self._acquire(listing, fit, scores)
+        return self._finish(fit, scores, batch)
+
+    def _plan(self) -> Result:
+        """What the round does, fixed by whoever comes first."""
+        plan = self._read("plan")
+        if plan is None:
+            check_model(self._config.model, len(self._config.classes))
+            listing = list_pool(self._config.pool, storage.join(self._folder, "pool"))
+            check_ids(listing)
+            plan = {
+                "config": self._config.planned(),
+                "pool": listing.to_json(),
+                "manifest_version": self._manifest.version,
+                "baal_ray": baal_ray.__version__,
+            }
+            storage.create_if_absent(self._uri("plan"), _json(plan))
+            plan = self._read("plan") or plan
+        differences = list(_differences(plan["config"], self._config.planned()))
+        if differences:
+            raise PlanMismatchError(
+                f"round {self._round_id} was planned with another configuration; go back to it, "
+                "or name another round",
+                differences,
+            )
+        return plan
+
+    def _fit(self, plan: Result) -> Result:
+        labelled = self._manifest.at(plan["manifest_version"]).labelled()
+        if not len(labelled):
+            logger.warning("nothing is labelled yet: the first acquisition batch is random")
+            return {"checkpoint": None, "labels": 0, "metrics": {}}
+        fit = fit_model(self._config, labelled)
+        if fit.reused:
+            logger.warning(
+                "no new labels since checkpoint %s was fitted: it is used again", fit.checkpoint
+            )
+        return {
+            "checkpoint": fit.checkpoint,
+            "labels": fit.labels,
+            "metrics": fit.history[-1],
+            "reused": fit.reused,
+        }
+
+    def _score(self, listing: PoolListing, fit: Result) -> Result:
+        if fit["checkpoint"] is None:
+            return {"scores": None, "scored": 0, "unreadable": 0}
+        config = self._config
+        checkpoint = checkpoint_uri(config.workspace, fit["checkpoint"])
+        folder = fingerprint_uri(
+            scores_uri(config.workspace), checkpoint, config.scoring, config.seed
+        )
+        already = scored_already(folder)
+        pool = read_pool(listing, leave_out=self._acquired() | already.ids)
+        done = score_images(
+            pool, checkpoint, folder, already, config.scoring, config.resources, config.seed
+        )
+        allowed = config.scoring.max_unreadable
+        if done.unreadable > allowed * done.rows:
+            raise UnreadableImagesError(
+                f"{done.unreadable} of {done.rows} images are unreadable; scoring.max_unreadable "
+                f"allows {allowed:.2%}. The column `error` in {folder} says why, image by image; "
+                "mend the pool and name another round, or allow more and run this one again: "
+                "nothing is scored twice"
+            )
+        return {"scores": folder, "scored": done.scored, "unreadable": done.unreadable}
+
+    def _acquire(self, listing: PoolListing, fit: Result, scores: Result) -> Result:
+        """Select, fetch and commit; the next best take the place of what another round took."""
+        while True:
+            batch = self._once("batch", lambda: self._select(listing, fit, scores))
+            try:
+                rows = read_batch(self._batch_folder)
+                self._manifest.acquire(rows, self._round_id)
+            except AlreadyAcquiredError as error:
+                logger.warning("%s", error)
+                storage.delete(self._uri("batch"))
+            else:
+                return batch
+
+    def _select(self, listing: PoolListing, fit: Result, scores: Result) -> Result:
+        """The k best that can be fetched, with their images in the round's folder."""
+        leave_out, only = self._acquired(), None
+        while True:
+            selection = self._ranking(listing, fit, scores, leave_out, only)
+            batch = write_batch(listing, selection, self._batch_folder, self._config)
+            lost = sorted(set(selection["id"].to_pylist()) - set(batch["id"].to_pylist()))
+            if not lost:
+                break
+            logger.warning(
+                "%d picks cannot be fetched or shown, such as %r: the next best take their place",
+                len(lost),
+                lost[0],
+            )
+            # Scores outlive images: from here on, keep to what the pool holds now.
+            leave_out, only = leave_out | IdSet.of(lost), only or listing.ids()
+        if len(batch) < self._config.selection.k:
+            logger.warning(
+                "the pool has only %d images to acquire; selection.k is %d",
+                len(batch),
+                self._config.selection.k,
+            )
+        rule = batch["rule"][0].as_py() if len(batch) else self._config.selection.by
+        return {"acquired": len(batch), "rule": rule}
+
+    def _ranking(
+        self,
+        listing: PoolListing,
+        fit: Result,
+        scores: Result,
+        leave_out: IdSet,
+        only: IdSet | None,
+    ) -> pa.Table:
+        """The k best by the configured rule, or at random when there are no scores."""
+        k, by, seed = self._config.selection.k, self._config.selection.by, self._config.seed
+        if scores["scores"] is None:
+            best = top_k_of(listing.read_ids(), k, "random", seed, leave_out=leave_out)
+        else:
+            files = score_files(scores["scores"])
+            best = top_k(files, k, by, seed, leave_out=leave_out, only=only)
+        model = pa.repeat(pa.scalar(fit["checkpoint"], pa.string()), len(best))
+        return best.append_column("model", model).select(SELECTION.names).cast(SELECTION)
+
+    def _finish(self, fit: Result, scores: Result, batch: Result) -> RoundResult:
+        stages = {"fit": fit, "score": scores, "select": batch}
+        result = {
+            "round_id": self._round_id,
+            "acquired": batch["acquired"],
+            "checkpoint": fit["checkpoint"],
+            "rule": batch["rule"],
+            "scored": scores["scored"],
+            "unreadable": scores["unreadable"],
+            "labels": fit["labels"],
+            "metrics": fit["metrics"],
+            "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+        }
+        versions = {"baal_ray": baal_ray.__version__, "ray": ray.__version__}
+        done = {"result": result, "scores": scores["scores"], "versions": versions}
+        storage.publish(self._uri("round"), _json(done))
+        return RoundResult(**result, committed_before=False)
+
+    def _acquired(self) -> IdSet:
+        return IdSet.of(self._manifest.ids())
+
+    @property
+    def _batch_folder(self) -> str:
+        return batch_uri(self._config.workspace, self._round_id)
+
+    def _uri(self, stage: str) -> str:
+        return storage.join(self._folder, f"{stage}.json")
+
+    def _read(self, stage: str) -> Result | None:
+        uri = self._uri(stage)
+        return json.loads(storage.read(uri)) if storage.exists(uri) else None
+
+    def _once(self, stage: str, run: Callable[[], Result]) -> Result:
+        """A stage's result: the one that is there, else the one it gives now."""
+        result = self._read(stage)
+        if result is not None:
+            logger.info("%s: done before", stage)
+            return result
+        begun = time.monotonic()
+        result = {**run(), "seconds": round(time.monotonic() - begun, 3)}
+        storage.publish(self._uri(stage), _json(result))
+        logger.info("%s: %s", stage, result)
+        return result
+
+
+def _differences(planned: Result, now: Result, prefix: str = "") -> Iterator[str]:
+    for key in sorted(planned.keys() | now.keys()):
+        before, after = planned.get(key), now.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key} was {before!r} when the round was planned; it is {after!r} now"
+
+
+def _json(content: Result) -> bytes:
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()

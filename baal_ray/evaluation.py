@@ -1,0 +1,60 @@
+"""How good averaged predictions are on labelled images: accuracy, likelihood, calibration.
+
+Everything is a sum over images, so workers can each take a share and add up.
+"""
+
+import torch
+from torch import Tensor
+
+from baal_ray.acquisition import PredictiveStatistics
+
+BINS = 15
+
+
+def evaluation_sums(predictions: PredictiveStatistics, labels_N: Tensor) -> Tensor:
+    """What `metrics` needs to know of N images.
+
+    Args:
+        predictions: of N images.
+        labels_N: their class indices.
+
+    Returns:
+        Sums over the images, a float64 vector of 2 + 3 · `BINS`: correct ones, negative
+        log-likelihood (nats), then images, confidence and correct ones in each bin of confidence.
+        Vectors of disjoint images add up. A prediction that is NaN is wrong, and makes the
+        likelihood and the confidence NaN.
+    """
+    mean_N_C = predictions.mean_probs().double()
+    confidence_N, predicted_N = mean_N_C.max(dim=1)
+    correct_N = ((predicted_N == labels_N) & ~confidence_N.isnan()).double()
+    likelihood_N = mean_N_C.gather(1, labels_N.long().unsqueeze(1)).squeeze(1)
+    # A label that float32 gives no chance costs 87 nats, not infinity, which would hide the rest.
+    smallest = torch.finfo(torch.float32).tiny
+    bin_N = (confidence_N.nan_to_num() * BINS).long().clamp(max=BINS - 1)
+    by_bin = torch.zeros(3, BINS, dtype=torch.float64, device=mean_N_C.device)
+    by_bin.index_add_(1, bin_N, torch.stack([torch.ones_like(correct_N), confidence_N, correct_N]))
+    totals = torch.stack([correct_N.sum(), -likelihood_N.clamp(min=smallest).log().sum()])
+    return torch.cat([totals, by_bin.flatten()])
+
+
+def no_images(device: torch.device) -> Tensor:
+    """The sums over no images."""
+    return torch.zeros(2 + 3 * BINS, dtype=torch.float64, device=device)
+
+
+def metrics(sums: Tensor) -> dict[str, float]:
+    """Accuracy, negative log-likelihood and expected calibration error from added-up sums.
+
+    The calibration error is Σ_b n_b/N · |accuracy_b − confidence_b| over `BINS` bins of equal
+    width (Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3).
+
+    Returns:
+        `accuracy`, `nll` (nats), `ece` and `images`; nothing when there were no images.
+    """
+    correct, nll = sums[:2].tolist()
+    images_B, confidence_B, correct_B = sums[2:].view(3, BINS)
+    images = images_B.sum().item()
+    if not images:
+        return {}
+    ece = (correct_B - confidence_B).abs().sum().item() / images
+    return {"accuracy": correct / images, "nll": nll / images, "ece": ece, "images": images}

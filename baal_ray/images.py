@@ -1,0 +1,197 @@
+"""Encoded image bytes become uint8 arrays, as a person would see the picture.
+
+Pillow does all of it. torchvision's decoders, deprecated since 0.29, are faster on small
+photographs and slower on large ones (benchmarks/decode.txt). Colour profiles are ignored.
+"""
+
+import threading
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import ExifTags, Image, ImageFile, features
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from baal_ray.errors import ImageError
+
+DECODER = "1"
+"""Raise this when the same bytes give other pixels than before; the pool is scored again."""
+
+Pixels = npt.NDArray[np.uint8]
+
+# A JPEG can decode itself at 1/2, 1/4 or 1/8 of its size; we stay this far above the target.
+# Mean difference from a full decode, of 255: photographs 0.2, thin bars 3; at 1, twice that.
+_DRAFT_MARGIN = 2
+
+_OPENERS: dict[bytes, tuple[str, type[ImageFile.ImageFile]]] = {
+    b"\xff\xd8\xff": ("JPEG", JpegImageFile),
+    b"\x89PNG\r\n\x1a\n": ("PNG", PngImageFile),
+    b"RIFF": ("WebP", WebPImageFile),
+}
+_OTHERS = {b"<": "HTML or XML", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_PNG_END = b"IEND\xaeB`\x82"
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+_pillow_globals = threading.Lock()
+
+
+def decoder_version() -> str:
+    """Name all that decides the pixels, for a score fingerprint."""
+    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return f"{DECODER} pillow {PIL.__version__} jpeg {jpeg} webp {features.version('webp')}"
+
+
+def decode(data: bytes, height: int, width: int, *, max_pixels: int) -> Pixels:
+    """Decode one JPEG, PNG or WebP image and squash it to a size.
+
+    The result is what a person sees: turned as EXIF says, transparency over white, the first frame
+    of an animation, 16 bits scaled to 8. Resizing is antialiased bilinear and crops nothing.
+
+    Args:
+        data: The encoded image.
+        height: Height of the result, in pixels.
+        width: Width of the result, in pixels.
+        max_pixels: Most pixels that the encoded image may have, judged by its header.
+
+    Returns:
+        RGB pixels, uint8 of shape [3, height, width].
+
+    Raises:
+        ImageError: The image is unreadable: empty, truncated, of another format, or too large.
+    """
+    if min(height, width, max_pixels) < 1:
+        raise ValueError(f"{height=}, {width=}, {max_pixels=}: each must be at least 1")
+    name, opener = _recognise(data)
+    # Training code often switches this on, and half a picture would get a score.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        return _squash(_open(data, opener, max_pixels), height, width)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow raises anything: SyntaxError, struct.error, MemoryError
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ImageError(f"{name} of {len(data)} bytes cannot be decoded: {reason}") from error
+
+
+def decode_many(
+    images: Sequence[bytes | None], height: int, width: int, *, max_pixels: int
+) -> tuple[Pixels, list[str | None]]:
+    """Decode a mini-batch, of which some may be unreadable.
+
+    Args:
+        images: N encoded images; None is unreadable.
+        height: Height of the result, in pixels.
+        width: Width of the result, in pixels.
+        max_pixels: Most pixels that an encoded image may have.
+
+    Returns:
+        RGB pixels, uint8 of shape [N, 3, height, width], zeros where unreadable, and N errors,
+        None where readable.
+    """
+    pixels = np.zeros((len(images), 3, height, width), np.uint8)
+    errors: list[str | None] = []
+    for row, data in zip(pixels, images, strict=True):
+        try:
+            row[:] = decode(data or b"", height, width, max_pixels=max_pixels)
+            errors.append(None)
+        except ImageError as error:
+            errors.append(str(error))
+    return pixels, errors
+
+
+def encode_png(image: Pixels) -> bytes:
+    """Encode uint8 pixels of shape [3, height, width], or [height, width] for grey, as PNG."""
+    buffer = BytesIO()
+    Image.fromarray(image if image.ndim == 2 else image.transpose(1, 2, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _recognise(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
+    for magic, format_ in _OPENERS.items():
+        if data.startswith(magic):
+            return format_
+    raise ImageError(f"{len(data)} bytes, {_looks_like(data)}; an image must be JPEG, PNG or WebP")
+
+
+def _looks_like(data: bytes) -> str:
+    start = data[:64].lstrip()
+    for magic, kind in _OTHERS.items():
+        if start.startswith(magic):
+            return f"looks like {kind}"
+    return f"begins with {data[:8].hex(' ')}" if data else "empty"
+
+
+def _open(data: bytes, opener: type[ImageFile.ImageFile], max_pixels: int) -> ImageFile.ImageFile:
+    """Read the header, by the format's own class: `Image.open` enforces Pillow's limit."""
+    if opener is PngImageFile and _PNG_END not in data:
+        raise ImageError(f"PNG of {len(data)} bytes is truncated: it has no end marker")
+    with _pillow_globals:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # Pillow raises at twice this
+        try:
+            image = opener(BytesIO(data))
+        except Image.DecompressionBombError:
+            raise ImageError(f"more pixels than max_pixels allows, {max_pixels}") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"{image.width} by {image.height} pixels; max_pixels allows {max_pixels}")
+    if opener is PngImageFile:
+        _scale_transparent_colour(image, depth=data[24])
+    return image
+
+
+def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
+    """Bring a PNG's transparent colour to 8 bits; Pillow does so with the pixels only."""
+    colour = image.info.get("transparency")
+    if image.mode == "RGB" and depth == 16 and colour:
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    elif image.mode == "L" and depth in (2, 4) and colour:
+        image.info["transparency"] = colour * 255 // (2**depth - 1)
+
+
+def _squash(image: ImageFile.ImageFile, height: int, width: int) -> Pixels:
+    if isinstance(image, JpegImageFile):
+        image.draft(None, _stored_size(image, height * _DRAFT_MARGIN, width * _DRAFT_MARGIN))
+    image.load()  # a PNG's orientation may follow its pixels, and asking for it hides their faults
+    size = _stored_size(image, height, width)
+    seen = _opaque(image).resize(size, Image.Resampling.BILINEAR)
+    if (orientation := _orientation(image)) in _TURNS:
+        seen = seen.transpose(_TURNS[orientation])
+    return np.ascontiguousarray(np.asarray(seen.convert("RGB")).transpose(2, 0, 1))
+
+
+def _stored_size(image: Image.Image, height: int, width: int) -> tuple[int, int]:
+    return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  viewers show broken EXIF unturned, and so do we
+        return 1
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Make grey or RGB of any mode, transparency over white."""
+    if image.mode == "I;16":  # Pillow's own conversion makes all above 255 white
+        samples = np.asarray(image)
+        clear = samples == image.info.get("transparency", -1)
+        return Image.fromarray(np.where(clear, 255, samples >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "L" else image.convert("RGB")

@@ -1,0 +1,335 @@
+"""Build the user's model, and keep it as a checkpoint named by the sha256 of its weights."""
+
+import difflib
+import io
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from baal_ray import storage
+from baal_ray.config import ModelConfig
+from baal_ray.errors import BaalRayError, CheckpointError, ModelError, StorageError
+from baal_ray.posterior import MCDropout
+from baal_ray.workspace import checkpoint_uri
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+class ImageClassifier(nn.Module):
+    """A network behind its normalisation: uint8 images [N, 3, H, W] → what the network returns."""
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images_N: Tensor) -> Tensor:
+        """Scale to 0…1, normalise and classify."""
+        predictions: Tensor = self.network((images_N / 255 - self.mean) / self.std)
+        return predictions
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A fitted model.
+
+    Attributes:
+        sha256: of `model.safetensors`; its name everywhere.
+        config: how the network is built and fed.
+        classes: the names that its outputs stand for, in order.
+        description: `model.json`: config, classes and what is known of the fit.
+        classifier: in evaluation mode, on the CPU.
+    """
+
+    sha256: str
+    config: ModelConfig
+    classes: list[str]
+    description: Mapping[str, Any]
+    classifier: ImageClassifier
+
+
+def small_convnet(num_classes: int, dropout: float = 0.5) -> nn.Module:
+    """Two convolutions and two linear layers with dropout, for small pictures of any size.
+
+    It has 150,000 weights.
+
+    Args:
+        num_classes: C.
+        dropout: probability before each linear layer.
+    """
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveMaxPool2d(4),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(64 * 4 * 4, 128),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(128, num_classes),
+    )
+
+
+def build_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
+    """The user's network with fresh or given weights, behind its normalisation.
+
+    Raises:
+        ModelError: the factory is unknown, fails or gives no module, or the weights do not fit.
+    """
+    network = _build_network(config, classes)
+    if config.weights is not None:
+        _load_matching(network, _initial_weights(config), config.weights)
+    return ImageClassifier(network, config.mean, config.std)
+
+
+def check_model(config: ModelConfig, classes: int) -> None:
+    """Build the model once on the CPU and run it, to tell a mistake before a GPU is asked for.
+
+    Raises:
+        ModelError: it cannot be built, trained or evaluated on images of the configured size, or
+            gives another number of classes.
+        PosteriorError: it cannot be sampled.
+    """
+    classifier = build_classifier(config, classes)
+    images = torch.randint(0, 256, (2, 3, *config.image_size), dtype=torch.uint8)
+    posterior = MCDropout(classifier, samples=1, output=config.output)
+    try:
+        found = posterior.log_probs(images).shape[-1]
+        in_training = classifier.train()(images)
+    except BaalRayError:
+        raise
+    except Exception as error:  # the model is the user's code
+        raise ModelError(
+            f"model {config.factory!r} fails on images of {config.image_size}: {_told(error)}"
+        ) from error
+    if found != classes:
+        raise ModelError(
+            f"model {config.factory!r} returns {found} classes for num_classes={classes}; its "
+            "factory must heed num_classes"
+        )
+    if not isinstance(in_training, Tensor):
+        raise ModelError(
+            f"model {config.factory!r} returns a {type(in_training).__name__} in training; it "
+            "must return one tensor. Switch its auxiliary outputs off in model.arguments"
+        )
+
+
+def save_checkpoint(
+    workspace: str,
+    classifier: ImageClassifier,
+    config: ModelConfig,
+    classes: list[str],
+    fit: Mapping[str, Any],
+) -> str:
+    """Publish weights and description under `checkpoints/<sha256>/`, the description last.
+
+    Args:
+        workspace: the workspace's URI.
+        classifier: what was fitted.
+        config: how to build it again.
+        classes: the names of its outputs, in order.
+        fit: what is known of the fit: metrics, data; becomes part of `model.json`.
+
+    Returns:
+        The sha256 of the weights file.
+    """
+    architecture = {"model": config.model_dump(mode="json"), "classes": classes}
+    tensors = {
+        # Cloned as tied weights share memory, row by row as safetensors wants them.
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in classifier.network.state_dict().items()
+    }
+    # The header carries what the weights mean, so that the sha256 vouches for it too.
+    weights = safetensors.torch.save(
+        tensors, metadata={"baal_ray": json.dumps(architecture, sort_keys=True)}
+    )
+    sha256 = storage.sha256(weights)
+    folder = checkpoint_uri(workspace, sha256)
+    storage.publish(storage.join(folder, WEIGHTS), weights)
+    description = {**architecture, "sha256": sha256, "fit": dict(fit)}
+    storage.publish(storage.join(folder, DESCRIPTION), json.dumps(description, indent=2).encode())
+    return sha256
+
+
+def load_checkpoint(uri: str) -> Checkpoint:
+    """Read a checkpoint folder and check its weights against the sha256 that it is named by.
+
+    Raises:
+        CheckpointError: a file is missing, the weights are not the ones named, or they do not fit
+            the model.
+    """
+    sha256 = uri.rstrip("/").rsplit("/", 1)[-1]
+    try:
+        weights = storage.read(storage.join(uri, WEIGHTS))
+        description = json.loads(storage.read(storage.join(uri, DESCRIPTION)))
+    except (StorageError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {uri} is incomplete: {error}") from error
+    found = storage.sha256(weights)
+    if found != sha256:
+        raise CheckpointError(
+            f"checkpoint {uri} holds weights with sha256 {found}; they are not the ones it is "
+            "named by. Fit again, or restore the folder"
+        )
+    config, classes = _architecture(weights, uri)
+    network = _build_network(config, len(classes))
+    try:
+        network.load_state_dict(safetensors.torch.load(weights))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {uri} does not fit {config.factory!r}: {error}"
+        ) from error
+    classifier = ImageClassifier(network, config.mean, config.std).eval()
+    return Checkpoint(sha256, config, classes, description, classifier)
+
+
+def _architecture(weights: bytes, uri: str) -> tuple[ModelConfig, list[str]]:
+    header_length = int.from_bytes(weights[:8], "little")
+    try:
+        header = json.loads(weights[8 : 8 + header_length])
+        architecture = json.loads(header["__metadata__"]["baal_ray"])
+        return ModelConfig.model_validate(architecture["model"]), architecture["classes"]
+    except (KeyError, TypeError, ValueError) as error:  # pydantic's are ValueErrors
+        raise CheckpointError(
+            f"checkpoint {uri} was not written by this version of baal_ray: its header describes "
+            f"no model that can be built ({_told(error)})"
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _build_network(config: ModelConfig, classes: int) -> nn.Module:
+    factory = _factory(config.factory)
+    try:
+        network = factory(num_classes=classes, **config.arguments)
+    except Exception as error:  # the factory is the user's code
+        raise ModelError(
+            f"model {config.factory!r} cannot be built with num_classes={classes} and "
+            f"{config.arguments}: {_told(error)}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"model {config.factory!r} gives a {type(network).__name__}; it must give an nn.Module"
+        )
+    return network
+
+
+def _factory(name: str) -> Callable[..., nn.Module]:
+    if name == small_convnet.__name__:
+        return small_convnet
+    if ":" in name:
+        return _import_factory(name)
+    torchvision_models = _torchvision_models()
+    known = torchvision_models.list_models(module=torchvision_models)
+    if name not in known:
+        close = (
+            ", ".join(difflib.get_close_matches(name, known, n=3))
+            or "vgg16, mobilenet_v3_large, densenet121"
+        )
+        raise ModelError(
+            f"model.factory is {name!r}; it must be small_convnet, a torchvision classifier "
+            f"({close}, …) or package.module:function"
+        )
+    return partial(torchvision_models.get_model, name)
+
+
+def _torchvision_models() -> Any:
+    # 4 seconds, which each worker and actor with a model of another kind is spared.
+    import torchvision.models
+
+    return torchvision.models
+
+
+def _import_factory(name: str) -> Callable[..., nn.Module]:
+    module_name, function_name = name.split(":", 1)
+    try:
+        factory: Callable[..., nn.Module] = getattr(import_module(module_name), function_name)
+    except Exception as error:  # the module is the user's code
+        raise ModelError(
+            f"model.factory is {name!r}, which cannot be imported: {_told(error)}. It must be on "
+            "the Python path of every node: install it there, or submit the job with its folder "
+            "as the working directory"
+        ) from error
+    return factory
+
+
+def _initial_weights(config: ModelConfig) -> Mapping[str, Tensor]:
+    weights = str(config.weights)
+    if weights.endswith((".safetensors", ".pt", ".pth", ".bin")):
+        return _weights_file(weights)
+    try:
+        known = _torchvision_models().get_model_weights(config.factory)
+        tensors: Mapping[str, Tensor] = known[weights].get_state_dict(
+            progress=False, check_hash=True
+        )
+    except (KeyError, ValueError) as error:
+        raise ModelError(
+            f"model.weights is {weights!r}; it must be a .safetensors, .pt or .pth file, or a "
+            f"name that torchvision has for {config.factory!r}, such as DEFAULT"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            f"model.weights {weights!r} cannot be downloaded: {_told(error)}. Fetch the file "
+            "elsewhere and name it by its path or URI"
+        ) from error
+    return tensors
+
+
+def _weights_file(uri: str) -> Mapping[str, Tensor]:
+    data = storage.read(uri)
+    try:
+        if uri.endswith(".safetensors"):
+            return safetensors.torch.load(data)
+        tensors = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises anything on a file that is not its own
+        raise ModelError(
+            f"model.weights {uri!r} cannot be loaded: it is no file of tensors alone "
+            f"({type(error).__name__}). Write it again with torch.save(model.state_dict(), …)"
+        ) from error
+    if isinstance(tensors, Mapping) and all(isinstance(t, Tensor) for t in tensors.values()):
+        return tensors
+    raise ModelError(
+        f"model.weights {uri!r} holds other things than tensors by name; write it again with "
+        "torch.save(model.state_dict(), …)"
+    )
+
+
+def _load_matching(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """Load the tensors that fit; a head for other classes stays fresh."""
+    own = network.state_dict()
+    fitting = {
+        key: value
+        for key, value in weights.items()
+        if key in own and own[key].shape == value.shape
+    }
+    if not fitting:
+        raise ModelError(
+            f"model.weights {name!r} has no tensor that fits the model, by name and shape"
+        )
+    network.load_state_dict(fitting, strict=False)
+    fresh = sorted(own.keys() - fitting.keys())
+    if fresh:
+        logger.warning(
+            "%d tensors start fresh, as %s has none of their shape: %s",
+            len(fresh),
+            name,
+            ", ".join(fresh),
+        )

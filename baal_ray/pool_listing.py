@@ -1,0 +1,237 @@
+"""What the pool holds: its files, their row groups and whether every id is there, once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from baal_ray import storage
+from baal_ray.cluster import READER_CPUS
+from baal_ray.config import PoolConfig
+from baal_ray.errors import PoolError
+from baal_ray.ids import Hashes, IdSet, hash_ids
+from baal_ray.parquet import open_parquet, publish_table
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+
+_ROWS_AT_A_TIME = 100_000
+_REQUESTS_AT_A_TIME = 16
+# 64 MB of hashes in one reducer of the check for doubled ids.
+_IDS_PER_PARTITION = 4_000_000
+
+_STRING = ("string", (pa.string(), pa.large_string(), pa.string_view()))
+_BINARY = ("binary: encoded bytes", (pa.binary(), pa.large_binary(), pa.binary_view()))
+_TYPES = {"id": _STRING, "uri": _STRING, "image": _BINARY}
+
+
+@dataclass(frozen=True)
+class PoolFile:
+    """A Parquet file of the pool: where it is, and how many rows each of its row groups has."""
+
+    uri: str
+    row_groups: list[int]
+
+
+@dataclass(frozen=True)
+class PoolListing:
+    """What the pool held when the round was planned.
+
+    Attributes:
+        files: Parquet files, in the order of their names.
+        column: "image" when they hold encoded bytes, "uri" when they say where the bytes are.
+        root: what relative URIs are relative to.
+        images_are_files: whether the pool is a folder of image files, each its own `source`.
+    """
+
+    files: list[PoolFile]
+    column: Literal["image", "uri"]
+    root: str
+    images_are_files: bool
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return sum(sum(file.row_groups) for file in self.files)
+
+    def read_ids(self) -> Iterator[pa.Table]:
+        """Every image's `id` and `source`, in pieces; no image is read."""
+        for file in self.files:
+            columns = ["id", "uri"] if self.images_are_files else ["id"]
+            with open_parquet(file.uri) as parquet:
+                for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns):
+                    everywhere = pa.repeat(pa.scalar(file.uri), len(batch))
+                    source = batch["uri"] if self.images_are_files else everywhere
+                    yield pa.table({"id": batch["id"].cast(pa.string()), "source": source})
+
+    def ids(self) -> IdSet:
+        """Every image's id, in 16 bytes each."""
+        return IdSet(np.unique(np.concatenate([hash_ids(rows["id"]) for rows in self.read_ids()])))
+
+    def only(self, sources: set[str]) -> "PoolListing":
+        """The part of the pool that images with these sources are in, if they have not moved."""
+        if self.images_are_files:
+            return self
+        return replace(self, files=[file for file in self.files if file.uri in sources])
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, for plan.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> "PoolListing":
+        """From what `to_json` gave."""
+        return cls(**{**plain, "files": [PoolFile(**file) for file in plain["files"]]})
+
+
+def list_pool(config: PoolConfig, folder: str) -> PoolListing:
+    """List the pool's files and check their columns; no image is read.
+
+    A folder of image files is written down first, as Parquet of `id` and `uri` in `folder`: from
+    there on the pool is that listing, and images that arrive later belong to the next round.
+
+    Raises:
+        PoolError: there are no files, or one has not the right columns.
+        StorageError: the pool cannot be read.
+    """
+    images_are_files = config.format == "files"
+    if images_are_files:
+        uris = _write_listing(config.uri, folder)
+    else:
+        # Spark and Ray write folders whose names end like a file's.
+        uris = storage.list_files(config.uri, ".parquet")
+        if not uris and config.uri.endswith(".parquet") and storage.exists(config.uri):
+            uris = [config.uri]
+    if not uris:
+        wanted = ", ".join(IMAGE_EXTENSIONS) if images_are_files else ".parquet"
+        raise PoolError(
+            f"pool.uri is {config.uri!r}, where no {wanted} files are; correct it, or pool.format"
+        )
+    with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+        found = list(threads.map(_inspect, uris))
+    by_column = {column: file.uri for file, column in found}
+    if len(by_column) > 1:
+        raise PoolError(
+            f"some pool files hold `image` ({by_column['image']}), others `uri` "
+            f"({by_column['uri']}); make them alike"
+        )
+    (column,) = by_column
+    root = config.uri.rsplit("/", 1)[0] if uris == [config.uri] else config.uri
+    return PoolListing([file for file, _ in found], column, root, images_are_files)
+
+
+def check_ids(listing: PoolListing) -> None:
+    """Refuse null, empty and doubled ids.
+
+    Ids are hashed to 16 bytes, which go through the object store by partition of the hash, 64 MB
+    each: 10⁸ ids cost 1.6 GB of it, over all nodes, and the reading of the id column.
+
+    Raises:
+        PoolError: with examples.
+    """
+    partitions = max(1, math.ceil(listing.rows / _IDS_PER_PARTITION))
+    hash_file = ray.remote(num_cpus=READER_CPUS, num_returns=1 + partitions)(_hash_file)
+    doubled = ray.remote(num_cpus=READER_CPUS)(_doubled)
+    # Typed as one object a call, whatever `num_returns` says.
+    parts: list[Any] = [hash_file.remote(file.uri, partitions) for file in listing.files]
+    for file, none in zip(listing.files, ray.get([part[0] for part in parts]), strict=True):
+        if len(none):
+            raise PoolError(
+                f"{file.uri} has {len(none)} rows with a null or empty id (rows "
+                f"{', '.join(map(str, none[:5]))}, counted from 0); every image needs one"
+            )
+    by_partition = [[part[1 + i] for part in parts] for i in range(partitions)]
+    again = np.concatenate(ray.get([doubled.remote(*hashes) for hashes in by_partition]))
+    if len(again):
+        raise PoolError(
+            f"{len(again)} ids stand more than once in the pool; an id names one image. Such as "
+            f"{_where(listing, IdSet(np.sort(again)[:5]))}"
+        )
+
+
+def _inspect(uri: str) -> tuple[PoolFile, Literal["image", "uri"]]:
+    """A file's row groups, and which of the two columns it has.
+
+    Column types are those of the values where they are dictionary-encoded, as pandas' categories.
+    """
+    with open_parquet(uri) as parquet:
+        columns = {
+            field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+            for field in parquet.schema_arrow
+        }
+        groups = range(parquet.metadata.num_row_groups)
+        file = PoolFile(uri, [parquet.metadata.row_group(i).num_rows for i in groups])
+    column: Literal["image", "uri"] = "image" if "image" in columns else "uri"
+    for name in ("id", column):
+        if name not in columns:
+            wanted = "id" if name == "id" else "image` (encoded bytes) or `uri"
+            raise PoolError(
+                f"pool file {uri} has no column `{wanted}`; it has {', '.join(columns)}"
+            )
+        wanted, allowed = _TYPES[name]
+        if columns[name] not in allowed:
+            raise PoolError(
+                f"pool file {uri} has a column `{name}` of type {columns[name]}; it must be "
+                f"{wanted}. Write the file again with such a column"
+            )
+    return file, column
+
+
+def _write_listing(root: str, folder: str) -> list[str]:
+    """Write `id` and `uri` of every image file below a root as Parquet, and say where."""
+    written = []
+    found = (n for n in storage.walk_files(root) if n.lower().endswith(IMAGE_EXTENSIONS))
+    while names := list(islice(found, _ROWS_AT_A_TIME)):
+        try:
+            ids = pa.array(names)
+        except UnicodeEncodeError as error:
+            raise PoolError(
+                f"the name {error.object!r} in {root} is not UTF-8, so it cannot be an id; "
+                "rename it"
+            ) from error
+        uris = [storage.join(root, name) for name in names]
+        written.append(publish_table(folder, pa.table({"id": ids, "uri": uris})))
+    return written
+
+
+def _hash_file(uri: str, partitions: int) -> tuple[npt.NDArray[np.int64] | Hashes, ...]:
+    """Rows without an id, then the other rows' hashes by partition."""
+    without, hashed, start = [np.empty(0, np.int64)], [hash_ids([])], 0
+    with open_parquet(uri) as parquet:
+        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id"]):
+            ids = batch["id"].cast(pa.string())
+            given = pc.fill_null(pc.not_equal(ids, ""), False)
+            without.append(start + np.flatnonzero(~given.to_numpy(zero_copy_only=False)))
+            hashed.append(hash_ids(ids.filter(given)))
+            start += len(ids)
+    hashes = np.concatenate(hashed)
+    partition = hashes.view(np.uint64)[::2] % np.uint64(partitions)
+    return np.concatenate(without), *(hashes[partition == i] for i in range(partitions))
+
+
+def _doubled(*parts: Hashes) -> Hashes:
+    hashes, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return hashes[counts > 1]
+
+
+def _where(listing: PoolListing, ids: IdSet) -> str:
+    """A few ids and the files they stand in."""
+    places: dict[str, list[str]] = {}
+    for rows in listing.read_ids():
+        found = rows.filter(pa.array(ids.contains(rows["id"])))
+        for image_id, source in zip(
+            found["id"].to_pylist(), found["source"].to_pylist(), strict=True
+        ):
+            places.setdefault(image_id, []).append(source)
+    return "; ".join(f"{image_id!r} in {_distinct(files)}" for image_id, files in places.items())
+
+
+def _distinct(files: Sequence[str]) -> str:
+    return " and ".join(dict.fromkeys(files))

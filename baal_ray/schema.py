@@ -1,0 +1,65 @@
+"""Column names and Arrow schemas of the tables that baal_ray reads and writes."""
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+SCORE_COLUMNS = (
+    "bald",
+    "predictive_entropy",
+    "expected_entropy",
+    "variation_ratio",
+    "mean_std",
+    "margin",
+    "confidence",
+)
+
+#: One row per pool image scored by one model. `error` is null when the image was scored; else it
+#: says why not, and the scores are null. `source` is the pool file that the image came from,
+#: `samples` is K.
+SCORES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("samples", pa.int32()),
+        *(pa.field(name, pa.float32()) for name in SCORE_COLUMNS),
+        pa.field("predicted", pa.int32()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+#: The picks of one round, most informative first, before their images are fetched.
+SELECTION = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("score", pa.float32()),
+        pa.field("rule", pa.string(), nullable=False),
+        pa.field("model", pa.string()),
+    ]
+)
+
+#: `rounds/<id>/batch/`: the picks with their images, for annotators and for later fits.
+BATCH = SELECTION.append(pa.field("image", pa.binary(), nullable=False))
+
+#: The labelled manifest: every image ever acquired or brought in with a label, once.
+MANIFEST = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("round", pa.string(), nullable=False),
+        pa.field("rank", pa.int32()),
+        pa.field("score", pa.float32()),
+        pa.field("rule", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("labelled_by", pa.string()),
+        pa.field("acquired_at", TIMESTAMP, nullable=False),
+        pa.field("labelled_at", TIMESTAMP),
+    ]
+)
+
+ACQUIRED, LABELLED, REJECTED, RELEASED = "acquired", "labelled", "rejected", "released"
+STATUSES = (ACQUIRED, LABELLED, REJECTED, RELEASED)

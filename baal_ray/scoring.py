@@ -1,0 +1,277 @@
+"""The actor that scores images, and the Ray Data stage around it."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from ray.data import ActorPoolStrategy
+
+from baal_ray import images, storage
+from baal_ray.cluster import READER_CPUS, WRITER_CPUS, actor_cpus, check_resources
+from baal_ray.config import ResourcesConfig, ScoringConfig
+from baal_ray.datasink import PublishedParquet
+from baal_ray.errors import CorruptFileError
+from baal_ray.ids import IdSet, hash_ids
+from baal_ray.model import DESCRIPTION, load_checkpoint
+from baal_ray.posterior import MCDropout
+from baal_ray.schema import SCORE_COLUMNS, SCORES
+
+logger = logging.getLogger(__name__)
+
+# Raise it when the same checkpoint, settings and pixels give other scores than before.
+_ENGINE = 1
+
+# About 20,000 rows a file. A kill costs the work on the files that are being filled.
+_BYTES_PER_FILE = 2_000_000
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one fingerprint.
+
+    Attributes:
+        uri: their folder.
+        scored: images scored by this call.
+        rows: images with a row, from this call and earlier ones.
+        unreadable: how many of those have an error in place of scores.
+    """
+
+    uri: str
+    scored: int
+    rows: int
+    unreadable: int
+
+
+@dataclass(frozen=True)
+class ScoredAlready:
+    """What a folder of scores holds: the ids with a row, and how many of them have an error."""
+
+    ids: IdSet
+    unreadable: int
+
+
+def score_pool(
+    pool: ray.data.Dataset,
+    checkpoint: str,
+    scores: str,
+    *,
+    config: ScoringConfig | None = None,
+    resources: ResourcesConfig | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Score every image that this model has not scored yet, one row an image.
+
+    Args:
+        pool: any dataset with `id` (string) and `image` (encoded bytes); `source` and `error` are
+            used when there.
+        checkpoint: a checkpoint folder, `…/checkpoints/<sha256>`.
+        scores: the folder under which each fingerprint has its own.
+        config: how to score.
+        resources: what to ask of the cluster.
+        seed: of the masks.
+
+    Returns:
+        Where the scores are, and how many.
+
+    Raises:
+        ResourceError: the cluster can never run the actors asked for.
+        CheckpointError: the checkpoint is missing or corrupt.
+        PosteriorError: the model cannot be sampled.
+    """
+    config, resources = config or ScoringConfig(), resources or ResourcesConfig()
+    check_resources(resources)
+    folder = fingerprint_uri(scores, checkpoint, config, seed)
+    already = scored_already(folder)
+    leave_out = ray.put(already.ids.hashes)
+
+    def not_scored_yet(rows: pa.Table) -> pa.Table:
+        return rows.filter(pa.array(~IdSet(ray.get(leave_out)).contains(rows["id"])))
+
+    rest = pool.map_batches(not_scored_yet, batch_format="pyarrow", num_cpus=READER_CPUS)
+    return score_images(rest, checkpoint, folder, already, config, resources, seed)
+
+
+def score_images(
+    pool: ray.data.Dataset,
+    checkpoint: str,
+    folder: str,
+    already: ScoredAlready,
+    config: ScoringConfig,
+    resources: ResourcesConfig,
+    seed: int,
+) -> Scores:
+    """Score a dataset that holds only what is not in `folder` yet; arguments as for `score_pool`.
+
+    decode (CPU tasks) → `PoolScorer` (actors) → Parquet files, published whole.
+    """
+    height, width = image_size(checkpoint)
+    decoded = pool.map_batches(
+        partial(decode, height=height, width=width, max_pixels=config.max_pixels),
+        batch_format="pyarrow",
+        num_cpus=READER_CPUS,
+    )
+    scored = decoded.map_batches(
+        PoolScorer,
+        fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0),
+        batch_format="numpy",
+        batch_size=config.batch_size,
+        compute=ActorPoolStrategy(size=resources.scoring_actors),
+        num_cpus=actor_cpus(resources),
+        num_gpus=resources.scoring_gpus or None,
+    )
+    sink = PublishedParquet(folder, SCORES, _BYTES_PER_FILE)
+    scored.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
+    written = sink.written
+    return Scores(
+        folder, written.rows, written.rows + len(already.ids), written.errors + already.unreadable
+    )
+
+
+class PoolScorer:
+    """Holds a fitted model and gives each mini-batch of images its rows of scores."""
+
+    def __init__(self, checkpoint: str, config: ScoringConfig, seed: int, on_gpu: bool) -> None:
+        """Load and check the model, on the GPU that Ray has given this actor, if any."""
+        loaded = load_checkpoint(checkpoint)
+        self._device = torch.device("cuda" if on_gpu else "cpu")
+        self._batch_size = config.batch_size
+        self._samples = config.samples
+        classifier = loaded.classifier.to(self._device)
+        self._posterior = MCDropout(
+            classifier, config.samples, seed, config.masks, loaded.config.output
+        )
+        noise = torch.Generator().manual_seed(seed)
+        self._posterior.check(
+            torch.randint(
+                0, 256, (2, 3, *loaded.config.image_size), dtype=torch.uint8, generator=noise
+            ).to(self._device)
+        )
+
+    def __call__(self, rows: Columns) -> pa.Table:
+        """Score at most one mini-batch.
+
+        Args:
+            rows: `id`, `source`, `image` (uint8 [N, 3, H, W]) and `error` ("" for none).
+
+        Returns:
+            N rows of `schema.SCORES`.
+        """
+        statistics = self._statistics(rows["image"], list(rows["id"]))
+        scores = np.stack([statistics[name] for name in SCORE_COLUMNS])
+        errors = np.where(
+            rows["error"] != "",
+            rows["error"],
+            np.where(np.isfinite(scores).all(axis=0), "", "the model's output is not finite"),
+        )
+        failed = errors != ""
+        columns = {
+            "id": rows["id"],
+            "source": rows["source"],
+            "samples": pa.array(np.full(len(errors), self._samples, np.int32)),
+            **{
+                name: pa.array(statistics[name], pa.float32(), mask=failed)
+                for name in SCORE_COLUMNS
+            },
+            "predicted": pa.array(statistics["predicted"].astype(np.int32), mask=failed),
+            "error": pa.array(errors, pa.string(), mask=~failed),
+        }
+        return pa.table(columns).cast(SCORES)
+
+    def _statistics(
+        self, images_N: npt.NDArray[np.uint8], ids: Sequence[str]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Every score column.
+
+        The mini-batch is padded to its fixed size, so that scores are the same bit for bit.
+        """
+        missing = self._batch_size - len(images_N)
+        padded = np.concatenate([images_N, np.zeros((missing, *images_N.shape[1:]), np.uint8)])
+        statistics = self._posterior.statistics(
+            torch.from_numpy(padded).to(self._device), [*ids, *("" for _ in range(missing))]
+        )
+        # One transfer for all columns.
+        together = torch.stack([column.float() for column in statistics.values()]).cpu().numpy()
+        return {name: together[i, : len(images_N)] for i, name in enumerate(statistics)}
+
+
+def decode(
+    rows: pa.Table, height: int, width: int, max_pixels: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Encoded images of a block → uint8 [N, 3, H, W], with an `error` ("" for none)."""
+    pixels, faults = images.decode_many(
+        rows["image"].to_pylist(), height, width, max_pixels=max_pixels
+    )
+    known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * len(rows)
+    sources = rows["source"].to_pylist() if "source" in rows.column_names else [""] * len(rows)
+    return {
+        "id": np.array(rows["id"].to_pylist(), dtype=object),
+        "source": np.array(sources, dtype=object),
+        "image": pixels,
+        "error": np.array(
+            [before or now or "" for before, now in zip(known, faults, strict=True)], dtype=object
+        ),
+    }
+
+
+def fingerprint_uri(scores: str, checkpoint: str, config: ScoringConfig, seed: int) -> str:
+    """The folder of a fingerprint: a hash of all that scores depend on, but the pool."""
+    depends_on = {
+        "checkpoint": checkpoint.rstrip("/").rsplit("/", 1)[-1],
+        "samples": config.samples,
+        "masks": config.masks,
+        "seed": seed,
+        "batch_size": config.batch_size,
+        "max_pixels": config.max_pixels,
+        "decoder": images.decoder_version(),
+        "engine": _ENGINE,
+        "torch": torch.__version__,
+    }
+    fingerprint = storage.sha256(json.dumps(depends_on, sort_keys=True).encode())[:32]
+    return storage.join(scores, fingerprint)
+
+
+def score_files(folder: str) -> list[str]:
+    """The files that baal_ray published in a folder of scores, each named by its sha256."""
+    return [
+        file for file in storage.list_files(folder, ".parquet") if storage.is_named_by_sha256(file)
+    ]
+
+
+def scored_already(folder: str) -> ScoredAlready:
+    """What a folder of scores holds.
+
+    A file that is torn or rotten is deleted, and its images are scored again.
+    """
+    hashes, unreadable = [hash_ids([])], [hash_ids([])]
+    for file in score_files(folder):
+        try:
+            data = storage.read_verified(file)
+        except CorruptFileError as error:
+            logger.warning("%s Its images are scored again.", error)
+            storage.delete(file)
+            continue
+        rows = pq.read_table(pa.BufferReader(data), columns=["id", "error"])
+        hashed = hash_ids(rows["id"])
+        hashes.append(hashed)
+        unreadable.append(hashed[rows["error"].is_valid().to_numpy()])
+    return ScoredAlready(
+        IdSet(np.unique(np.concatenate(hashes))), len(np.unique(np.concatenate(unreadable)))
+    )
+
+
+def image_size(checkpoint: str) -> tuple[int, int]:
+    """Height and width of the images that a checkpoint's model takes."""
+    description = json.loads(storage.read(storage.join(checkpoint, DESCRIPTION)))
+    height, width = description["model"]["image_size"]
+    return height, width

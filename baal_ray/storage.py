@@ -1,0 +1,250 @@
+"""Files in a workspace: published whole, created once, listed and read, at any fsspec URI.
+
+A local file is written under a temporary name beside its target, flushed to disk and renamed (or
+linked, when it must not exist yet); on an object store one PUT does the same. So a reader sees a
+whole file or none.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from baal_ray.errors import CorruptFileError, StorageError
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+_SHA256 = re.compile(r"([0-9a-f]{64})(?:\.[a-z]+)?")
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec filesystem of a URI or local path, with the path inside it.
+
+    Raises:
+        StorageError: no fsspec implementation is installed for the URI's protocol, or it refuses
+            the URI.
+    """
+    if "://" not in uri:  # fsspec would take "::" in a file's name for a chain of filesystems
+        return LocalFileSystem(), os.path.abspath(uri)
+    with _storage_errors(repr(uri), "opened"):
+        fs, path = fsspec.core.url_to_fs(uri)
+    return fs, path
+
+
+def arrow_filesystem(uri: str) -> tuple["pyarrow.fs.FileSystem", str]:
+    """The same for pyarrow, which reads local files by itself and others through fsspec."""
+    import pyarrow.fs
+
+    fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        return pyarrow.fs.LocalFileSystem(), path
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
+
+
+def join(uri: str, *parts: str) -> str:
+    """A URI below another."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def publish(uri: str, data: bytes) -> None:
+    """Write a file whole, replacing what is there.
+
+    Raises:
+        StorageError: the path cannot be written.
+    """
+    fs, path = filesystem(uri)
+    with _storage_errors(uri, "written"):
+        if isinstance(fs, LocalFileSystem):
+            temporary = _write_beside(path, data)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.unlink(temporary)
+                raise
+        else:
+            fs.pipe_file(path, data)
+
+
+def create_if_absent(uri: str, data: bytes) -> bool:
+    """Write a file whole unless it exists; of several racing writers exactly one gets True.
+
+    Raises:
+        StorageError: the path cannot be written.
+    """
+    fs, path = filesystem(uri)
+    try:
+        with _storage_errors(uri, "created"):
+            if isinstance(fs, LocalFileSystem):
+                _link(path, data)
+            else:
+                fs.pipe_file(path, data, mode="create")
+    except StorageError:
+        # Each store has its own word for "it exists": s3fs gives EINVAL for S3's 412.
+        if exists(uri):
+            return False
+        raise
+    return True
+
+
+def _link(path: str, data: bytes) -> None:
+    temporary = _write_beside(path, data)
+    try:
+        os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+def _write_beside(path: str, data: bytes) -> str:
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    return temporary
+
+
+def sha256(data: bytes) -> str:
+    """The sha256 of some bytes in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def publish_by_sha256(folder_uri: str, data: bytes, extension: str) -> str:
+    """Write a file named by the sha256 of its bytes; writing the same bytes again changes nothing.
+
+    Returns:
+        The file's URI, `<folder>/<sha256><extension>`.
+    """
+    uri = join(folder_uri, sha256(data) + extension)
+    publish(uri, data)
+    return uri
+
+
+def read(uri: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        StorageError: the file is missing or cannot be read.
+    """
+    fs, path = filesystem(uri)
+    with _storage_errors(uri, "read"):
+        return bytes(fs.cat_file(path))
+
+
+def read_verified(uri: str) -> bytes:
+    """The bytes of a file named by its sha256, checked against that name.
+
+    Raises:
+        CorruptFileError: the name carries no sha256, or another one than the bytes have.
+        StorageError: the file is missing or cannot be read.
+    """
+    named = _SHA256.fullmatch(uri.rsplit("/", 1)[-1])
+    if named is None:
+        raise CorruptFileError(
+            f"{uri} is not named by a sha256, so it was not written by baal_ray"
+        )
+    data = read(uri)
+    found = sha256(data)
+    if found != named.group(1):
+        raise CorruptFileError(
+            f"{uri} holds bytes with sha256 {found}: it is torn, truncated or rotten. Delete it; "
+            "it is made again."
+        )
+    return data
+
+
+def is_named_by_sha256(uri: str) -> bool:
+    """Whether a file's name is a sha256, with or without an extension."""
+    return _SHA256.fullmatch(uri.rsplit("/", 1)[-1]) is not None
+
+
+def delete(uri: str) -> None:
+    """Remove a file; it is no fault if it is gone already.
+
+    Raises:
+        StorageError: the file cannot be removed.
+    """
+    fs, path = filesystem(uri)
+    try:
+        with _storage_errors(uri, "deleted"):
+            fs.rm_file(path)
+    except StorageError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there.
+
+    Raises:
+        StorageError: the store does not say.
+    """
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()  # others write too
+    with _storage_errors(uri, "looked up"):
+        return bool(fs.exists(path))
+
+
+def list_files(uri: str, extension: str = "") -> list[str]:
+    """URIs of the files below a folder or prefix, sorted; none if it is absent.
+
+    A file or folder whose name starts with a dot or an underscore is hidden, as Spark and Delta
+    have it, and left out; so are unfinished files.
+
+    Raises:
+        StorageError: the folder cannot be listed.
+    """
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    root = path.rstrip("/")
+    with _storage_errors(uri, "listed"):
+        below = [found[len(root) :].lstrip("/") for found in fs.find(root)]
+    return sorted(
+        join(uri if "://" in uri else root, name)
+        for name in below
+        if name
+        and name.endswith(extension)
+        and not any(part.startswith((".", "_")) for part in name.split("/"))
+    )
+
+
+def walk_files(uri: str) -> Iterator[str]:
+    """Names of the files below a folder or prefix, relative to it; none if it is absent.
+
+    One folder at a time, sorted in itself, so that they are never all held. Names that start with
+    a dot are left out; cameras write names that start with an underscore.
+
+    Raises:
+        StorageError: a folder cannot be listed.
+    """
+    fs, path = filesystem(uri)
+    root = path.rstrip("/")
+    if not exists(uri):
+        return
+    with _storage_errors(uri, "listed"):
+        for folder, folders, names in fs.walk(root, on_error="raise"):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            below = f"{folder.rstrip('/')}/"[len(root) + 1 :]
+            yield from sorted(below + name for name in names if name and name[0] != ".")
+
+
+@contextmanager
+def _storage_errors(what: str, done: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each store has its own: OSError, botocore's, aiohttp's, Google's
+        reason = str(error) or type(error).__name__
+        raise StorageError(f"{what} cannot be {done}: {reason}") from error

@@ -1,0 +1,38 @@
+r"""Score the pool with a checkpoint; nothing is acquired.
+
+ray job submit --working-dir . -- python jobs/score.py \
+    --config jobs/nightly.yaml --checkpoint 3b0c...
+
+Images in the manifest are left out, and those that this checkpoint has scored with the same
+settings: run it again after a kill and it scores the rest.
+"""
+
+import argparse
+import logging
+
+from baal_ray import Manifest, RoundConfig, score_pool
+from baal_ray.errors import in_plain_words
+from baal_ray.ids import IdSet
+from baal_ray.pool import read_pool
+from baal_ray.pool_listing import list_pool
+from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
+
+parser = argparse.ArgumentParser(description="Score the pool with a checkpoint.")
+parser.add_argument("--config", required=True, help="such as jobs/nightly.yaml")
+parser.add_argument("--checkpoint", required=True, help="its sha256, or its folder")
+parser.add_argument("--all", action="store_true", help="score what is in the manifest too")
+arguments = parser.parse_args()
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+with in_plain_words():
+    config = RoundConfig.from_yaml(arguments.config)
+    checkpoint = arguments.checkpoint
+    if "/" not in checkpoint:
+        checkpoint = checkpoint_uri(config.workspace, checkpoint)
+    listing = list_pool(config.pool, f"{config.workspace}/pool")
+    leave_out = [] if arguments.all else Manifest(manifest_uri(config.workspace)).ids()
+    pool = read_pool(listing, leave_out=IdSet.of(leave_out))
+    settings = {"config": config.scoring, "resources": config.resources, "seed": config.seed}
+    scores = score_pool(pool, checkpoint, scores_uri(config.workspace), **settings)
+    print(f"{scores.scored} images scored now of {scores.rows}; {scores.unreadable} unreadable")
+    print(scores.uri)

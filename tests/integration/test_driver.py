@@ -1,0 +1,260 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from baal_ray.config import RoundConfig
+from baal_ray.driver import RoundResult, run_round
+from baal_ray.errors import ConfigError, PlanMismatchError, PoolError, UnreadableImagesError
+from baal_ray.images import decode
+from baal_ray.labelled_import import import_labelled_set
+from baal_ray.manifest import Manifest
+from baal_ray.selection import top_k
+from baal_ray.workspace import manifest_uri
+from pools import label_of, picture, round_config, table, write_labelled, write_pool
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def manifest_of(config: RoundConfig) -> Manifest:
+    return Manifest(manifest_uri(config.workspace))
+
+
+def bring_in_labels(config: RoundConfig, folder: Path) -> None:
+    path = write_labelled(folder)
+    import_labelled_set(
+        manifest_of(config), path, workspace=config.workspace, classes=config.classes
+    )
+
+
+def answer(config: RoundConfig, round_id: str) -> None:
+    ids = manifest_of(config).rows(round_id=round_id)["id"].to_pylist()
+    labels = pa.table({"id": ids, "label": [label_of(image_id) for image_id in ids]})
+    manifest_of(config).label(labels)
+
+
+def files_below(folder: str) -> set[str]:
+    return {str(path) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def scores_of(config: RoundConfig, round_id: str) -> str:
+    record = Path(config.workspace, "rounds", round_id, "round.json")
+    folder = json.loads(record.read_text())["scores"]
+    assert isinstance(folder, str)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_round(
+    tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
+) -> tuple[RoundConfig, RoundResult]:
+    """One round over 300 images with 30 labelled, shared by the tests that only look at it."""
+    folder = tmp_path_factory.mktemp("round")
+    write_pool(folder)
+    config = round_config(folder)
+    bring_in_labels(config, folder)
+    return config, run_round(config, "2026-11-22")
+
+
+def test_a_round_scores_the_pool_and_acquires_the_k_most_informative(
+    first_round: tuple[RoundConfig, RoundResult],
+) -> None:
+    config, result = first_round
+    assert (result.acquired, result.scored, result.unreadable) == (10, 300, 0)
+    scores = pq.read_table(scores_of(config, "2026-11-22")).to_pandas()
+    assert sorted(scores["id"]) == table(0, 300)["id"].to_pylist()
+    assert scores["error"].isna().all()
+    assert (scores["samples"] == 4).all()
+    acquired = manifest_of(config).rows(round_id="2026-11-22").to_pandas().sort_values("rank")
+    best = scores.sort_values("bald", ascending=False)[:10]
+    assert list(acquired["rank"]) == list(range(1, 11))
+    assert set(acquired["id"]) == set(best["id"])
+    assert list(acquired["score"]) == list(best["bald"])
+    assert set(acquired["model"]) == {result.checkpoint}
+    assert set(acquired["rule"]) == {"bald"}
+
+
+def test_the_batch_holds_the_images_as_they_are_in_the_pool(
+    first_round: tuple[RoundConfig, RoundResult],
+) -> None:
+    config, _ = first_round
+    batch = pq.read_table(Path(config.workspace, "rounds", "2026-11-22", "batch")).to_pylist()
+    assert len(batch) == 10
+    for row in batch:
+        number = int(row["id"].rsplit("-", 1)[1])
+        assert row["image"] == picture(number % 3, number)
+        assert decode(row["image"], 12, 12, max_pixels=10**6).shape == (3, 12, 12)
+        assert row["source"].endswith(f"{number // 100 * 100:05}.parquet")
+
+
+def test_the_same_round_again_changes_nothing(
+    first_round: tuple[RoundConfig, RoundResult],
+) -> None:
+    config, result = first_round
+    before = files_below(config.workspace)
+    again = run_round(config, "2026-11-22")
+    assert again.committed_before
+    assert (again.acquired, again.checkpoint) == (result.acquired, result.checkpoint)
+    assert files_below(config.workspace) == before
+
+
+def test_a_round_planned_otherwise_is_refused_with_what_differs(
+    first_round: tuple[RoundConfig, RoundResult],
+) -> None:
+    config, _ = first_round
+    os.remove(Path(config.workspace, "rounds", "2026-11-22", "round.json"))
+    selection = config.selection.model_copy(update={"k": 11})
+    with pytest.raises(PlanMismatchError) as refused:
+        run_round(config.model_copy(update={"selection": selection}), "2026-11-22")
+    assert refused.value.faults == ["selection.k was 10 when the round was planned; it is 11 now"]
+    # What it runs on may change; then it goes on where it stood, to the same picks.
+    resources = config.resources.model_copy(update={"scoring_cpus": 0.75})
+    finished = run_round(config.model_copy(update={"resources": resources}), "2026-11-22")
+    assert (finished.acquired, finished.committed_before) == (10, False)
+    assert manifest_of(config).rows(round_id="2026-11-22").num_rows == 10
+
+
+def test_nights_follow_one_another(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=120)
+    config = round_config(tmp_path)
+    bring_in_labels(config, tmp_path)
+    first = run_round(config, "night-1")
+
+    # Nobody labelled: the same model, nothing to score, the next best.
+    second = run_round(config, "night-2")
+    assert second.checkpoint == first.checkpoint
+    assert second.scored == 0
+    ranking = top_k(scores_of(config, "night-1"), 20)["id"].to_pylist()
+    acquired = manifest_of(config).rows(round_id="night-2").sort_by("rank")
+    assert acquired["id"].to_pylist() == ranking[10:]
+
+    # Labels came in, and so did images: a new model scores all that are not acquired.
+    answer(config, "night-1")
+    pq.write_table(table(120, 130).select(["id", "image"]), tmp_path / "pool" / "new.parquet")
+    third = run_round(config, "night-3")
+    assert third.checkpoint != first.checkpoint
+    assert third.labels == 40 - 4  # a tenth is held out
+    assert third.scored == 130 - 20
+    ids = manifest_of(config).ids().to_pylist()
+    assert len(ids) == len(set(ids)) == 30 + 30
+
+
+def test_without_labels_the_first_batch_is_random_and_deterministic(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=100)
+    picks = []
+    for name in ("one", "two"):
+        config = round_config(tmp_path).model_copy(update={"workspace": str(tmp_path / name)})
+        result = run_round(config, "first")
+        assert (result.checkpoint, result.rule, result.scored) == (None, "random", 0)
+        rows = manifest_of(config).rows().sort_by("rank")
+        assert rows["rule"].unique().to_pylist() == ["random"]
+        picks.append(rows["id"].to_pylist())
+    assert picks[0] == picks[1]
+    assert len(set(picks[0])) == 10
+
+
+def test_a_pick_that_another_round_took_is_replaced_by_the_next_best(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=100)
+    config = round_config(tmp_path)
+    bring_in_labels(config, tmp_path)
+    manifest = Path(config.workspace, "manifest")
+    shutil.copytree(manifest, tmp_path / "before")
+    run_round(config, "ours")
+    ranking = top_k(scores_of(config, "ours"), 13)["id"].to_pylist()
+    # As if we had been killed before the commit, and another round had come in between.
+    shutil.rmtree(manifest)
+    shutil.copytree(tmp_path / "before", manifest)
+    os.remove(Path(config.workspace, "rounds", "ours", "round.json"))
+    manifest_of(config).acquire(pa.table({"id": ranking[2:5]}), "theirs")
+    result = run_round(config, "ours")
+    assert result.acquired == 10
+    ours = manifest_of(config).rows(round_id="ours").sort_by("rank")["id"].to_pylist()
+    assert ours == ranking[:2] + ranking[5:]
+
+
+def test_scores_outlive_the_files_that_the_images_were_in(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=100, per_file=50)
+    config = round_config(tmp_path)
+    bring_in_labels(config, tmp_path)
+    run_round(config, "one")
+    # A night without labels, after which half of the pool is gone and the other has moved.
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "pool" / "00050.parquet").rename(tmp_path / "moved" / "kept.parquet")
+    config = config.model_copy(
+        update={"pool": config.pool.model_copy(update={"uri": str(tmp_path / "moved")})}
+    )
+    result = run_round(config, "two")
+    assert (result.scored, result.acquired) == (0, 10)
+    taken = set(manifest_of(config).rows(round_id="one")["id"].to_pylist())
+    ranking = top_k(scores_of(config, "two"), 100)["id"].to_pylist()
+    left = [i for i in ranking if i not in taken and int(i.rsplit("-", 1)[1]) >= 50]
+    rows = manifest_of(config).rows(round_id="two").sort_by("rank")
+    assert rows["id"].to_pylist() == left[:10]
+    assert rows["source"].unique().to_pylist() == [str(tmp_path / "moved" / "kept.parquet")]
+
+
+def test_unreadable_images_are_rows_with_an_error_up_to_a_limit(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=60)
+    broken = {"html": b"<html>404</html>", "empty": b"", "cut": picture(0, 1)[:-30], "null": None}
+    rows = {"id": list(broken), "image": pa.array(list(broken.values()), pa.binary())}
+    pq.write_table(pa.table(rows), tmp_path / "pool" / "broken.parquet")
+    config = round_config(tmp_path)
+    bring_in_labels(config, tmp_path)
+    with pytest.raises(UnreadableImagesError, match=r"4 of 64 images .* 1\.00%"):
+        run_round(config, "night")
+    assert manifest_of(config).rows(round_id="night").num_rows == 0
+
+    scoring = config.scoring.model_copy(update={"max_unreadable": 0.1})
+    config = config.model_copy(update={"scoring": scoring})
+    result = run_round(config, "night")
+    assert (result.scored, result.unreadable, result.acquired) == (0, 4, 10)
+    scores = pq.read_table(scores_of(config, "night")).to_pandas().set_index("id")
+    assert scores["error"].notna().sum() == 4
+    assert scores.loc[list(broken), ["bald", "confidence", "predicted"]].isna().all().all()
+    assert not set(manifest_of(config).rows(round_id="night")["id"].to_pylist()) & set(broken)
+    assert scores.loc["html", "error"] != scores.loc["empty", "error"]
+
+
+def test_a_folder_of_image_files_is_a_pool(tmp_path: Path) -> None:
+    for i in range(30):
+        path = tmp_path / "pool" / f"class-{i % 3}" / f"Ünï {i:02}.PNG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(i % 3, i))
+    config = round_config(tmp_path, pool={"format": "files"})
+    bring_in_labels(config, tmp_path)
+    result = run_round(config, "night")
+    assert (result.scored, result.acquired) == (30, 10)
+    for row in manifest_of(config).rows(round_id="night").to_pylist():
+        assert row["source"] == str(tmp_path / "pool" / row["id"])
+
+
+def test_a_pool_smaller_than_k_is_taken_whole_and_then_there_is_nothing_to_do(
+    tmp_path: Path,
+) -> None:
+    write_pool(tmp_path, images=7)
+    config = round_config(tmp_path)
+    bring_in_labels(config, tmp_path)
+    assert run_round(config, "one").acquired == 7
+    nothing = run_round(config, "two")
+    assert (nothing.acquired, nothing.scored) == (0, 0)
+    assert manifest_of(config).rows(round_id="two").num_rows == 0
+
+
+def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    config = round_config(tmp_path)
+    with pytest.raises(ConfigError, match=r"'\.\./x'; it must be letters"):
+        run_round(config, "../x")
+    with pytest.raises(PoolError, match=r"no \.parquet files"):
+        run_round(config, "night")
+    pq.write_table(table(0, 3), tmp_path / "pool.parquet")
+    doubled = pd.concat([table(0, 3).to_pandas()] * 2)
+    pq.write_table(pa.Table.from_pandas(doubled), tmp_path / "doubled.parquet")
+    config = round_config(tmp_path, pool={"uri": str(tmp_path / "doubled.parquet")})
+    with pytest.raises(PoolError, match=r"3 ids .*'image-0000' in .*doubled\.parquet"):
+        run_round(config, "night")
+    assert not files_below(config.workspace)

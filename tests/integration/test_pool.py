@@ -1,0 +1,197 @@
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ray.exceptions import RayTaskError
+
+from baal_ray import pool_listing
+from baal_ray.config import PoolConfig
+from baal_ray.errors import PoolError, StorageError
+from baal_ray.ids import IdSet
+from baal_ray.pool import read_pool
+from baal_ray.pool_listing import check_ids, list_pool
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def write(path, columns, **options):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, **options)
+    return str(path)
+
+
+def listed(uri, folder="", form="parquet"):
+    return list_pool(PoolConfig(uri=str(uri), format=form), str(folder))
+
+
+def read(listing, **which):
+    """The pool's rows by id."""
+    rows = read_pool(listing, **which).take_all()
+    assert all(list(row) == ["id", "source", "image", "error"] for row in rows)
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: (row["source"], row["image"], row["error"]) for row in rows}
+
+
+def images(start, stop):
+    return {
+        "id": [f"{n}" for n in range(start, stop)],
+        "image": [b"%d" % n for n in range(start, stop)],
+    }
+
+
+def test_encoded_images_less_those_left_out_or_only_those_asked_for(tmp_path):
+    first = write(tmp_path / "1.parquet", images(0, 200), row_group_size=70)
+    second = write(tmp_path / "2.parquet", images(200, 300))
+    listing = listed(tmp_path)
+    everything = read(listing)
+    assert everything == {
+        f"{n}": (first if n < 200 else second, b"%d" % n, None) for n in range(300)
+    }
+    some = [f"{n}" for n in range(0, 300, 7)]
+    left = read(listing, leave_out=IdSet.of([*some, "not in the pool"]))
+    assert left == {i: row for i, row in everything.items() if i not in some}
+    assert read(listing, only=IdSet.of(some)) == {i: everything[i] for i in some}
+    assert read_pool(listing, leave_out=IdSet.of(everything)).count() == 0
+    assert read_pool(listing, only=IdSet.of([])).count() == 0
+
+
+def test_null_images_and_other_types_and_files_without_rows(tmp_path):
+    write(
+        tmp_path / "1.parquet",
+        {
+            "id": pa.array(["a", "b\0", "é"]).dictionary_encode(),
+            "image": pa.array([b"1", None, b""], pa.binary_view()),
+        },
+    )
+    write(
+        tmp_path / "2.parquet",
+        {"id": pa.array(["c"], pa.string_view()), "image": pa.array([b"3"], pa.large_binary())},
+    )
+    write(
+        tmp_path / "3.parquet",
+        {"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())},
+    )
+    found = read(listed(tmp_path), leave_out=IdSet.of(["é"]))
+    assert {i: row[1:] for i, row in found.items()} == {
+        "a": (b"1", None),
+        "b\0": (None, "its image is null"),
+        "c": (b"3", None),
+    }
+
+
+def test_a_pool_without_rows_is_an_empty_dataset(tmp_path):
+    write(
+        tmp_path / "1.parquet",
+        {"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())},
+    )
+    listing = listed(tmp_path)
+    check_ids(listing)
+    assert read_pool(listing).count() == 0
+
+
+def test_row_groups_with_nothing_left_are_not_read(tmp_path):
+    """Their image pages are rotten here, so reading them would fail."""
+    file = write(tmp_path / "1.parquet", images(0, 40), row_group_size=10, compression="zstd")
+    with pq.ParquetFile(file) as parquet:
+        chunks = [parquet.metadata.row_group(group).column(1) for group in (0, 2)]
+    data = bytearray(Path(file).read_bytes())
+    for chunk in chunks:
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        data[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+    Path(file).write_bytes(data)
+    listing = listed(tmp_path)
+    rotten = [f"{n}" for n in [*range(10), *range(20, 30)]]
+    assert len(read(listing, leave_out=IdSet.of(rotten))) == 20
+    assert len(read(listing, only=IdSet.of(["15", "35"]))) == 2
+    with pytest.raises((RayTaskError, StorageError), match=r"1\.parquet"):
+        read(listing, leave_out=IdSet.of(rotten[1:]))
+
+
+def test_uris_relative_and_absolute_and_out_of_reach(tmp_path):
+    (tmp_path / "pool" / "é").mkdir(parents=True)
+    (tmp_path / "pool" / "é" / "a b.jpg").write_bytes(b"1")
+    (tmp_path / "c.jpg").write_bytes(b"3")
+    uris = {
+        "relative": "é/a b.jpg",
+        "up": "../c.jpg",
+        "absolute": str(tmp_path / "c.jpg"),
+        "url": f"file://{tmp_path}/c.jpg",
+        "missing": "nothing.jpg",
+        "refused": "http://127.0.0.1:9/a.jpg",
+        "unknown": "nothing://a.jpg",
+        "folder": "é",
+        "null": None,
+    }
+    columns = {"id": list(uris), "uri": pa.array(uris.values()).dictionary_encode()}
+    file = write(tmp_path / "pool" / "1.parquet", columns)
+    found = read(listed(tmp_path / "pool"))
+    assert {source for source, _, _ in found.values()} == {file}
+    assert {i: image for i, (_, image, error) in found.items() if error is None} == {
+        "relative": b"1",
+        "up": b"3",
+        "absolute": b"3",
+        "url": b"3",
+    }
+    errors = {i: error for i, (_, image, error) in found.items() if image is None}
+    assert errors.pop("null") == "its uri is null"
+    assert errors.keys() == {"missing", "refused", "unknown", "folder"}
+    assert all(uris[i] in error and "cannot be" in error for i, error in errors.items())
+
+
+def test_a_folder_of_images(tmp_path):
+    names = ["a.JPG", "b/c/d.png", "b/日本 1.webp", "x#1%20?.jpeg", "z::y.jpg"]
+    for name in names:
+        path = tmp_path / "pool" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    listing = listed(tmp_path / "pool", tmp_path / "listing", "files")
+    (tmp_path / "pool" / "a.JPG").unlink()
+    check_ids(listing)
+    found = read(listing, leave_out=IdSet.of(["b/c/d.png"]))
+    assert "No such file" in found.pop("a.JPG")[2]
+    assert found == {
+        name: (str(tmp_path / "pool" / name), name.encode(), None) for name in names[2:]
+    }
+
+
+def test_a_pool_in_a_bucket(bucket, tmp_path):
+    client = boto3.client("s3")
+    for key in ("pool/a.jpg", "pool/b/c.PNG"):
+        client.put_object(Bucket="bucket", Key=key, Body=key.encode())
+    write(tmp_path / "1.parquet", images(0, 5))
+    client.upload_file(str(tmp_path / "1.parquet"), "bucket", "table/1.parquet")
+    listing = listed(f"{bucket}/pool", f"{bucket}/listing", "files")
+    check_ids(listing)
+    assert read(listing) == {
+        "a.jpg": (f"{bucket}/pool/a.jpg", b"pool/a.jpg", None),
+        "b/c.PNG": (f"{bucket}/pool/b/c.PNG", b"pool/b/c.PNG", None),
+    }
+    assert read(listed(f"{bucket}/table"), only=IdSet.of(["3"])) == {
+        "3": (f"{bucket}/table/1.parquet", b"3", None)
+    }
+
+
+@pytest.mark.parametrize("per_partition", [4_000_000, 7])
+def test_every_id_is_there_once(tmp_path, monkeypatch, per_partition):
+    monkeypatch.setattr(pool_listing, "_IDS_PER_PARTITION", per_partition)
+    write(tmp_path / "1.parquet", images(0, 20), row_group_size=6)
+    write(tmp_path / "2.parquet", images(20, 40))
+    check_ids(listed(tmp_path))
+    third = write(tmp_path / "3.parquet", images(39, 42))
+    with pytest.raises(PoolError, match=r"1 ids stand .* '39' in .*2\.parquet and .*3\.parquet"):
+        check_ids(listed(tmp_path))
+    write(third, {"id": ["x", "y", "x"], "image": [b""] * 3})
+    with pytest.raises(PoolError, match=r"1 ids stand more than once .* 'x' in .*3\.parquet$"):
+        check_ids(listed(tmp_path))
+    write(third, {"id": [*"abcd", None, "", "f"], "image": [b""] * 7}, row_group_size=3)
+    with pytest.raises(
+        PoolError, match=r"3\.parquet has 2 rows with a null or empty id \(rows 4, 5"
+    ):
+        check_ids(listed(tmp_path))
+
+
+def test_spellings_of_one_character_are_two_ids(tmp_path):
+    write(tmp_path / "1.parquet", {"id": ["é", "e\u0301", "a", "a\0"], "image": [b""] * 4})
+    check_ids(listed(tmp_path))

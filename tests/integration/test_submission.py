@@ -1,0 +1,185 @@
+"""A round as a job on a real cluster that is started from the command line, with a token."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from baal_ray.config import RoundConfig
+from baal_ray.labelled_import import import_labelled_set
+from baal_ray.manifest import Manifest
+from baal_ray.workspace import manifest_uri, scores_uri
+from pools import round_config, table, write_pool
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+POOL, LABELLED, K = 300, 30, 10
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on; all are held at once so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@dataclass
+class Cluster:
+    """A head on this machine, and the environment of whoever may talk to it."""
+
+    address: str
+    environment: dict[str, str]
+
+    def run(self, *command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BIN / command[0], *command[1:]],
+            cwd=cwd,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=250,
+        )
+
+    def submit(self, config: str, round_id: str, **environment: str) -> tuple[int, str]:
+        talker = Cluster(self.address, self.environment | environment)
+        done = talker.run("baal-ray", "submit", config, "--round", round_id)
+        return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    home = Path(tempfile.mkdtemp(prefix="baal-", dir="/tmp"))  # a socket's path must be short
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        "HOME": str(home),
+        "PATH": "/usr/bin:/bin",  # no activated environment: Ray is named by its path
+        "RAY_AUTH_MODE": "token",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=environment, check=True)
+    head, address = start_head(home, environment)
+    try:
+        yield Cluster(address, environment | {"RAY_ADDRESS": address})
+    finally:
+        stop(head)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def start_head(home: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
+    """Start Ray; again when it gives up, as it does after 30 seconds on a machine that is busy."""
+    for attempt in range(3):
+        gcs, dashboard, client, agent = free_ports(4)
+        log = home / f"start-{attempt}.log"
+        with log.open("wb") as output:
+            head = subprocess.Popen(
+                [
+                    *(BIN / "ray", "start", "--head", "--block", f"--temp-dir={home}/{attempt}"),
+                    *(f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=2"),
+                    f"--ray-client-server-port={client}",
+                    f"--dashboard-agent-listen-port={agent}",
+                    *("--min-worker-port=0", "--max-worker-port=0"),
+                    "--object-store-memory=200000000",
+                ],
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        while head.poll() is None:
+            if "Ray runtime started" in log.read_text():
+                return head, f"http://127.0.0.1:{dashboard}"
+            time.sleep(0.2)
+        stop(head)
+    pytest.fail(f"Ray did not start: {log.read_text()}")
+
+
+def stop(head: subprocess.Popen[bytes]) -> None:
+    """End a head and what it started, which is in its process group."""
+    head.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        head.wait(30)
+    with suppress(ProcessLookupError):
+        os.killpg(head.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RoundConfig:
+    """A pool, thirty of its images labelled, and `jobs/round.yaml` beside it."""
+    folder = tmp_path_factory.mktemp("submission")
+    write_pool(folder, images=POOL)
+    config = round_config(folder, selection={"k": K})
+    (folder / "jobs").mkdir()
+    written = yaml.safe_dump(config.model_dump(exclude_unset=True))
+    (folder / "jobs" / "round.yaml").write_text(written)
+    labelled = folder / "labelled.parquet"
+    pq.write_table(table(0, LABELLED), labelled)
+    import_labelled_set(
+        Manifest(manifest_uri(config.workspace)),
+        str(labelled),
+        workspace=config.workspace,
+        classes=config.classes,
+    )
+    return config
+
+
+@pytest.mark.timeout(900)
+def test_rounds_as_jobs(cluster: Cluster, config: RoundConfig):
+    """One story, as a cluster takes seconds to start and each job some more."""
+    pool = Path(config.pool.uri)
+    path = str(pool.parent / "jobs" / "round.yaml")
+    manifest = Manifest(manifest_uri(config.workspace))
+
+    code, output = cluster.submit(path, "night-1", RAY_AUTH_TOKEN="wrong")
+    assert code == 1
+    assert "RAY_AUTH_TOKEN" in output
+    assert "Traceback" not in output
+
+    code, output = cluster.submit(path, "night-1")
+    assert code == 0, output
+    assert "night-1-1 is submitted" in output
+    assert output.count(f"{K} acquired by bald") == 1
+    rows = manifest.rows(round_id="night-1")
+    assert sorted(rows["rank"].to_pylist()) == list(range(1, K + 1))
+    assert rows["score"].null_count == 0
+    assert len(manifest.rows()) == LABELLED + K
+    scores = pq.read_table(scores_uri(config.workspace))
+    assert sorted(scores["id"].to_pylist()) == table(LABELLED, POOL)["id"].to_pylist()
+
+    version = manifest.version
+    code, output = cluster.submit(path, "night-1")
+    assert code == 0, output
+    assert "night-1-1 has succeeded before" in output
+    assert manifest.version == version
+
+    pool.rename(f"{pool}-of-tomorrow")
+    for attempt in (1, 2):
+        code, output = cluster.submit(path, "night-2")
+        assert code == 1
+        assert f"night-2-{attempt} is submitted" in output
+        assert f"pool.uri is {config.pool.uri!r}" in output
+        assert "Traceback" not in output
+
+    Path(f"{pool}-of-tomorrow").rename(pool)
+    page = (sys.executable, "jobs/nightly.py", "--config", path, "--round", "night-2")
+    submitted = cluster.run("ray", "job", "submit", "--working-dir", str(ROOT), "--", *page)
+    assert submitted.returncode == 0, submitted.stdout
+    assert f"{K} acquired by bald" in submitted.stdout
+    assert len(manifest.rows()) == LABELLED + 2 * K

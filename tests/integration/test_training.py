@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from baal_ray.config import RoundConfig
+from baal_ray.errors import BaalRayError, LabelError
+from baal_ray.labelled_import import import_labelled_set
+from baal_ray.manifest import Manifest
+from baal_ray.model import load_checkpoint
+from baal_ray.training import fit_model
+from baal_ray.workspace import checkpoint_uri, manifest_uri
+from pools import round_config, write_labelled
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def labelled(config: RoundConfig, folder: Path, images: int = 30) -> Manifest:
+    manifest = Manifest(manifest_uri(config.workspace))
+    path = write_labelled(folder, images=images)
+    import_labelled_set(manifest, path, workspace=config.workspace, classes=config.classes)
+    return manifest
+
+
+def test_two_workers_use_every_row_and_measure_on_the_whole_evaluation_set(
+    tmp_path: Path,
+) -> None:
+    evaluation = write_labelled(tmp_path, start=7000, images=21)
+    config = round_config(
+        tmp_path,
+        training={"evaluation_set": evaluation, "epochs": 12, "learning_rate": 3e-3},
+        resources={"training_workers": 2, "training_cpus": 0.5},
+    )
+    manifest = labelled(config, tmp_path, images=61)
+    fit = fit_model(config, manifest.labelled())
+    assert (fit.labels, fit.reused) == (61, False)
+    assert [epoch["epoch"] for epoch in fit.history] == list(range(1, 13))
+    assert {epoch["images"] for epoch in fit.history} == {21}
+    # Three classes that a line can tell apart.
+    assert fit.history[-1]["accuracy"] > 0.9
+    assert fit.history[-1]["train_loss"] < fit.history[0]["train_loss"]
+    checkpoint = load_checkpoint(checkpoint_uri(config.workspace, fit.checkpoint))
+    assert checkpoint.classes == config.classes
+    assert checkpoint.description["fit"]["metrics"] == fit.history[-1]
+
+    again = fit_model(config, manifest.labelled())
+    assert (again.checkpoint, again.reused) == (fit.checkpoint, True)
+
+
+def test_a_worker_that_dies_is_replaced_and_goes_on_from_its_last_epoch(
+    tmp_path: Path,
+) -> None:
+    marker = tmp_path / "died"
+    config = round_config(
+        tmp_path,
+        model={"factory": "pools:Mortal", "arguments": {"marker": str(marker)}},
+        training={"epochs": 4, "evaluation_set": write_labelled(tmp_path, start=7000)},
+        resources={"training_workers": 1},
+    )
+    manifest = labelled(config, tmp_path)
+    fit = fit_model(config, manifest.labelled())
+    assert marker.exists()
+    assert [epoch["epoch"] for epoch in fit.history] == [1, 2, 3, 4]
+
+
+def test_a_night_in_process_is_the_same_night_again(tmp_path: Path) -> None:
+    histories = []
+    for name in ("one", "two"):
+        config = round_config(tmp_path).model_copy(update={"workspace": str(tmp_path / name)})
+        manifest = labelled(config, tmp_path)
+        fit = fit_model(config, manifest.labelled())
+        histories.append((fit.checkpoint, fit.history))
+    assert histories[0] == histories[1]
+
+
+def test_a_class_added_later_is_only_another_configuration(tmp_path: Path) -> None:
+    config = round_config(tmp_path)
+    manifest = labelled(config, tmp_path)
+    fit_model(config, manifest.labelled())
+    wider = config.model_copy(update={"classes": ["new", *config.classes]})
+    fit = fit_model(wider, manifest.labelled())
+    checkpoint = load_checkpoint(checkpoint_uri(config.workspace, fit.checkpoint))
+    assert not fit.reused
+    assert checkpoint.classes == ["new", "left", "middle", "right"]
+    narrower = config.model_copy(update={"classes": ["left", "middle"]})
+    with pytest.raises(LabelError, match="'right'"):
+        fit_model(narrower, manifest.labelled())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fit_that_fails_says_why(tmp_path: Path, workers: int) -> None:
+    config = round_config(
+        tmp_path, training={"max_failures": 0}, resources={"training_workers": workers}
+    )
+    manifest = labelled(config, tmp_path)
+    (batch,) = Path(config.workspace, "rounds").rglob("*.parquet")
+    batch.unlink()
+    with pytest.raises(BaalRayError, match=r"27 labelled images, such as .* are in none"):
+        fit_model(config, manifest.labelled())
+    assert not list(Path(config.workspace).rglob("fit.json"))

@@ -1,0 +1,94 @@
+"""Small pools of real PNGs that a model can learn: three classes, bright in another third."""
+
+import os
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from baal_ray.config import RoundConfig
+from baal_ray.images import encode_png
+from baal_ray.model import small_convnet
+
+CLASSES = ["left", "middle", "right"]
+
+
+def picture(label: int, seed: int, size: int = 12) -> bytes:
+    """Noise, brighter in one third of its columns."""
+    pixels = np.random.default_rng(seed).integers(0, 120, (3, size, size))
+    third = size // 3
+    pixels[:, :, label * third : (label + 1) * third] += 60
+    return encode_png(pixels.astype(np.uint8))
+
+
+def table(start: int, stop: int) -> pa.Table:
+    """Images `start` to `stop`: `id`, `image` and `label`."""
+    numbers = range(start, stop)
+    return pa.table(
+        {
+            "id": [f"image-{i:04}" for i in numbers],
+            "image": pa.array([picture(i % 3, i) for i in numbers], pa.binary()),
+            "label": [CLASSES[i % 3] for i in numbers],
+        }
+    )
+
+
+def label_of(image_id: str) -> str:
+    """The true class, as an oracle knows it."""
+    return CLASSES[int(image_id.rsplit("-", 1)[1]) % 3]
+
+
+def write_pool(folder: Path, images: int = 300, per_file: int = 100) -> str:
+    """Write a pool of Parquet files, 50 rows a row group; gives its folder."""
+    pool = folder / "pool"
+    os.makedirs(pool, exist_ok=True)
+    for start in range(0, images, per_file):
+        rows = table(start, min(start + per_file, images)).select(["id", "image"])
+        pq.write_table(rows, pool / f"{start:05}.parquet", row_group_size=50)
+    return str(pool)
+
+
+def write_labelled(folder: Path, start: int = 9000, images: int = 30) -> str:
+    """Write a labelled set with its own images, which are not in the pool; gives its path."""
+    path = folder / f"labelled-{start}.parquet"
+    pq.write_table(table(start, start + images), path)
+    return str(path)
+
+
+def round_config(folder: Path, **sections: Any) -> RoundConfig:
+    """A round that takes seconds: a fit in this process, two CPUs in all."""
+    settings: dict[str, Any] = {
+        "workspace": str(folder / "workspace"),
+        "classes": CLASSES,
+        "pool": {"uri": str(folder / "pool")},
+        "selection": {"k": 10},
+        "model": {"image_size": 12},
+        "training": {"epochs": 3, "batch_size": 8, "evaluation_samples": 2},
+        "scoring": {"samples": 4},
+        "resources": {"training_workers": 0},
+    }
+    for name, section in sections.items():
+        settings[name] = settings.get(name, {}) | section if isinstance(section, dict) else section
+    return RoundConfig.from_dict(settings)
+
+
+class Mortal(torch.nn.Module):
+    """A model whose process is killed in its tenth training step; once, as a marker remembers."""
+
+    def __init__(self, num_classes: int, marker: str) -> None:
+        super().__init__()
+        self.network = small_convnet(num_classes)
+        self.marker = Path(marker)
+        self.steps = 0
+
+    def forward(self, images_N: torch.Tensor) -> torch.Tensor:
+        self.steps += self.training
+        if self.steps == 10 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), SIGKILL)
+        predictions: torch.Tensor = self.network(images_N)
+        return predictions

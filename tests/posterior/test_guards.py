@@ -1,0 +1,241 @@
+"""Each model here would give wrong scores without a word, and is refused with one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from baal_ray.errors import PosteriorError
+from baal_ray.posterior import MCDropout
+from scenarios import dropout_net, inputs
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+class Model(nn.Module):
+    """A module from a function of itself and its input."""
+
+    def __init__(self, forward, **modules):
+        super().__init__()
+        self.function = forward
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, images_N):
+        return self.function(self, images_N)
+
+
+def sequence(x_N_D):
+    """[N, 8] → [N, 4, 2]."""
+    return x_N_D.view(-1, 4, 2)
+
+
+def refused(model, match, output="logits", images=6):
+    with pytest.raises(PosteriorError, match=match):
+        MCDropout(model, samples=2, output=output).log_probs(inputs(images))
+
+
+@pytest.mark.parametrize("p", [None, 0.0])
+def test_no_dropout(p):
+    model = nn.Linear(8, 3) if p is None else dropout_net(p)
+    refused(model, "no dropout with p > 0")
+
+
+def test_dropout_inside_attention():
+    attention = nn.MultiheadAttention(2, 1, dropout=0.1, batch_first=True)
+    model = Model(
+        lambda self, x: self.net(self.attention(*[sequence(x)] * 3)[0].flatten(1)),
+        attention=attention,
+        net=dropout_net(),
+    )
+    refused(model, r"attention is a MultiheadAttention with dropout=0.1.*build it with dropout=0")
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_dropout_between_recurrent_layers(kind):
+    model = Model(
+        lambda self, x: self.net(self.recurrent(sequence(x))[0].flatten(1)),
+        recurrent=kind(2, 2, num_layers=2, dropout=0.2, batch_first=True),
+        net=dropout_net(),
+    )
+    refused(model, f"recurrent is a {kind.__name__} with dropout=0.2")
+
+
+def encoder(attention_dropout):
+    layer = nn.TransformerEncoderLayer(2, 1, 4, dropout=0.2, batch_first=True)
+    layer.self_attn.dropout = attention_dropout
+    return Model(
+        lambda self, x: self.head(self.encoder(sequence(x)).flatten(1)),
+        encoder=nn.TransformerEncoder(layer, 1, enable_nested_tensor=False),
+        head=nn.Linear(8, 3),
+    )
+
+
+def test_a_transformer_encoder_is_refused_for_its_attention():
+    refused(encoder(0.2), "self_attn is a MultiheadAttention")
+
+
+def test_a_transformer_encoder_does_not_take_its_fused_path():
+    """In evaluation mode PyTorch would run the layer as one kernel, around its three dropouts."""
+    log_probs_N_K_C = MCDropout(encoder(0.0), samples=8).log_probs(inputs(6))
+    assert (log_probs_N_K_C.std(dim=1) > 0).all()
+
+
+def test_a_dropout_that_forward_goes_around():
+    model = Model(
+        lambda self, x: self.net(x if not self.training else self.drop(x)),
+        drop=nn.Dropout(0.5),
+        net=dropout_net(),
+    )
+    refused(model, "not reached at drop")
+
+
+def test_an_auxiliary_head_that_does_not_run_is_no_concern():
+    model = Model(
+        lambda self, x: (self.net(x), self.aux(x)) if self.training else self.net(x),
+        net=dropout_net(),
+        aux=dropout_net(),
+    )
+    assert MCDropout(model.train(), samples=2).log_probs(inputs(6)).shape == (6, 2, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda m: torch.jit.trace(m, inputs(2))])
+@pytest.mark.parametrize("part", [False, True])
+def test_scripted_dropout(compiled, part):
+    scripted = compiled(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)).eval())
+    refused(nn.Sequential(scripted, dropout_net()) if part else scripted, "ScriptMod|TopLevel")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_a_scripted_part_without_dropout_is_no_concern():
+    model = nn.Sequential(torch.jit.script(nn.Linear(8, 8)), dropout_net())
+    assert MCDropout(model, samples=2).log_probs(inputs(6)).shape == (6, 2, 3)
+
+
+@pytest.mark.parametrize("classes", [3, 1000])
+@pytest.mark.parametrize("images", [1, 6])
+def test_an_image_that_sees_its_neighbours(classes, images):
+    """1,000 classes have probabilities near 1e-3 each, so that a leak does not show in them."""
+    model = Model(
+        lambda self, x: self.head(self.drop(x - 0.5 * x.mean(dim=0))),
+        drop=nn.Dropout(0.5),
+        head=nn.Linear(8, classes),
+    )
+    refused(model, "depend on the others", images=images)
+
+
+def test_batch_norm_that_stays_in_training_mode():
+    class Stubborn(nn.BatchNorm1d):
+        def train(self, mode=True):
+            return super().train(True)
+
+    refused(nn.Sequential(Stubborn(8), dropout_net()), "depend on the others")
+
+
+def test_batch_norm_without_running_averages():
+    norm = nn.BatchNorm1d(8, track_running_stats=False)
+    refused(nn.Sequential(norm, dropout_net()), "BatchNorm without running averages")
+
+
+def test_a_model_that_is_random_by_itself():
+    refused(Model(lambda self, x: self.net(x + torch.rand_like(x)), net=dropout_net()), "another")
+
+
+def test_masks_of_ones_own_are_random_too():
+    def forward(self, x):
+        return self.net(x * torch.bernoulli(torch.full_like(x, 0.5)))
+
+    refused(Model(forward, net=dropout_net()), "another result each time")
+
+
+def test_sequence_first():
+    def forward(self, x):
+        steps_T_N_D = sequence(x).transpose(0, 1)
+        return self.head(self.drop(steps_T_N_D).transpose(0, 1).flatten(1))
+
+    refused(Model(forward, drop=nn.Dropout(0.5), head=nn.Linear(8, 3)), "the mini-batch")
+
+
+def test_images_behind_one_another_in_turns():
+    """Two crops of each image, stacked crop by crop: the mini-batch axis is not the outer one."""
+
+    def forward(self, x):
+        one, other = self.net(torch.cat([x, x.flip(1)])).chunk(2)
+        return one + other
+
+    refused(Model(forward, net=dropout_net()), "depend on the others")
+
+
+def test_dropped_weights():
+    def forward(self, x):
+        return F.linear(x, F.dropout(self.head.weight, 0.5))
+
+    refused(Model(forward, head=nn.Linear(8, 3)), "first axis must be the mini-batch")
+    refused(Model(forward, head=nn.Linear(8, 20)), "masks change with the mini-batch")
+
+
+def test_a_channel_dropout_that_takes_the_mini_batch_for_channels():
+    refused(nn.Sequential(nn.Dropout1d(0.5), nn.Linear(8, 3)), "mini-batch axis; give it")
+
+
+@pytest.mark.parametrize(
+    ("forward", "match"),
+    [
+        (lambda self, x: (self.net(x), x), "returns a tuple"),
+        (lambda self, x: {"logits": self.net(x)}, "returns a dict"),
+        (lambda self, x: self.net(x).unsqueeze(1), r"shape \[4, 1, 3\] for 4 images"),
+        (lambda self, x: self.net(x).mean(dim=0), r"shape \[3\] for 4 images"),
+        (lambda self, x: self.net(x)[:, :1], "give a binary classifier two outputs"),
+        (lambda self, x: self.net(x).softmax(1), "they are probabilities.*Leave out its softmax"),
+        (lambda self, x: self.net(x).bfloat16().softmax(1), "they are probabilities"),
+    ],
+)
+def test_outputs_that_are_not_logits(forward, match):
+    refused(Model(forward, net=dropout_net()), match)
+
+
+@pytest.mark.parametrize("shift", [0, 1000])
+def test_logits_declared_as_log_probs(shift):
+    """Exponentials of large logits are infinite, which is no sum of 1 either."""
+    model = Model(lambda self, x: self.net(x) + shift, net=dropout_net())
+    refused(model, "declared to return log_probs", output="log_probs")
+
+
+def test_log_probs_declared_as_log_probs():
+    model = nn.Sequential(dropout_net(), nn.LogSoftmax(dim=1))
+    declared = MCDropout(model, samples=2, output="log_probs").log_probs(inputs(6))
+    torch.testing.assert_close(declared, MCDropout(dropout_net(), samples=2).log_probs(inputs(6)))
+
+
+def test_no_images():
+    refused(dropout_net(), "0 images; it must have at least 1", images=0)
+
+
+def test_a_model_whose_head_is_still_zero_is_not_refused():
+    """torchvision's ViT starts so, and a configuration is checked before the fit."""
+    model = dropout_net()
+    nn.init.zeros_(model[-1].weight)
+    assert (MCDropout(model, samples=3).statistics(inputs(6))["bald"] == 0).all()
+
+
+def test_a_diverged_model_is_not_mistaken_for_another_fault():
+    model = dropout_net()
+    nn.init.constant_(model[0].bias, torch.nan)
+    assert MCDropout(model, samples=2).statistics(inputs(6))["bald"].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("seed", range(5))
+def test_rounding_in_sixteen_bits_is_not_mistaken_for_a_neighbour(dtype, seed):
+    model = dropout_net(0.1, seed=seed).to(dtype)
+    MCDropout(model, samples=2).check(10 * inputs(6, seed=seed).to(dtype))
+
+
+def test_saturated_predictions_are_not_mistaken_for_noise():
+    """Logits in the hundreds: probabilities of 1 and 0, on which no dropout shows."""
+    model = Model(lambda self, x: 3000 * self.net(x), net=dropout_net())
+    MCDropout(model, samples=2).check(inputs(6))

@@ -1,0 +1,190 @@
+import re
+
+import pytest
+
+from baal_ray.config import RoundConfig
+from baal_ray.errors import ConfigError
+
+MINIMAL = """
+workspace: /data/work
+classes: [cat, dog]
+pool: {uri: s3://bucket/pool}
+selection: {k: 100}
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text):
+        file = tmp_path / "round.yaml"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return RoundConfig.from_yaml(str(file))
+
+    return read
+
+
+@pytest.fixture
+def faults(read):
+    def faults(text):
+        with pytest.raises(ConfigError) as caught:
+            read(text)
+        return caught.value.faults
+
+    return faults
+
+
+def test_four_settings_are_enough(read):
+    config = read(MINIMAL)
+    assert config.selection.by == "bald"
+    assert config.model.image_size == [32, 32]
+
+
+def test_every_fault_is_told_at_once_with_its_remedy(faults):
+    found = faults(
+        """
+        workspace: work
+        classes: [0, true, cat]
+        pool: {uri: "", form: files}
+        selection: {k: 0, by: entropy}
+        model: {image_size: [32], std: [1, 1, 0]}
+        training: {epochs: ten, held_out: 1, learning_rate: .inf}
+        scoring: 3
+        seed: -1
+        sed: 1
+        """
+    )
+    told = "\n".join(found)
+    for pattern in [
+        r"workspace is 'work'; it must be absolute, as jobs run elsewhere; write /.*/work or",
+        r"classes\.0 is 0; it must be a valid string; put it in quotes",
+        r"classes\.1 is True; it must be a valid string; put it in quotes",
+        r"pool\.uri is ''; it must be absolute",
+        r"pool\.form is not a setting; did you mean format\?",
+        r"selection\.k is 0; it must be greater than or equal to 1",
+        r"selection\.by is 'entropy'; it must be 'bald', 'predictive_entropy'",
+        r"model\.std\.2 is 0; it must be greater than 0",
+        r"training\.epochs is 'ten'; it must be a valid integer",
+        r"training\.held_out is 1; it must be less than 1",
+        r"training\.learning_rate is inf; it must be a finite number",
+        r"scoring is 3; it must be a valid dictionary",
+        r"seed is -1; it must be greater than or equal to 0",
+        r"sed is not a setting; did you mean seed\?",
+    ]:
+        assert re.search(rf"^{pattern}", told, re.MULTILINE), f"{pattern}\n{told}"
+    assert len(found) == 14
+
+
+def test_what_is_missing_is_named(faults):
+    assert faults("seed: 1") == [
+        f"{name} is missing; it has no default"
+        for name in ("workspace", "classes", "pool", "selection")
+    ]
+
+
+def test_an_unknown_setting_without_a_near_one_lists_those_there_are(faults):
+    (fault,) = faults(MINIMAL.replace("k: 100", "k: 100, zzz: 1"))
+    assert fault == "selection.zzz is not a setting; the settings here are by, k"
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("image_size: [32, 32, 3]", "model.image_size has 3 numbers; it must have 2"),
+        ("mean: [0.5]", "model.mean has 1 numbers; it must have 3"),
+        ("std: [1, 1]", "model.std has 2 numbers; it must have 3"),
+        ("image_size: true", "model.image_size.0 is True; it must be a valid integer"),
+        ("mean: [.nan, 0, 0]", "model.mean.0 is nan; it must be a finite number"),
+    ],
+)
+def test_an_impossible_model(faults, model, told):
+    assert faults(f"{MINIMAL}model: {{{model}}}")[0] == told
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        ("[cat]", "at least 2 items"),
+        ("[cat, dog, cat, dog]", "each class must be named once; cat, dog is named again"),
+        ("[cat, '']", "a class must have a name"),
+        ("[yes, no]", "put it in quotes"),
+        ("cat", "it must be a valid list"),
+    ],
+)
+def test_impossible_classes(faults, classes, told):
+    assert told in faults(MINIMAL.replace("[cat, dog]", classes))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "holds a NoneType; it must hold keys and values"),
+        ("- a\n- b", "holds a list"),
+        ("a: [1, 2", "not YAML"),
+        ("a: \tb: c", "not YAML"),
+        (b"a: \xff\xfe", "not YAML"),
+        ("day: 2026-02-30", "not YAML: day is out of range"),
+        ("[" * 5000, "not YAML"),
+        ("!!python/object/apply:os.system ['touch canary']", "not YAML"),
+        (f"{MINIMAL}seed: 1\nseed: 2", "seed is given twice"),
+        (MINIMAL.replace("k: 100", "k: 100, k: 10"), "k is given twice"),
+    ],
+)
+def test_a_file_that_is_no_configuration(faults, text, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert told in faults(text)[0]
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere/round.yaml", "/", "nothing://round.yaml", "memory://nowhere.yaml"]
+)
+def test_a_file_that_cannot_be_read(path):
+    with pytest.raises(ConfigError, match="cannot be"):
+        RoundConfig.from_yaml(path)
+
+
+def test_numbers_mean_what_everybody_means(read):
+    config = read(f"{MINIMAL}training: {{learning_rate: 1e-3, weight_decay: 5E-4}}")
+    assert (config.training.learning_rate, config.training.weight_decay) == (1e-3, 5e-4)
+    assert read(f"{MINIMAL}training: {{weight_decay: 0}}").training.weight_decay == 0
+    assert read(f"{MINIMAL}classes: ['1e3', '010']".replace("classes: [cat, dog]\n", "")).classes
+
+
+def test_windows_editors_are_welcome(read):
+    assert read(b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode()) == read(MINIMAL)
+
+
+def test_one_image_size_means_a_square(read):
+    assert read(f"{MINIMAL}model: {{image_size: 224}}").model.image_size == [224, 224]
+
+
+@pytest.mark.parametrize(
+    "workspace", ["s3://bucket/pool/work", "s3://bucket/pool", "s3://bucket/pool/"]
+)
+def test_a_workspace_inside_the_pool_would_feed_on_itself(faults, workspace):
+    assert "in the pool" in faults(MINIMAL.replace("/data/work", workspace))[0]
+
+
+def test_a_workspace_beside_the_pool_is_fine(read):
+    assert read(MINIMAL.replace("/data/work", "s3://bucket/pool-work"))
+
+
+def test_home_is_spelled_out(faults, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert "write /home/ann/work or" in faults(MINIMAL.replace("/data/work", "~/work"))[0]
+
+
+def test_a_plan_fixes_what_changes_the_result_only(read):
+    one = read(f"{MINIMAL}resources: {{scoring_actors: 1}}")
+    two = read(
+        f"{MINIMAL}resources: {{scoring_actors: 9}}\n"
+        "training: {max_failures: 0}\nscoring: {max_unreadable: 1}"
+    )
+    assert one.planned() == two.planned()
+    assert one.planned() != read(f"{MINIMAL}scoring: {{samples: 21}}").planned()
+    assert RoundConfig.from_dict(one.planned()).planned() == one.planned()
+
+
+def test_a_configuration_is_not_changed_once_read(read):
+    with pytest.raises(ValueError, match="frozen"):
+        read(MINIMAL).seed = 3

@@ -1,0 +1,69 @@
+"""The pages tell the truth: what they show is held against the code."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pyarrow as pa
+import pytest
+import yaml
+
+from baal_ray import schema
+from baal_ray.cli import main
+from baal_ray.config import ModelConfig, RoundConfig
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text()
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "\n".join(blocks(README, "console")).splitlines()
+    return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c[0] == "baal-ray"], ids=" ".join)
+def test_every_command_is_one(command: list[str]) -> None:
+    context, arguments = click.Context(main), command[1:]
+    callee: click.Command = main
+    while isinstance(callee, click.Group):
+        name, callee, arguments = callee.resolve_command(context, arguments)  # type: ignore[assignment]
+        context = click.Context(callee, parent=context, info_name=name)
+    callee.make_context(callee.name, arguments, parent=context.parent)
+
+
+def test_every_subcommand_but_its_help_is_shown() -> None:
+    for name in main.commands:
+        assert f"baal-ray {name}" in README or f"make {name}" in README, name
+
+
+def test_every_make_target_exists() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in commands():
+        if command[0] == "make":
+            assert command[1] in targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_into_the_repository_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_configuration_in_the_readme_is_valid() -> None:
+    (block,) = blocks(README, "yaml")
+    assert RoundConfig.from_dict(yaml.safe_load(block)).selection.k == 1000
+    (block,) = blocks((ROOT / "docs" / "your-model.md").read_text(), "yaml")
+    assert ModelConfig.model_validate(yaml.safe_load(block)["model"]).arguments == {"dropout": 0.3}
+
+
+@pytest.mark.parametrize("table", [schema.SCORES, schema.MANIFEST, schema.BATCH])
+def test_every_column_is_described(table: pa.Schema) -> None:
+    formats = (ROOT / "docs" / "formats.md").read_text()
+    for column in table.names:
+        assert f"`{column}`" in formats, column

@@ -1,0 +1,165 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from baal_ray.config import ModelConfig
+from baal_ray.errors import LabelError, StorageError
+from baal_ray.images import decode_many
+from baal_ray.labelled_set import (
+    Examples,
+    evaluation_examples,
+    hold_out,
+    labelled_examples,
+    load_share,
+)
+from baal_ray.workspace import batch_uri
+from pools import CLASSES, picture, table
+
+MODEL = ModelConfig(image_size=[12, 12])
+
+
+def write(path, rows, **options):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, path, **options)
+    return str(path)
+
+
+def load(examples, rank=0, workers=1, max_pixels=10**6):
+    return load_share(examples, rank, workers, MODEL, max_pixels)
+
+
+def decoded(rows):
+    pixels, _ = decode_many(rows["image"].to_pylist(), 12, 12, max_pixels=10**6)
+    return torch.from_numpy(pixels)
+
+
+def test_labelled_rows_find_their_images_where_their_rounds_left_them(tmp_path):
+    workspace = str(tmp_path)
+    for round_id, rows in {"1": table(0, 5), "2": table(5, 9), "3": table(9, 12)}.items():
+        write(f"{batch_uri(workspace, round_id)}/a.parquet", rows.drop_columns("label"))
+    labelled = table(0, 9).take([8, 1, 6]).drop_columns("image")
+    labelled = labelled.append_column("round", [["2", "1", "2"]])
+    examples = labelled_examples(workspace, labelled, CLASSES)
+    assert [file.split("/")[-3] for file in examples.files] == ["1", "2"]
+    images_N, labels_N = load(examples)
+    assert labels_N.tolist() == [1 % 3, 6 % 3, 8 % 3]
+    assert torch.equal(images_N, decoded(table(0, 9).take([1, 6, 8])))
+
+
+def test_shares_are_apart_and_together_everything(tmp_path):
+    rows = table(0, 23)
+    examples = evaluation_examples(write(tmp_path / "e.parquet", rows, row_group_size=7), CLASSES)
+    whole_N, labels_N = load(examples)
+    assert torch.equal(whole_N, decoded(rows))
+    for rank in range(4):
+        images_N, some_N = load(examples, rank, 4)
+        assert torch.equal(images_N, whole_N[rank::4])
+        assert torch.equal(some_N, labels_N[rank::4])
+    none_N, _ = load(examples, 30, 31)
+    assert none_N.shape == (0, 3, 12, 12)
+
+
+def test_an_image_in_two_files_counts_once(tmp_path):
+    """A round that was taken up again may leave the same image twice."""
+    write(tmp_path / "1.parquet", pa.concat_tables([table(0, 3), table(1, 2)]))
+    write(tmp_path / "2.parquet", table(2, 5))
+    files = [str(tmp_path / f"{n}.parquet") for n in (1, 2)]
+    images_N, _ = load(Examples(files, {f"image-{n:04}": n % 3 for n in range(5)}))
+    assert torch.equal(images_N, decoded(table(0, 5)))
+
+
+def test_an_image_that_cannot_be_had_stops_the_fit(tmp_path):
+    file = write(tmp_path / "1.parquet", table(0, 3))
+    with pytest.raises(StorageError, match="1 labelled images, such as 'x', are in none of the 1"):
+        load(Examples([file], {"image-0001": 1, "x": 1}))
+    with pytest.raises(StorageError, match=r"'image-0000' cannot be decoded: .*max_pixels"):
+        load(Examples([file], {"image-0000": 1}), max_pixels=10)
+    rows = table(0, 2).set_column(1, "image", [[picture(0, 0), None]])
+    file = write(tmp_path / "2.parquet", rows)
+    with pytest.raises(StorageError, match="'image-0001' cannot be decoded"):
+        load(Examples([file], {"image-0001": 1}))
+
+
+def test_other_string_and_binary_types_are_as_good(tmp_path):
+    rows = table(0, 4)
+    columns = {
+        "id": rows["id"].cast(pa.string_view()),
+        "image": rows["image"].cast(pa.binary_view()),
+        "label": rows["label"].dictionary_encode(),
+    }
+    file = write(tmp_path / "e.parquet", pa.table(columns))
+    images_N, labels_N = load(evaluation_examples(file, CLASSES))
+    assert torch.equal(images_N, decoded(rows))
+    assert labels_N.tolist() == [0, 1, 2, 0]
+
+
+def test_an_evaluation_set_may_be_a_folder(tmp_path):
+    write(tmp_path / "e.parquet" / "1.parquet", table(0, 2))
+    write(tmp_path / "e.parquet" / "2.parquet", table(2, 4))
+    assert len(evaluation_examples(str(tmp_path / "e.parquet"), CLASSES).class_of) == 4
+
+
+def test_integer_labels_are_names_of_classes(tmp_path):
+    rows = table(0, 3).set_column(2, "label", [[2, 0, 1]])
+    file = write(tmp_path / "e.parquet", rows)
+    assert [*evaluation_examples(file, ["0", "1", "2"]).class_of.values()] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda rows: rows.drop_columns("image"), "has no column image"),
+        (lambda rows: rows.drop_columns(["id", "label"]), "has no column id"),
+        (lambda rows: rows.set_column(2, "label", [["left", "x", "y"]]), "'x' is none of the 3"),
+        (lambda rows: rows.set_column(2, "label", [["left", None, "left"]]), "None"),
+        (lambda rows: rows.set_column(0, "id", [["a", "b", "a"]]), "null or doubled"),
+        (lambda rows: rows.set_column(0, "id", [["a", "b", None]]), "null or doubled"),
+    ],
+)
+def test_an_evaluation_set_that_would_mislead_is_refused(tmp_path, change, told):
+    file = write(tmp_path / "e.parquet", change(table(0, 3)))
+    with pytest.raises(LabelError, match=told):
+        evaluation_examples(file, CLASSES)
+
+
+def test_an_id_in_two_files_of_an_evaluation_set_is_refused(tmp_path):
+    write(tmp_path / "e" / "1.parquet", table(0, 2))
+    write(tmp_path / "e" / "2.parquet", table(1, 3))
+    with pytest.raises(LabelError, match=r"2\.parquet:\n  - an id is null or doubled"):
+        evaluation_examples(str(tmp_path / "e"), CLASSES)
+
+
+def test_an_evaluation_set_that_is_not_there(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.parquet").write_text("id,label")
+    for name in ("empty", "none", "none.parquet"):
+        with pytest.raises(StorageError, match="where no Parquet file is"):
+            evaluation_examples(str(tmp_path / name), CLASSES)
+    with pytest.raises(StorageError, match="is not a whole Parquet file"):
+        evaluation_examples(str(tmp_path / "text.parquet"), CLASSES)
+
+
+def examples(count):
+    return Examples(["f"], {f"i{n}": n % 3 for n in range(count)})
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "held"),
+    [(1, 0.5, 0), (2, 0.1, 1), (2, 0.9, 1), (10, 0.96, 9), (100, 0.1, 10), (9, 0.001, 1)],
+)
+def test_both_sides_have_images_where_there_are_two(count, share, held):
+    training, held_out = hold_out(examples(count), share, 0)
+    assert (len(training.class_of), len(held_out.class_of)) == (count - held, held)
+    assert training.class_of | held_out.class_of == examples(count).class_of
+
+
+def test_who_is_held_out_stays_so_as_labels_come_in():
+    """Of 100 held out of 1000, at most the few at the border change sides for 10 more labels."""
+    _, before = hold_out(examples(1000), 0.1, 0)
+    _, after = hold_out(examples(1010), 0.1, 0)
+    assert len(before.class_of.keys() - after.class_of.keys()) <= 5
+    _, other = hold_out(examples(1000), 0.1, 1)
+    assert len(before.class_of.keys() & other.class_of.keys()) < 40

@@ -1,0 +1,229 @@
+import csv
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from baal_ray import labels
+from baal_ray.errors import LabelError, StorageError
+from baal_ray.labels import LabelImport, export_labels, import_labels
+from baal_ray.manifest import Manifest
+
+CLASSES = ["cat", "dog", "3"]
+EXTENSIONS = [".csv", ".parquet", ".jsonl", ".ndjson"]
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    manifest = Manifest(str(tmp_path / "manifest"))
+    ids = ["a", "b", "c", "007", 'say "hi",\nthen go', "日本/🦊.jpg"]
+    score = pa.array([0.6, 0.5, 0.4, 0.3, 0.2, 0.1], pa.float32())
+    manifest.acquire(pa.table({"id": ids, "score": score}), "2026-11-22")
+    return manifest
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Writes a file of labels: text or bytes as they are, else rows of (id, label)."""
+
+    def write(content, name="labels.csv"):
+        file = tmp_path / name
+        if isinstance(content, pa.Table):
+            pq.write_table(content, file)
+        else:
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(file)
+
+    return write
+
+
+def labels_of(manifest):
+    table = manifest.labelled()
+    return dict(zip(table["id"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def faults_of(manifest, path, **options):
+    version = manifest.version
+    with pytest.raises(LabelError) as caught:
+        import_labels(manifest, path, **{"classes": CLASSES} | options)
+    assert manifest.version == version
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_an_exported_file_with_its_labels_filled_in_comes_straight_back(
+    manifest, tmp_path, extension
+):
+    path = str(tmp_path / f"todo{extension}")
+    assert export_labels(manifest, path) == 6
+    ids = manifest.rows()["id"].to_pylist()
+    answers = dict.fromkeys(ids[:-1], "cat")
+    fill_in(path, answers)
+    done = import_labels(manifest, path, classes=CLASSES, labelled_by="ann")
+    assert done == LabelImport(imported=5, unchanged=0, skipped=0, unanswered=1)
+    assert labels_of(manifest) == answers
+    assert set(manifest.labelled()["labelled_by"].to_pylist()) == {"ann"}
+    again = import_labels(manifest, path, classes=CLASSES)
+    assert again == LabelImport(imported=0, unchanged=5, skipped=0, unanswered=1)
+    assert export_labels(manifest, path) == 1
+
+
+def fill_in(path, answers):
+    """Answer as an annotator's own script would, without any of our code."""
+    if path.endswith(".parquet"):
+        table = pq.read_table(path)
+        filled = pa.array([answers.get(id) for id in table["id"].to_pylist()], pa.string())
+        index = table.column_names.index("label")
+        pq.write_table(table.set_column(index, "label", filled), path)
+    elif path.endswith(".csv"):
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        out = io.StringIO()
+        writer = csv.DictWriter(out, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row | {"label": answers.get(row["id"], "")} for row in rows)
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            file.write(out.getvalue())
+    else:
+        with open(path, encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(
+                json.dumps(row | {"label": answers.get(row["id"])}) + "\n" for row in rows
+            )
+
+
+def test_exported_rows_come_most_informative_first_round_by_round(manifest, tmp_path):
+    manifest.acquire(pa.table({"id": ["0"]}), "2026-11-23")
+    manifest.add_labelled(pa.table({"id": ["s"], "label": ["cat"]}), "0 seeds", labelled_by="x")
+    path = str(tmp_path / "all.jsonl")
+    assert export_labels(manifest, path, status=None) == 8
+    with open(path, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    assert [row["id"] for row in rows][:3] == ["s", "a", "b"]
+    assert rows[-1]["id"] == "0"
+    assert list(rows[0]) == list(labels._EXPORTED)
+    assert export_labels(manifest, path, round_id="2026-11-23") == 1
+    assert export_labels(manifest, path, status="labelled") == 1
+
+
+def test_an_export_of_nothing_is_a_file_with_its_columns(manifest, tmp_path):
+    path = str(tmp_path / "none.csv")
+    assert export_labels(manifest, path, round_id="no such round") == 0
+    assert import_labels(manifest, path, classes=CLASSES) == LabelImport(0, 0, 0, 0)
+
+
+def test_csv_as_spreadsheets_write_it(manifest, path):
+    text = '\ufeffid,label,note\r\n007,cat,"two\r\nlines"\r\n\r\na,3,\r\n,,\r\nb,,\r\n'
+    done = import_labels(manifest, path(text), classes=CLASSES)
+    assert done == LabelImport(imported=2, unchanged=0, skipped=0, unanswered=1)
+    assert labels_of(manifest) == {"007": "cat", "a": "3"}
+
+
+def test_parquet_may_have_integers_and_categories(manifest, path):
+    table = pa.table({"id": pa.array(["a", "b"]).dictionary_encode(), "label": [3, None]})
+    assert import_labels(manifest, path(table, "l.parquet"), classes=CLASSES).imported == 1
+    table = pa.table({"id": [7], "label": pa.array(["cat"]).dictionary_encode()})
+    faults = faults_of(manifest, path(table, "m.parquet"))
+    assert faults == ["row 1: id '7' is not in the manifest"]
+    assert labels_of(manifest) == {"a": "3"}
+
+
+def test_the_files_own_column_says_who_labelled_unless_told(manifest, path):
+    file = path("id,label,labelled_by\na,cat,ann\nb,dog,\n")
+    import_labels(manifest, file, classes=CLASSES)
+    assert manifest.labelled()["labelled_by"].to_pylist() == ["ann", None]
+
+
+def test_every_fault_of_a_csv_file_is_told_at_once_with_its_line(manifest, path):
+    import_labels(manifest, path("id,label\nc,cat\n"), classes=CLASSES)
+    text = (
+        'id,label\n"a",dgo\n,cat\n"say ""hi"",\nthen go",dog\nz,cat\nb,cat\nb,cat\nc,dog\nx,1,2\n'
+    )
+    assert faults_of(manifest, path(text)) == [
+        "line 3: the id is empty",
+        "line 8: id 'b' is there before; each may be there once",
+        "line 10: 3 values where the header has 2; a value with a comma in it needs quotes",
+        "line 2: label 'dgo' is not one of the classes 'cat', 'dog', '3'",
+        "line 6: id 'z' is not in the manifest",
+        "line 9: 'c' is labelled 'cat' already, not 'dog'; overwrite changes it",
+    ]
+
+
+def test_every_fault_of_a_json_lines_file_is_told_at_once(manifest, path):
+    rows = [
+        '{"id": "a", "label": "cat"}',
+        "",
+        '{"id": "b", "tag": "cat"}',
+        '{"id": null, "label": "cat"}',
+        '{"id": "b", "label": 2.5}',
+        '{"id": "\\ud800", "label": "cat"}',
+        "[1]",
+        '{"id": "c", "label": 3',
+        '{"id": true, "label": 3}',
+    ]
+    faults = faults_of(manifest, path("\n".join(rows), "l.jsonl"))
+    assert [fault.split(":")[0] for fault in faults] == [f"line {n}" for n in range(3, 10)]
+    assert "column 'label' is missing; there are id, tag" in faults[0]
+    assert "label is 2.5; it must be a string" in faults[2]
+    assert "id is '\\ud800'; it must be a string" in faults[3]
+    assert faults[5].startswith("line 8: this is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "told"),
+    [
+        ("", "l.csv", "line 1: column 'id' is missing; there are none"),
+        ("name,label\na,cat\n", "l.csv", "line 1: column 'id' is missing; there are name, label"),
+        ("id,label,id\na,cat,a\n", "l.csv", "line 1: column 'id' is there more than once"),
+        ('id,label\na,"cat\n', "l.csv", "line 2: unexpected end of data"),
+        ("id,label\né,cat\n".encode("latin-1"), "l.csv", "byte 9 is not UTF-8"),
+        (pa.table({"id": ["a"]}), "l.parquet", "schema: column 'label' is missing; there are id"),
+        (pa.table({"id": ["a"], "label": [3.0]}), "l.parquet", "row 1: label is 3.0"),
+        ("id,label\n", "l.txt", "the name of the file must end in one of .csv, .parquet, .jsonl"),
+    ],
+)
+def test_files_that_are_not_what_they_should_be(manifest, path, content, name, told):
+    assert faults_of(manifest, path(content, name))[0].startswith(told)
+
+
+def test_a_missing_or_torn_file_is_a_storage_error(manifest, tmp_path, path):
+    with pytest.raises(StorageError, match=r"l\.parquet is not a whole Parquet file"):
+        import_labels(manifest, path("not parquet", "l.parquet"), classes=CLASSES)
+    for name in ("none.csv", "none.parquet", "none.jsonl"):
+        with pytest.raises(StorageError, match=name):
+            import_labels(manifest, str(tmp_path / name), classes=CLASSES)
+    with pytest.raises(LabelError, match="must end in"):
+        export_labels(manifest, str(tmp_path / "out.txt"))
+
+
+def test_many_faults_and_many_classes_are_told_shortly(manifest, path):
+    text = "id,label\n" + "a\n" * 57
+    faults = faults_of(manifest, path(text))
+    assert len(faults) == 21
+    assert faults[-1] == "and 37 more"
+    (fault,) = faults_of(manifest, path("id,label\na,x\n"), classes=[str(i) for i in range(1000)])
+    assert fault.endswith("the classes '0', '1', '2', '3', '4' and 995 more")
+
+
+def test_unknown_ids_can_be_skipped(manifest, path):
+    file = path("id,label\nz,horse\na,cat\nb,\n")
+    assert len(faults_of(manifest, file)) == 2
+    done = import_labels(manifest, file, classes=CLASSES, skip_unknown=True)
+    assert done == LabelImport(imported=1, unchanged=0, skipped=1, unanswered=1)
+
+
+def test_another_label_needs_overwrite(manifest, path):
+    import_labels(manifest, path("id,label\na,cat\nb,cat\n"), classes=CLASSES)
+    done = import_labels(
+        manifest, path("id,label\na,dog\nb,cat\n"), classes=CLASSES, overwrite=True
+    )
+    assert (done.imported, done.unchanged) == (1, 1)
+    assert labels_of(manifest) == {"a": "dog", "b": "cat"}
+
+
+def test_any_fsspec_uri_will_do(manifest):
+    assert export_labels(manifest, "memory://bucket/todo.parquet") == 6
+    assert import_labels(manifest, "memory://bucket/todo.parquet", classes=CLASSES).unanswered == 6

@@ -1,0 +1,201 @@
+import os
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from baal_ray import pool_listing, storage
+from baal_ray.config import PoolConfig
+from baal_ray.errors import PoolError, StorageError
+from baal_ray.pool_listing import PoolFile, PoolListing, _hash_file, list_pool
+
+
+def write(path, columns, **options):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        columns if isinstance(columns, pa.Table) else pa.table(columns), path, **options
+    )
+    return str(path)
+
+
+def touch(folder, *names):
+    for name in names:
+        path = Path(os.path.join(folder, name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def listed(uri, folder="", form="parquet"):
+    return list_pool(PoolConfig(uri=str(uri), format=form), str(folder))
+
+
+def ids(listing):
+    return [i for rows in listing.read_ids() for i in rows["id"].to_pylist()]
+
+
+def test_a_folder_of_parquet_is_its_files_and_their_row_groups(tmp_path):
+    second = write(tmp_path / "p" / "b" / "2.parquet", {"id": ["d"], "image": [b"4"]})
+    first = write(
+        tmp_path / "p" / "a=é" / "1.parquet",
+        {"id": ["a", "b", "c"], "image": [b"1", b"2", None], "more": [1, 2, 3]},
+        row_group_size=2,
+    )
+    touch(tmp_path / "p", "_SUCCESS", "_metadata.parquet", ".hidden.parquet", "notes.txt")
+    listing = listed(tmp_path / "p")
+    assert listing == PoolListing(
+        [PoolFile(first, [2, 1]), PoolFile(second, [1])], "image", str(tmp_path / "p"), False
+    )
+    assert listing.rows == 4
+    assert pa.concat_tables(listing.read_ids()).to_pydict() == {
+        "id": ["a", "b", "c", "d"],
+        "source": [first, first, first, second],
+    }
+    assert listing.ids().contains(["a", "d", "other"]).tolist() == [True, True, False]
+    assert listing.only({second}).files == [PoolFile(second, [1])]
+    assert PoolListing.from_json(listing.to_json()) == listing
+
+
+def test_uris_are_relative_to_the_folder_or_to_the_one_file_in_it(tmp_path):
+    file = write(tmp_path / "pool.parquet", {"id": ["a"], "uri": ["images/a.jpg"]})
+    assert listed(file).column == "uri"
+    assert listed(file).root == listed(tmp_path).root == str(tmp_path)
+
+
+def test_a_folder_may_be_named_like_a_file_as_spark_does(tmp_path):
+    write(tmp_path / "pool.parquet" / "part-0.parquet", {"id": ["a"], "image": [b""]})
+    assert ids(listed(tmp_path / "pool.parquet")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "id_type",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.dictionary(pa.int32(), pa.large_string()),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("image_type", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+def test_every_kind_of_string_and_bytes_will_do(tmp_path, id_type, image_type):
+    columns = {
+        "id": pa.array(["a\0", "e\u0301", "é"]).cast(id_type),
+        "image": pa.array([b"1"] * 3, image_type),
+    }
+    assert ids(listed(write(tmp_path / "1.parquet", columns))) == ["a\0", "e\u0301", "é"]
+
+
+def test_pandas_categories_will_do(tmp_path):
+    frame = pd.DataFrame({"id": pd.Categorical(["a", "b"]), "image": [b"1", b"2"]})
+    frame.to_parquet(tmp_path / "1.parquet")
+    assert ids(listed(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"image": [b""]}, "has no column `id`; it has image"),
+        ({"id": ["a"]}, r"has no column `image` \(encoded bytes\) or `uri`; it has id"),
+        ({"ID": ["a"], "Image": [b""]}, "has no column `id`; it has ID, Image"),
+        ({"id": [1], "image": [b""]}, "a column `id` of type int64; it must be string. Write"),
+        ({"id": ["a"], "image": ["a.jpg"]}, "`image` of type string; it must be binary"),
+        ({"id": ["a"], "image": [{"bytes": b""}]}, "`image` of type struct<.*; it must be binary"),
+        ({"id": ["a"], "image": [[1, 2]]}, "`image` of type list<.*; it must be binary"),
+        ({"id": ["a"], "uri": [b"a.jpg"]}, "`uri` of type binary; it must be string"),
+        ({"id": pa.nulls(2), "image": [b"", b""]}, "`id` of type null; it must be string"),
+    ],
+)
+def test_columns_that_cannot_be_used_are_named(tmp_path, columns, told):
+    file = write(tmp_path / "1.parquet", columns)
+    with pytest.raises(PoolError, match=f"pool file {file} .*{told}"):
+        listed(tmp_path)
+
+
+def test_files_with_images_and_files_with_uris_do_not_mix(tmp_path):
+    write(tmp_path / "1.parquet", {"id": ["a"], "image": [b""]})
+    write(tmp_path / "2.parquet", {"id": ["b"], "uri": ["b.jpg"]})
+    with pytest.raises(
+        PoolError, match=r"`image` \(.*1\.parquet\), others `uri` \(.*2\.parquet\)"
+    ):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["parquet", "files"])
+def test_a_pool_that_is_not_there_or_empty(tmp_path, form):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "none", "none.parquet"):
+        with pytest.raises(PoolError, match=r"where no .* files are; correct it, or pool\.format"):
+            listed(tmp_path / name, tmp_path / "listing", form)
+
+
+def test_files_that_are_no_parquet(tmp_path):
+    write(tmp_path / "1.parquet", {"id": ["a"], "image": [b""]})
+    for content in (b"", b"PAR1", b"id,image\n", (tmp_path / "1.parquet").read_bytes()[:-9]):
+        (tmp_path / "2.parquet").write_bytes(content)
+        with pytest.raises(StorageError, match=r"2\.parquet is not a whole Parquet file"):
+            listed(tmp_path)
+
+
+def test_files_without_rows_are_a_pool_too(tmp_path):
+    empty = pa.table({"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())})
+    write(tmp_path / "1.parquet", empty)
+    listing = listed(tmp_path)
+    assert (listing.rows, ids(listing)) == (0, [])
+
+
+def test_a_folder_of_images_is_listed_with_the_paths_below_it_as_ids(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_listing, "_ROWS_AT_A_TIME", 3)  # several listing files
+    shown = ["a.JPG", "_MG_1.jpeg", "b/c/d.png", "b/日本 1.webp", "b/x#1%20?.Png", "z::y.jpg"]
+    hidden = ["._a.jpg", ".thumbs/a.jpg", "a.gif", "jpg", "b/Thumbs.db", "a.jpg.part"]
+    touch(tmp_path / "pool", *shown, *hidden)
+    listing = listed(f"{tmp_path}/pool/", tmp_path / "listing", "files")
+    assert sorted(ids(listing)) == sorted(shown)
+    assert len(listing.files) == 2
+    assert all(storage.read_verified(file.uri) for file in listing.files)
+    rows = pa.concat_tables(listing.read_ids())
+    assert all(storage.read(uri) == b"x" for uri in rows["source"].to_pylist())
+    assert listing.ids().contains(rows["id"]).all()
+    assert listing.only({"anything"}) is listing
+
+
+def test_images_that_arrive_after_the_listing_are_for_the_next_round(tmp_path):
+    touch(tmp_path / "pool", "1.jpg")
+    listing = listed(tmp_path / "pool", tmp_path / "listing", "files")
+    touch(tmp_path / "pool", "2.jpg")
+    assert ids(listing) == ["1.jpg"]
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "pool").mkdir()
+    try:
+        open(os.fsencode(tmp_path / "pool") + b"/\xff.jpg", "wb").close()
+    except OSError:
+        pytest.skip("this disk takes UTF-8 only")
+    with pytest.raises(PoolError, match=r"'\\udcff.jpg' in .* is not UTF-8"):
+        listed(tmp_path / "pool", tmp_path / "listing", "files")
+
+
+def test_a_bucket_of_images(bucket, tmp_path):
+    client = boto3.client("s3")
+    for key in ("pool/a.jpg", "pool/é/b.PNG", "pool/é/", "pool/.x/c.jpg", "pool2/d.jpg"):
+        client.put_object(Bucket="bucket", Key=key, Body=b"x")
+    for uri in (f"{bucket}/pool", f"{bucket}/pool/"):
+        listing = listed(uri, tmp_path, "files")
+        assert sorted(ids(listing)) == ["a.jpg", "é/b.PNG"]
+        sources = [s for rows in listing.read_ids() for s in rows["source"].to_pylist()]
+        assert sorted(sources) == [f"{bucket}/pool/a.jpg", f"{bucket}/pool/é/b.PNG"]
+
+
+def test_rows_without_an_id_are_counted_through_all_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_listing, "_ROWS_AT_A_TIME", 4)
+    names = pa.array([*"abc", None, *"def", "", *"gh"]).dictionary_encode()
+    file = write(tmp_path / "1.parquet", {"id": names, "image": [b""] * 10}, row_group_size=3)
+    without, *partitions = _hash_file(file, 3)
+    assert without.tolist() == [3, 7]
+    assert sum(map(len, partitions)) == 8
+    assert len(np.unique(np.concatenate(partitions))) == 8

@@ -1,0 +1,189 @@
+import math
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baal_ray import storage
+from baal_ray.errors import CorruptFileError, SelectionError
+from baal_ray.ids import IdSet, hash_ids
+from baal_ray.parquet import publish_table
+from baal_ray.schema import SCORE_COLUMNS, SCORES
+from baal_ray.selection import RULES, top_k, top_k_of
+
+SMALL_FIRST = ("margin", "confidence")
+
+
+def scores(ids, values, by="bald", **columns):
+    """A table of scores, all columns the same, as the stage writes it."""
+    same = {name: pa.array(values, pa.float32()) for name in SCORE_COLUMNS}
+    filled = {
+        "id": pa.array(ids, pa.string()),
+        "source": pa.repeat(pa.scalar("pool.parquet"), len(ids)),
+        "samples": pa.repeat(pa.scalar(20, pa.int32()), len(ids)),
+        **same,
+        "predicted": pa.repeat(pa.scalar(0, pa.int32()), len(ids)),
+        "error": pa.nulls(len(ids), pa.string()),
+    } | columns
+    return pa.table(filled).cast(SCORES)
+
+
+def picks(table):
+    return table["id"].to_pylist()
+
+
+def reference(rows, k, by, seed):
+    """A global sort in plain Python: highest (or smallest) score of an id, ties by the hash."""
+    best = {}
+    for id, score in rows:
+        if score is not None and math.isfinite(score):
+            information = -score if by in SMALL_FIRST else score
+            best[id] = max(information, best.get(id, -math.inf))
+    return sorted(best, key=lambda id: (-best[id], hash_ids([id], seed)[0]))[:k]
+
+
+# Few distinct values, so that there are ties, and few ids, so that some come twice.
+ROWS = st.lists(
+    st.tuples(
+        st.integers(0, 40).map(str),
+        st.sampled_from([0.0, -0.0, 0.1, 0.25, 0.5, 1.0, math.nan, math.inf, -math.inf, None]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=ROWS,
+    cuts=st.lists(st.integers(0, 60), max_size=5),
+    k=st.integers(1, 50),
+    by=st.sampled_from(SCORE_COLUMNS),
+    seed=st.integers(0, 3),
+)
+def test_however_scores_are_sharded_the_picks_are_those_of_a_global_sort(rows, cuts, k, by, seed):
+    bounds = [0, *sorted(cuts), len(rows)]
+    shards = [rows[a:b] for a, b in pairwise(bounds)]
+    tables = [scores([i for i, _ in shard], [s for _, s in shard]) for shard in shards]
+    found = top_k_of(tables, k, by, seed)
+    assert picks(found) == reference(rows, k, by, seed)
+    assert found["rank"].to_pylist() == list(range(1, len(found) + 1))
+    assert found["score"].equals(found[by])
+    assert set(found["rule"].to_pylist()) <= {by}
+
+
+def test_a_folder_of_files_and_a_list_of_them_give_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.random(500).astype(np.float32)
+    ids = [f"i{n}" for n in range(500)]
+    for start in range(0, 500, 120):
+        stop = start + 120
+        publish_table(str(tmp_path), scores(ids[start:stop], values[start:stop]))
+    publish_table(str(tmp_path), scores([], []))
+    (tmp_path / "_SUCCESS").write_text("")
+    (tmp_path / ".half.parquet.tmp").write_text("")
+    expected = [ids[i] for i in np.argsort(-values)[:30]]
+    assert picks(top_k(str(tmp_path), 30)) == expected
+    assert picks(top_k(storage.list_files(str(tmp_path), ".parquet"), 30)) == expected
+
+
+@pytest.mark.parametrize("by", [*SMALL_FIRST, "bald", "mean_std"])
+def test_every_rule_knows_its_direction(by):
+    """A small margin or confidence is informative; of all else, much is."""
+    found = picks(top_k_of([scores("abc", [0.2, 0.1, 0.3])], 2, by, 0))
+    assert found == (["b", "a"] if by in SMALL_FIRST else ["c", "a"])
+
+
+def test_rows_with_an_error_are_never_picked_even_if_they_have_a_score():
+    table = scores("ab", [0.9, 0.1], error=pa.array(["truncated", None]))
+    assert picks(top_k_of([table], 5, "bald", 0)) == ["b"]
+    assert picks(top_k_of([table], 5, "random", 0)) == ["b"]
+
+
+def test_there_may_be_fewer_images_than_asked_for_or_none():
+    assert picks(top_k_of([scores("ab", [0.1, 0.2])], 10, "bald", 0)) == ["b", "a"]
+    nothing = top_k_of([scores("ab", [math.nan] * 2)], 10, "bald", 0)
+    assert nothing.column_names == top_k_of([scores("a", [1.0])], 1, "bald", 0).column_names
+    assert len(nothing) == 0
+
+
+def test_some_may_be_left_out_and_some_kept_to():
+    table = scores("abcd", [4.0, 3.0, 2.0, 1.0])
+    found = top_k_of([table], 4, "bald", 0, leave_out=IdSet.of("a"), only=IdSet.of("ac"))
+    assert picks(found) == ["c"]
+    assert picks(top_k_of([table], 4, "bald", 0, leave_out=IdSet.of([]))) == [*"abcd"]
+    assert picks(top_k_of([table], 4, "bald", 0, only=IdSet.of([]))) == []
+
+
+def test_when_all_scores_are_equal_no_folder_is_favoured():
+    """Of 10 folders of 200 images, 500 picks: 50 a folder, ±5.8 (hypergeometric)."""
+    ids = [f"folder{f}/{n:03}.jpg" for f in range(10) for n in range(200)]
+    tables = [scores(ids[i : i + 200], [0.0] * 200) for i in range(0, 2000, 200)]
+    by_folder = Counter(id.split("/")[0] for id in picks(top_k_of(tables, 500, "bald", 7)))
+    assert all(abs(by_folder[f"folder{f}"] - 50) < 4 * 5.8 for f in range(10))
+
+
+def test_random_is_the_same_again_for_a_seed_and_uniform_over_seeds():
+    """Each of 20 images is among 5 picks of 1000 seeds 250 ± 13.7 times."""
+    ids = [f"{n}" for n in range(20)]
+    table = pa.table({"id": ids, "source": ids})
+    forwards = [picks(top_k_of([table], 5, "random", seed)) for seed in range(1000)]
+    assert forwards[3] == picks(top_k_of([table[10:], table[:10]], 5, "random", 3))
+    times = Counter(id for found in forwards for id in found)
+    assert all(abs(times[id] - 250) < 4.5 * 13.7 for id in ids)
+    assert top_k_of([table], 5, "random", 0)["score"].null_count == 5
+
+
+def test_random_takes_images_whose_scores_say_nothing():
+    assert len(top_k_of([scores("ab", [math.nan, 0.1])], 2, "random", 0)) == 2
+
+
+def test_scores_of_different_k_are_not_ranked_together():
+    other = scores("c", [0.3], samples=pa.array([100], pa.int32()))
+    with pytest.raises(SelectionError, match="20 and 100 posterior samples are mixed"):
+        top_k_of([scores("ab", [0.1, 0.2]), other], 2, "bald", 0)
+
+
+@pytest.mark.parametrize(
+    ("k", "by", "told"),
+    [
+        (0, "bald", "k is 0; it must be at least 1"),
+        (-1, "bald", "k is -1"),
+        (1, "entropy", "by is 'entropy'; it must be one of bald, "),
+    ],
+)
+def test_what_cannot_be_asked_is_told(tmp_path, k, by, told):
+    with pytest.raises(SelectionError, match=told):
+        top_k(str(tmp_path), k, by)
+
+
+@pytest.mark.parametrize("by", RULES)
+def test_no_scores_at_all_are_an_error_not_an_empty_batch(tmp_path, by):
+    with pytest.raises(SelectionError, match="score the pool first"):
+        top_k(str(tmp_path / "nowhere"), 5, by)
+
+
+def test_a_table_that_is_no_scores_says_what_it_lacks(tmp_path):
+    pq.write_table(pa.table({"id": ["a"], "label": ["cat"]}), tmp_path / "labels.parquet")
+    with pytest.raises(SelectionError, match="have no column bald; they have id, label"):
+        top_k(str(tmp_path), 5)
+
+
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.99])
+def test_a_rotten_file_is_recognised_before_it_is_opened(tmp_path, at):
+    uri = publish_table(str(tmp_path), scores([str(n) for n in range(1000)], np.arange(1000.0)))
+    data = bytearray(storage.read(uri))
+    data[int(at * len(data))] ^= 4
+    with open(uri, "wb") as file:
+        file.write(data)
+    with pytest.raises(CorruptFileError, match="rotten"):
+        top_k(str(tmp_path), 5)
+
+
+def test_scores_of_ones_own_need_no_sha256_in_their_name(tmp_path):
+    pq.write_table(scores("ab", [0.1, 0.2]), tmp_path / "mine.parquet")
+    assert picks(top_k(str(tmp_path), 1)) == ["b"]

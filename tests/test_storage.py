@@ -1,0 +1,222 @@
+import os
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+
+from baal_ray import storage
+from baal_ray.errors import CorruptFileError, StorageError
+
+
+@pytest.fixture(params=["local", "file://", "memory://", "s3://"])
+def root(request, tmp_path):
+    """An empty folder on each kind of store."""
+    if request.param == "local":
+        return str(tmp_path / "é folder #1")
+    if request.param == "s3://":
+        return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    return f"{request.param}{tmp_path}"
+
+
+def test_what_is_published_is_read_listed_and_deleted(root):
+    uri = storage.join(root, "a", "b.bin")
+    assert not storage.exists(uri)
+    assert storage.list_files(root) == []
+    storage.publish(uri, b"one")
+    storage.publish(uri, b"two")
+    assert storage.read(uri) == b"two"
+    assert storage.exists(uri)
+    assert storage.exists(storage.join(root, "a"))
+    assert storage.list_files(root) == [uri]
+    storage.delete(uri)
+    storage.delete(uri)
+    assert not storage.exists(uri)
+    assert storage.list_files(root) == []
+
+
+def test_files_are_listed_without_what_is_hidden_or_unfinished(root):
+    shown = ["1.parquet", "b=é/2.parquet", "a/deep/er/x y.parquet"]
+    hidden = ["_SUCCESS.parquet", ".1.parquet.0f.tmp", "_temporary/0/a.parquet", ".git/x.parquet"]
+    for name in [*shown, *hidden, "notes.txt"]:
+        storage.publish(storage.join(root, name), b"x")
+    storage.publish(f"{root}-other/3.parquet", b"x")
+    found = storage.list_files(root, ".parquet")
+    assert found == sorted(storage.join(root, name) for name in shown)
+    assert [storage.read(uri) for uri in found] == [b"x"] * 3
+    assert storage.list_files(f"{root}/", ".parquet") == found
+    assert storage.list_files(storage.join(root, "1.parquet")) == []
+
+
+def test_walking_gives_names_below_folder_by_folder(root):
+    for name in ["b/2.jpg", "_DSC1.jpg", "._DSC1.jpg", ".trash/3.jpg", "日本/é.jpg", "b/c/1.jpg"]:
+        storage.publish(storage.join(root, name), b"x")
+    storage.publish(f"{root}-other/3.jpg", b"x")
+    names = list(storage.walk_files(f"{root}/"))
+    assert sorted(names) == ["_DSC1.jpg", "b/2.jpg", "b/c/1.jpg", "日本/é.jpg"]
+    assert names[0] == "_DSC1.jpg"
+    assert list(storage.walk_files(storage.join(root, "none"))) == []
+
+
+def test_of_many_who_create_a_file_one_wins(root):
+    uri = storage.join(root, "plan.json")
+    # Alone where the store is a stand-in that loses races: fsspec's memory, moto's S3.
+    writers = 16 if "s3://" not in uri and "memory://" not in uri else 1
+    together = threading.Barrier(writers)
+
+    def create(number):
+        together.wait()
+        return storage.create_if_absent(uri, str(number).encode() * 10_000)
+
+    with ThreadPoolExecutor(writers) as threads:
+        won = list(threads.map(create, range(writers)))
+    assert won.count(True) == 1
+    assert storage.read(uri) == str(won.index(True)).encode() * 10_000
+    assert not storage.create_if_absent(uri, b"late")
+    assert storage.read(uri) != b"late"
+    assert storage.list_files(root) == [uri]
+
+
+def test_readers_see_a_whole_file_or_none(tmp_path):
+    uri = str(tmp_path / "round.json")
+    whole = {bytes([n]) * 2_000_000 for n in range(4)}
+    storage.publish(uri, min(whole))
+    done = threading.Event()
+    seen = set()
+
+    def keep_reading():
+        while not done.is_set():
+            seen.add(storage.read(uri))
+
+    reader = threading.Thread(target=keep_reading)
+    reader.start()
+    for data in [*whole] * 5:
+        storage.publish(uri, data)
+    done.set()
+    reader.join()
+    assert seen <= whole
+    assert os.listdir(tmp_path) == ["round.json"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+    uri = str(tmp_path / "round.json")
+    storage.publish(uri, b"old")
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"round\.json cannot be written: .*No space left"):
+        storage.publish(uri, b"new")
+    with pytest.raises(StorageError, match="cannot be created"):
+        storage.create_if_absent(uri + "2", b"new")
+    assert os.listdir(tmp_path) == ["round.json"]
+    assert storage.read(uri) == b"old"
+
+
+def test_published_files_are_readable_by_others_as_the_umask_says(tmp_path):
+    before = os.umask(0o022)
+    try:
+        storage.publish(str(tmp_path / "a"), b"")
+        storage.create_if_absent(str(tmp_path / "b"), b"")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in "ab"}
+    assert modes == {0o644}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-1],
+        lambda data: b"",
+        lambda data: data + b"\0",
+        lambda data: bytes([data[0] ^ 1]) + data[1:],
+        lambda data: data[:500] + bytes([data[500] ^ 128]) + data[501:],
+    ],
+    ids=["truncated", "empty", "longer", "first bit", "a middle bit"],
+)
+def test_a_file_that_is_not_what_its_name_says_is_recognised(tmp_path, spoil):
+    data = bytes(range(256)) * 4
+    uri = storage.publish_by_sha256(str(tmp_path), data, ".parquet")
+    assert storage.publish_by_sha256(str(tmp_path), data, ".parquet") == uri
+    assert storage.read_verified(uri) == data
+    (tmp_path / uri.rsplit("/", 1)[1]).write_bytes(spoil(data))
+    with pytest.raises(CorruptFileError, match="torn, truncated or rotten"):
+        storage.read_verified(uri)
+
+
+def test_a_name_without_a_sha256_is_not_taken_on_trust(tmp_path):
+    sha256 = storage.sha256(b"x")
+    for name in ("x.parquet", f"copy-{sha256}.parquet", f"{sha256}.parquet.bak", sha256[1:]):
+        uri = str(tmp_path / name)
+        storage.publish(uri, b"x")
+        assert not storage.is_named_by_sha256(uri)
+        with pytest.raises(CorruptFileError, match="is not named by a sha256"):
+            storage.read_verified(uri)
+    assert storage.is_named_by_sha256(f"/a/{sha256}")
+    assert storage.is_named_by_sha256(f"s3://a/{sha256}.parquet")
+
+
+def test_names_that_fsspec_would_read_otherwise(tmp_path):
+    for name in ("a::b", "zip::c", "a%20b", "a?b", "a*b", "a b"):
+        uri = str(tmp_path / name)
+        storage.publish(uri, name.encode())
+        assert storage.read(uri) == name.encode()
+    assert len(os.listdir(tmp_path)) == 6
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/nowhere/at/all",
+        "nothing://known",
+        "memory://nowhere",
+        "s3://",
+        "http://127.0.0.1:9/refused",
+        "https://",
+        "/",
+    ],
+)
+@pytest.mark.usefixtures("bucket")
+def test_whatever_a_store_raises_is_told_as_ours(uri):
+    with pytest.raises(StorageError, match="cannot be"):
+        storage.read(uri)
+
+
+def test_what_cannot_be_written_is_told_as_ours(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    uri = str(tmp_path / "file" / "below")
+    for act in (storage.publish, storage.create_if_absent):
+        with pytest.raises(StorageError, match="File exists"):
+            act(uri, b"x")
+    with pytest.raises(StorageError, match="Is a directory"):
+        storage.publish(str(tmp_path), b"x")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read anything")
+def test_a_folder_that_may_not_be_read_is_no_empty_folder(tmp_path):
+    (tmp_path / "shut").mkdir(mode=0)
+    with pytest.raises(StorageError, match="cannot be listed"):
+        list(storage.walk_files(str(tmp_path)))
+
+
+def test_what_others_write_is_seen_though_it_was_absent_before(bucket):
+    folder, uri = storage.join(bucket, "shared"), storage.join(bucket, "shared", "2.json")
+    client = boto3.client("s3")  # another process, for all that our file system knows
+    client.put_object(Bucket="bucket", Key="shared/1.json", Body=b"1")
+    fs, _ = storage.filesystem(bucket)
+    assert len(fs.ls("bucket/shared")) == 1  # s3fs remembers this
+    client.put_object(Bucket="bucket", Key="shared/2.json", Body=b"2")
+    assert storage.exists(uri)
+    assert len(storage.list_files(folder)) == 2
+    assert len(list(storage.walk_files(folder))) == 2
+
+
+def test_pyarrow_reads_where_fsspec_writes(root):
+    uri = storage.join(root, "x.bin")
+    storage.publish(uri, b"0123456789")
+    fs, path = storage.arrow_filesystem(uri)
+    with fs.open_input_file(path) as file:
+        assert file.read_at(3, 4) == b"456"

@@ -43,9 +43,11 @@ def main() -> None:
 )
 def demo(folder: str) -> None:
     """Three rounds on real handwritten digits, on this machine, against random picks."""
-    from baal_ray.demo import run_demo
+    console = Console()
+    with console.status("loading Ray"):
+        from baal_ray.demo import run_demo
 
-    run_demo(os.path.abspath(folder), Console())
+    run_demo(os.path.abspath(folder), console)
 
 
 @main.command()

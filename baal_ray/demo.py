@@ -64,7 +64,8 @@ def run_demo(folder: str, console: Console) -> None:
         raise BaalRayError(f"{folder} exists; delete it, or name another with --folder")
     truth = _write_digits(folder)
     start = _first_labels(truth)
-    _start_ray()
+    with _ticking(console, "starting Ray on this machine"):
+        _start_ray()
     console.print(
         f"A pool of {len(truth)} handwritten digits, {START} of them labelled; {EVALUATION} more "
         f"to measure on.\nEvery round acquires {K}: by BALD, or at random.\n",

@@ -87,6 +87,9 @@ class Mortal(torch.nn.Module):
 
     def forward(self, images_N: torch.Tensor) -> torch.Tensor:
         self.steps += self.training
+        if self.training:
+            with self.marker.with_suffix(".steps").open("a") as steps:
+                steps.write("step\n")
         if self.steps == 10 and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), SIGKILL)

@@ -23,20 +23,15 @@ class PredictiveStatistics:
     samples that agree would have a `mean_std` of 3e-4 and a `bald` of 1e-6, float32's rounding,
     instead of 0.
 
+    The samples are dealt to `GROUPS` groups in turn, each with sums of its own, for what BALD
+    would be without one of them.
+
     Attributes:
         samples: K so far.
     """
 
-    def __init__(self, log_probs_N_C: Tensor) -> None:
-        """Start from the first posterior sample's log-probabilities."""
-        probs_N_C = _probs(log_probs_N_C)
-        self.samples = 1
-        self._first_N_C = probs_N_C
-        self._deviation_sum_N_C = torch.zeros_like(probs_N_C)
-        self._squared_deviation_sum_N_C = torch.zeros_like(probs_N_C)
-        self._first_entropy_N = _entropy(probs_N_C)
-        self._entropy_deviation_sum_N = torch.zeros_like(self._first_entropy_N)
-        self._votes_N_C = _votes(probs_N_C)
+    def __init__(self) -> None:
+        self.samples = 0
 
     @classmethod
     def of(cls, log_probs_N_K_C: Tensor) -> "PredictiveStatistics":
@@ -50,27 +45,46 @@ class PredictiveStatistics:
                 f"log_probs_N_K_C has shape {list(log_probs_N_K_C.shape)}; it must be "
                 "[N images, K >= 1 posterior samples, C >= 1 classes]"
             )
-        first_N_C, *others = log_probs_N_K_C.unbind(dim=1)
-        statistics = cls(first_N_C)
-        for log_probs_N_C in others:
-            statistics.add(log_probs_N_C)
+        statistics = cls()
+        for log_probs_N_C in log_probs_N_K_C.unbind(dim=1):
+            statistics.add(log_probs_N_C.unsqueeze(0))
         return statistics
 
-    def add(self, log_probs_N_C: Tensor) -> None:
-        """Add one more posterior sample."""
-        probs_N_C = _probs(log_probs_N_C)
+    def add(self, log_probs_K_N_C: Tensor) -> None:
+        """Add the log-probabilities of K more posterior samples."""
+        for probs_N_C in _probs(log_probs_K_N_C).unbind():
+            if self.samples == 0:
+                self._begin(probs_N_C)
+            self._add(probs_N_C)
+
+    def _begin(self, first_N_C: Tensor) -> None:
+        self._first_N_C = first_N_C
+        self._first_entropy_N = _entropy(first_N_C)
+        self._deviation_sum_G_N_C = first_N_C.new_zeros(GROUPS, *first_N_C.shape)
+        self._squared_deviation_sum_N_C = torch.zeros_like(first_N_C)
+        self._entropy_deviation_sum_G_N = first_N_C.new_zeros(GROUPS, len(first_N_C))
+        self._votes_N_C = torch.zeros_like(first_N_C)
+
+    def _add(self, probs_N_C: Tensor) -> None:
         deviation_N_C = probs_N_C - self._first_N_C
+        entropy_N = _entropy(probs_N_C)
+        group = self.samples % GROUPS
+        self._deviation_sum_G_N_C[group] += deviation_N_C
+        self._squared_deviation_sum_N_C.addcmul_(deviation_N_C, deviation_N_C)
+        self._entropy_deviation_sum_G_N[group] += entropy_N - self._first_entropy_N
+        # NaN is kept: argmax would count it as a vote like any other.
+        vote_N = torch.ones_like(entropy_N).where(entropy_N.isfinite(), torch.nan)
+        predicted_N = probs_N_C.argmax(dim=1)
+        self._votes_N_C.scatter_add_(1, predicted_N.unsqueeze(1), vote_N.unsqueeze(1))
         self.samples += 1
-        self._deviation_sum_N_C += deviation_N_C
-        self._squared_deviation_sum_N_C += deviation_N_C.square()
-        self._entropy_deviation_sum_N += _entropy(probs_N_C) - self._first_entropy_N
-        self._votes_N_C += _votes(probs_N_C)
 
     def mean_probs(self) -> Tensor:
         """The Monte Carlo averaged class probabilities [N, C]."""
-        mean_N_C = self._first_N_C + self._deviation_sum_N_C / self.samples
+        return self._mean(self._deviation_sum_G_N_C.sum(dim=0), self.samples)
+
+    def _mean(self, deviation_sum_N_C: Tensor, samples: int) -> Tensor:
         # Rounding can take a mean just below 0, where its entropy would be −∞.
-        return mean_N_C.clamp(min=0)
+        return (self._first_N_C + deviation_sum_N_C / samples).clamp(min=0)
 
     def predictive_entropy(self) -> Tensor:
         """H(mean_k p_k): the entropy of the averaged prediction [N]."""
@@ -78,11 +92,46 @@ class PredictiveStatistics:
 
     def expected_entropy(self) -> Tensor:
         """mean_k H(p_k): how unsure the samples are on average, each by itself [N]."""
-        return self._first_entropy_N + self._entropy_deviation_sum_N / self.samples
+        return self._mean_entropy(self._entropy_deviation_sum_G_N.sum(dim=0), self.samples)
 
     def bald(self) -> Tensor:
         """H(mean_k p_k) − mean_k H(p_k), at least 0: what the samples disagree about [N]."""
         return (self.predictive_entropy() - self.expected_entropy()).clamp(min=0)
+
+    def _mean_entropy(self, deviation_sum_N: Tensor, samples: int) -> Tensor:
+        return self._first_entropy_N + deviation_sum_N / samples
+
+    def bald_without(self) -> list[Tensor]:
+        """BALD without each group of samples, at least 0 [N]; NaN if the group has all or none."""
+        return [bald_N.clamp(min=0) for bald_N in self._bald_without()]
+
+    def _bald_without(self) -> list[Tensor]:
+        deviation_sum_N_C = self._deviation_sum_G_N_C.sum(dim=0)
+        entropy_sum_N = self._entropy_deviation_sum_G_N.sum(dim=0)
+        without = []
+        for group in range(GROUPS):
+            left = self.samples - len(range(group, self.samples, GROUPS))
+            if left in (0, self.samples):  # without all, or without none
+                without.append(torch.full_like(entropy_sum_N, torch.nan))
+                continue
+            mean_N_C = self._mean(deviation_sum_N_C - self._deviation_sum_G_N_C[group], left)
+            expected_N = self._mean_entropy(
+                entropy_sum_N - self._entropy_deviation_sum_G_N[group], left
+            )
+            without.append(_entropy(mean_N_C) - expected_N)
+        return without
+
+    def bald_std_error(self) -> Tensor:
+        """How far `bald` is likely to be from that of other K samples [N]; NaN for K = 1.
+
+        The grouped jackknife: √((G − 1)/G Σ_g (B_g − mean B)²), where B_g leaves out group g
+        (Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans, chapter 2).
+        """
+        groups = min(GROUPS, self.samples)
+        if groups < 2:
+            return torch.full_like(self._first_entropy_N, torch.nan)
+        without_G_N = torch.stack(self._bald_without()[:groups])
+        return ((groups - 1) * without_G_N.var(dim=0, correction=0)).sqrt()
 
     def variation_ratio(self) -> Tensor:
         """The share of samples that do not vote for the commonest class [N]."""
@@ -90,7 +139,7 @@ class PredictiveStatistics:
 
     def mean_std(self) -> Tensor:
         """(1/C) Σ_c √(E[p_c²] − E[p_c]²): the samples' spread, averaged over classes [N]."""
-        mean_N_C = self._deviation_sum_N_C / self.samples
+        mean_N_C = self._deviation_sum_G_N_C.sum(dim=0) / self.samples
         variance_N_C = self._squared_deviation_sum_N_C / self.samples - mean_N_C.square()
         return variance_N_C.clamp(min=0).sqrt().mean(dim=1)
 
@@ -112,8 +161,16 @@ class PredictiveStatistics:
 
     def columns(self) -> dict[str, Tensor]:
         """Every score column, each [N]."""
-        return {name: getattr(self, name)() for name in (*SCORES, "predicted")}
+        return {
+            **{name: getattr(self, name)() for name in (*SCORES, "bald_std_error", "predicted")},
+            **dict(zip(BALD_WITHOUT, self.bald_without(), strict=True)),
+        }
 
+
+#: Groups of samples, each left out in turn. A fifth at a time shows how stable picks are.
+GROUPS = 5
+
+BALD_WITHOUT = tuple(f"bald_without_{group}" for group in range(1, GROUPS + 1))
 
 SCORES = (
     "bald",
@@ -195,9 +252,3 @@ def _probs(log_probs: Tensor) -> Tensor:
 def _entropy(probs_N_C: Tensor) -> Tensor:
     entropy_N_C: Tensor = torch.special.entr(probs_N_C)
     return entropy_N_C.sum(dim=1)
-
-
-def _votes(probs_N_C: Tensor) -> Tensor:
-    # NaN is kept: argmax would count it as a vote like any other.
-    votes_N_C = torch.zeros_like(probs_N_C).scatter_(1, probs_N_C.argmax(dim=1, keepdim=True), 1)
-    return votes_N_C.where(probs_N_C.isfinite().all(dim=1, keepdim=True), torch.nan)

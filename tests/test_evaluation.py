@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 def sums(mean_probs, labels):
     """One posterior sample, so that it is the mean."""
     return evaluation_sums(
-        PredictiveStatistics(torch.tensor(mean_probs).log()), torch.tensor(labels)
+        PredictiveStatistics.of(torch.tensor(mean_probs).log().unsqueeze(1)),
+        torch.tensor(labels),
     )
 
 
@@ -75,6 +76,6 @@ def test_a_model_that_diverged_is_wrong_and_does_not_crash():
 
 
 def test_labels_may_be_of_any_integer_type():
-    predictions = PredictiveStatistics(torch.tensor([[0.9, 0.1]]).log())
+    predictions = PredictiveStatistics.of(torch.tensor([[[0.9, 0.1]]]).log())
     for dtype in (torch.int32, torch.uint8):
         assert metrics(evaluation_sums(predictions, torch.tensor([0], dtype=dtype)))

@@ -3,7 +3,7 @@
 It is run on a few images, and what it does there is held against what a posterior sample is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,29 +11,37 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from baal_ray.errors import PosteriorError
-from baal_ray.posterior.dropout_mode import MaskedDropout
+from baal_ray.posterior.dropout_mode import CaughtDropout, MaskedDropout
 from baal_ray.posterior.masks import SharedMasks
 from baal_ray.posterior.outputs import check_output, log_probs_of
+from baal_ray.posterior.sites import Site, WatchedDropout, find_axes, unlike
 
 #: Images looked at.
 PROBE = 4
 
-# What two passes over the same image may differ by, as a share of what other masks change:
-# kernels are chosen by shape, which makes 1e-5 of it in float32, about a hundredth in bfloat16.
-_TOLERANCE = 0.05
+# What two passes over the same images may differ by, of the largest log-probability: kernels that
+# add up in another order each time make 1e-6 of it in float32, 1e-2 in 16 bits.
+_REPEATED, _REPEATED_IN_16_BITS = 1e-5, 2e-2
+
+# The same for an image that has moved, as a share of what other masks change: kernels are chosen
+# by shape, which makes 1e-5 of it in float32, 1e-3 in TF32 and 1e-2 in bfloat16.
+_MOVED = 0.05
 _MASKS_TRIED = 4
 
 # Of a log-probability, where the masks happen to change nothing.
 _ROUNDING = 1e-4
 
 
-def check_posterior(model: nn.Module, images: Tensor, output: str) -> None:
+def check_posterior(model: nn.Module, images: Tensor, output: str) -> tuple[Site, ...]:
     """Draw from the model a few times on at most `PROBE` images.
 
     Args:
         model: the model, in evaluation mode.
         images: a mini-batch [N, ...], N ≥ 1.
         output: what the model is declared to return.
+
+    Returns:
+        Its dropouts, in the order of the forward pass.
 
     Raises:
         PosteriorError: no dropout is reached, or not each of them, or the model is not a function
@@ -42,38 +50,61 @@ def check_posterior(model: nn.Module, images: Tensor, output: str) -> None:
     """
     refuse_hidden_dropout(model)
     probe = _with_neighbour(images[:PROBE])
-    mode = _mode(0, probe)
-    with _watch_dropouts(model, mode) as missed, mode:
-        predictions = model(probe)
-    _check_reached(mode, missed)
+    _check_reached(model, probe)
+    axes = find_axes(model, probe)
+
+    def draw(k: int, images: Tensor) -> tuple[Tensor, MaskedDropout]:
+        # Shared masks whatever the user's are: an image then keeps its masks when it is moved.
+        mode = MaskedDropout(SharedMasks(0, (k,)), len(images), axes)
+        with mode:
+            return model(images.clone()), mode
+
+    predictions, mode = draw(0, probe)
     log_probs = log_probs_of(predictions, output)
     check_output(predictions, len(probe), output)
+    repeated = _REPEATED_IN_16_BITS if in_16_bits(model, predictions) else _REPEATED
+    repeated *= largest(log_probs)
 
-    def draw(k: int) -> Tensor:
-        with _mode(k, probe):
-            return log_probs_of(model(probe), output)
-
-    tolerance = max(
-        _ROUNDING, _TOLERANCE * max(_distance(log_probs, draw(k)) for k in range(1, _MASKS_TRIED))
-    )
-    if (difference := _distance(log_probs, draw(0))) > tolerance:
+    again = log_probs_of(draw(0, probe)[0], output)
+    if (difference := log_prob_distance(log_probs, again)) > repeated:
         raise PosteriorError(
             "the model gives another result each time on the same images and masks "
             f"(log-probabilities differ by {difference:.2g}); take out what else is random in it"
         )
-    _check_neighbours(model, probe, output, mode.mask_shapes, log_probs, tolerance)
+    # The first image at its place among others, which takes the same kernels; then it comes last
+    # in a larger mini-batch.
+    others = unlike(probe)
+    among_others = log_probs_of(draw(0, torch.cat([probe[:1], others[1:]]))[0], output)
+    moved, moved_mode = draw(0, torch.cat([others, probe[:1]]))
+    _check_shapes(mode.mask_shapes, moved_mode.mask_shapes, len(probe))
+    masks_change = max(
+        log_prob_distance(log_probs, log_probs_of(draw(k, probe)[0], output))
+        for k in range(1, _MASKS_TRIED)
+    )
+    for image, tolerance in (
+        (among_others[:1], repeated),
+        (log_probs_of(moved, output)[-1:], max(_ROUNDING, _MOVED * masks_change)),
+    ):
+        if (difference := log_prob_distance(log_probs[:1], image)) > tolerance:
+            raise PosteriorError(
+                "the model lets an image's prediction depend on the others in its mini-batch: its "
+                f"log-probabilities differ by {difference:.2g} in other company. Look for "
+                "statistics over the mini-batch, such as a BatchNorm without running averages, "
+                "and for a dropout that sees rows of several images in turn"
+            )
+    return tuple(Site(*site) for site in zip(axes, mode.mask_shapes, mode.ps, strict=True))
 
 
 def refuse_hidden_dropout(model: nn.Module) -> None:
     """Refuse modules whose dropout happens where no mask reaches it.
 
     Raises:
-        PosteriorError: `nn.MultiheadAttention` or a recurrent module has dropout > 0, or a
-            scripted module has any.
+        PosteriorError: a recurrent module has dropout > 0 between its layers, or a scripted module
+            has any.
     """
     for name, module in model.named_modules():
         where = f"{name or 'the model'} is a {type(module).__name__}"
-        if isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0:
+        if isinstance(module, nn.RNNBase) and module.dropout > 0:
             raise PosteriorError(
                 f"{where} with dropout={module.dropout}, which PyTorch applies inside a fused "
                 "kernel where no posterior sample can reach it; build it with dropout=0, which "
@@ -91,28 +122,40 @@ def _scripts_dropout(module: torch.jit.ScriptModule) -> bool:
     return module._c._has_method("forward") and "dropout" in str(module.inlined_graph)
 
 
-def _mode(k: int, images: Tensor) -> MaskedDropout:
-    # Shared masks whatever the user's are: an image then keeps its masks when it is moved.
-    return MaskedDropout(SharedMasks(0, k), len(images))
-
-
-def _distance(one: Tensor, other: Tensor) -> float:
+def log_prob_distance(one: Tensor, other: Tensor) -> float:
     """The largest difference between two sets of log-probabilities; NaN counts as none."""
     smallest = -1e4  # −∞ less −∞ is no number
     return (one.clamp(smallest) - other.clamp(smallest)).abs().nan_to_num().max().item()
+
+
+def largest(log_probs: Tensor) -> float:
+    """The largest finite log-probability by size, at least 1."""
+    return max(1.0, log_probs.where(log_probs.isfinite(), 0).abs().max().item())
+
+
+def in_16_bits(model: nn.Module, predictions: Tensor) -> bool:
+    """Whether a model computes in bfloat16 or float16, wholly or in part."""
+    device = predictions.device.type
+    return torch.is_autocast_enabled(device) or any(
+        tensor.is_floating_point() and tensor.dtype.itemsize == 2
+        for tensor in (predictions, *model.parameters())
+    )
 
 
 def _with_neighbour(images: Tensor) -> Tensor:
     return images if len(images) > 1 else torch.cat([images, torch.zeros_like(images)])
 
 
-def _check_reached(mode: MaskedDropout, missed: Sequence[str]) -> None:
+def _check_reached(model: nn.Module, probe: Tensor) -> None:
+    watched = WatchedDropout()
+    with _watch_dropouts(model, watched) as missed, watched:
+        model(probe.clone())
     if missed:
         raise PosteriorError(
             f"dropout is not reached at {', '.join(missed)}, though its parent runs: a fused path "
             "goes around it. Set its p to 0, or call it in forward()"
         )
-    if not mode.mask_shapes:
+    if not watched.sites:
         raise PosteriorError(
             "the model has no dropout with p > 0 on its way from images to predictions, so all "
             "its posterior samples are the same and every BALD score would be 0; add a dropout "
@@ -121,38 +164,18 @@ def _check_reached(mode: MaskedDropout, missed: Sequence[str]) -> None:
         )
 
 
-def _check_neighbours(
-    model: nn.Module,
-    probe: Tensor,
-    output: str,
-    mask_shapes: list[tuple[int, ...]],
-    log_probs: Tensor,
-    tolerance: float,
+def _check_shapes(
+    shapes: list[tuple[int, ...]], others: list[tuple[int, ...]], images: int
 ) -> None:
-    """The first image again, last in a larger mini-batch of others: white ones, unlike any."""
-    white = torch.full_like(probe, probe.nan_to_num().max().item())
-    others = torch.cat([white, probe[:1]])
-    mode = _mode(0, others)
-    with mode:
-        moved = log_probs_of(model(others), output)
-    if mode.mask_shapes != mask_shapes:
+    if shapes != others:
         raise PosteriorError(
-            f"dropout masks change with the mini-batch (shapes {mask_shapes} for {len(probe)} "
-            f"images, {mode.mask_shapes} for {len(others)}): some dropout sees a tensor whose "
-            "first axis is not the mini-batch. Put it there (batch_first=True), or transpose "
-            "around the dropout"
-        )
-    if (difference := _distance(log_probs[:1], moved[-1:])) > tolerance:
-        raise PosteriorError(
-            "the model lets an image's prediction depend on the others in its mini-batch: its "
-            f"log-probabilities differ by {difference:.2g} in other company. Look for statistics "
-            "over the mini-batch, such as a BatchNorm without running averages, and for a dropout "
-            "that sees rows of several images in turn"
+            f"dropout masks change with the mini-batch (shapes {shapes} for {images} images, "
+            f"{others} for {images + 1}); they must be the same for one image in any company"
         )
 
 
 @contextmanager
-def _watch_dropouts(model: nn.Module, mode: MaskedDropout) -> Iterator[list[str]]:
+def _watch_dropouts(model: nn.Module, mode: CaughtDropout) -> Iterator[list[str]]:
     """Once the block has ended, the dropouts that caught no mask while their parent ran."""
     missed: list[str] = []
     ran: set[nn.Module] = set()
@@ -160,11 +183,11 @@ def _watch_dropouts(model: nn.Module, mode: MaskedDropout) -> Iterator[list[str]
     before: list[int] = []
 
     def enter(module: nn.Module, _: object) -> None:
-        before.append(len(mode.mask_shapes))
+        before.append(mode.sites)
 
     def leave(module: nn.Module, _: object, __: object) -> None:
         ran.add(module)
-        if len(mode.mask_shapes) > before.pop():
+        if mode.sites > before.pop():
             masked.add(module)
 
     handles = [

@@ -8,7 +8,7 @@ it, and the first 20 of 100 posterior samples are the 20.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,22 +24,28 @@ class MaskCache:
 
     def __init__(self, max_bytes: int = 2**28) -> None:
         self.max_bytes = max_bytes
-        self._free = max_bytes
+        self._used = 0
         self._masks: dict[tuple[Any, ...], Tensor] = {}
 
     # A mask made in the caller's inference mode would be refused by autograd in a later call.
     @torch.inference_mode(False)
     def keep(
-        self, seed: int, k: int, site: int, shape: tuple[int, ...], p: float, device: torch.device
+        self,
+        seed: int,
+        ks: Sequence[int],
+        site: int,
+        shape: tuple[int, ...],
+        p: float,
+        device: torch.device,
     ) -> Tensor:
-        """True where a unit stays, of this shape."""
-        place = (seed, k, site, shape, p, device)
+        """True where a unit stays, [K, *shape]."""
+        place = (seed, tuple(ks), site, shape, p, device)
         mask = self._masks.get(place)
         if mask is None:
-            mask = _keep((seed, k, site), shape, p).to(device)
-            if mask.nbytes <= self._free:
+            mask = torch.stack([_keep((seed, k, site), shape, p) for k in ks]).to(device)
+            if self._used + mask.nbytes <= self.max_bytes:
                 self._masks[place] = mask
-                self._free -= mask.nbytes
+                self._used += mask.nbytes
         return mask
 
     def __reduce__(self) -> tuple[type["MaskCache"], tuple[int]]:
@@ -48,33 +54,40 @@ class MaskCache:
 
 @dataclass(frozen=True)
 class SharedMasks:
-    """The k-th posterior sample as one set of masks, the same for every image."""
+    """Posterior samples as one set of masks each, the same for every image."""
 
     seed: int
-    k: int
+    ks: Sequence[int]
     cache: MaskCache = field(default_factory=MaskCache, repr=False, compare=False)
 
     def keep(self, site: int, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
-        """True where a unit stays, shape [1, *shape]: the same for each of the N images."""
-        return self.cache.keep(self.seed, self.k, site, shape, p, device).unsqueeze(0)
+        """True where a unit stays, [K, 1, *shape]: the same for each of the N images."""
+        return self.cache.keep(self.seed, self.ks, site, shape, p, device).unsqueeze(1)
 
 
 @dataclass(frozen=True)
 class PerItemMasks:
-    """The k-th posterior sample with masks for each image of its own, keyed by its id too."""
+    """Posterior samples with masks for each image of its own, keyed by its id too."""
 
     seed: int
-    k: int
+    ks: Sequence[int]
     ids: Sequence[str]
 
     def keep(self, site: int, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
-        """True where a unit stays, shape [N, *shape]."""
+        """True where a unit stays, [K, N, *shape]."""
         # str: NumPy's strings print as np.str_('…').
-        masks = [_keep((self.seed, self.k, site, str(item)), shape, p) for item in self.ids]
-        return torch.stack(masks).to(device)
+        masks = [
+            _keep((self.seed, k, site, str(item)), shape, p) for k in self.ks for item in self.ids
+        ]
+        return torch.stack(masks).view(len(self.ks), len(self.ids), *shape).to(device)
 
 
-Masks = SharedMasks | PerItemMasks
+class Masks(Protocol):
+    """The masks of K posterior samples for each call site of dropout."""
+
+    def keep(self, site: int, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
+        """True where a unit stays, [K, N or 1, *shape]."""
+        ...
 
 
 def _keep(key: tuple[int | str, ...], shape: tuple[int, ...], p: float) -> Tensor:

@@ -4,8 +4,11 @@ Gal and Ghahramani 2016, https://arxiv.org/abs/1506.02142: keeping dropout on at
 draws from an approximate posterior over the weights.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +16,24 @@ from torch import Tensor, nn
 from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.errors import PosteriorError
 from baal_ray.posterior.dropout_mode import MaskedDropout
-from baal_ray.posterior.guards import check_posterior
+from baal_ray.posterior.evaluation_mode import evaluation_mode
+from baal_ray.posterior.guards import check_posterior, in_16_bits, largest, log_prob_distance
 from baal_ray.posterior.masks import MaskCache, Masks, PerItemMasks, SharedMasks
+from baal_ray.posterior.memory import budget
 from baal_ray.posterior.outputs import OUTPUTS, log_probs_of
+from baal_ray.posterior.sites import Site
+from baal_ray.posterior.trunk_once import TrunkOnce
+from baal_ray.posterior.unchanged import Watch, structure, unchanged
 
 MASKS = ("shared", "per_item")
+
+
+# What the fast way may differ by from the model itself, of the largest log-probability: kernels do
+# by 1e-6 in float32, 1e-3 in TF32, 1e-2 in bfloat16.
+_ROUNDING, _ROUNDING_IN_16_BITS = 1e-4, 0.05
+
+# Mini-batches of so many shapes are prepared for; a pool has two, the last one being smaller.
+_SHAPES = 4
 
 
 class PosteriorSample(nn.Module):
@@ -28,38 +44,33 @@ class PosteriorSample(nn.Module):
     afterwards.
     """
 
-    def __init__(
-        self, model: nn.Module, seed: int, k: int, masks: str, output: str, cache: MaskCache
-    ) -> None:
+    def __init__(self, posterior: "MCDropout", k: int) -> None:
         super().__init__()
-        self.model = model
-        self.seed, self.k, self.masks, self.output = seed, k, masks, output
-        self._cache = cache
+        self.model = posterior.model
+        self.k = k
+        self._posterior = posterior
 
     def forward(self, images_N: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Log-probabilities [N, C], float32 or wider; `ids` are needed when masks are per item."""
-        images = len(images_N)
-        with _evaluation(self.model), MaskedDropout(self._masks(images, ids), images):
-            predictions = self.model(images_N)
-        return log_probs_of(predictions, self.output)
-
-    def _masks(self, images: int, ids: Sequence[str] | None) -> Masks:
-        if self.masks == "shared":
-            return SharedMasks(self.seed, self.k, self._cache)
-        if ids is None or len(ids) != images:
-            given = "none" if ids is None else len(ids)
-            raise PosteriorError(
-                f"masks='per_item' needs an id for each of the {images} images; {given} given"
-            )
-        return PerItemMasks(self.seed, self.k, ids)
+        if len(images_N) == 1:  # as `_draw` does, for a model that squeezes axes of one
+            two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
+            return self.forward(two, twice)[:1]
+        masks = self._posterior.masks_of(images_N, ids)((self.k,))
+        predictions = self._posterior.predict_under(masks, images_N)
+        return log_probs_of(predictions, self._posterior.output)
 
 
 class MCDropout:
     """Draws K posterior samples of a model with dropout.
 
     The first call looks at a few of its images and refuses a model whose samples would be all the
-    same, incomplete or dependent on an image's neighbours (`baal_ray.posterior.guards`). Not for
-    several threads at once, as a model in training mode is put in evaluation mode meanwhile.
+    same, incomplete or dependent on an image's neighbours (`baal_ray.posterior.guards`). Then the
+    model is traced, so that what no dropout touches runs once for all samples
+    (`baal_ray.posterior.trunk_once`), and the first mini-batch is held against the model itself.
+    A model that cannot be traced runs K times, and a warning says so.
+
+    Not for several threads at once, as a model in training mode is put in evaluation mode
+    meanwhile.
     """
 
     def __init__(
@@ -69,6 +80,8 @@ class MCDropout:
         seed: int = 0,
         masks: str = "shared",
         output: str = "logits",
+        *,
+        stochastic_depth: bool = False,
     ) -> None:
         """Prepare to draw; nothing runs yet.
 
@@ -80,6 +93,8 @@ class MCDropout:
             masks: "shared", one set of masks a sample for all images, or "per_item", keyed by
                 image id too.
             output: what the model returns, "logits" or "log_probs". It is declared, never guessed.
+            stochastic_depth: whether the blocks that torchvision's `StochasticDepth` (timm's
+                `DropPath`) leaves out in training are left out at random here too.
 
         Raises:
             PosteriorError: an argument is out of its range.
@@ -92,12 +107,30 @@ class MCDropout:
         self.seed = int(seed)
         self.masks = masks
         self.output = output
-        self._cache = MaskCache()
-        self._checked = False
+        self.stochastic_depth = stochastic_depth
+        self._warned = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._structure: list[Any] = []
+        self._watch = Watch([])
+        self._sites: dict[Any, tuple[Site, ...]] = {}
+        self._cache: MaskCache | None = None
+        self._prepared: OrderedDict[Any, TrunkOnce | None] = OrderedDict()
+        self._held_against_model: set[Any] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings; what was prepared is made anew where it is needed."""
+        settings = {name: value for name, value in vars(self).items() if name[0] != "_"}
+        return {**settings, "_warned": self._warned}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     def sample(self, k: int) -> PosteriorSample:
         """The k-th posterior sample as a plain module, counted from 0; k may exceed `samples`."""
-        return PosteriorSample(self.model, self.seed, int(k), self.masks, self.output, self._cache)
+        return PosteriorSample(self, int(k))
 
     def check(self, images_N: Tensor) -> None:
         """Look at a few images and refuse a model that cannot be sampled rightly.
@@ -105,9 +138,27 @@ class MCDropout:
         Raises:
             PosteriorError: see `baal_ray.posterior.guards.check_posterior`.
         """
-        with torch.no_grad(), _evaluation(self.model):
-            check_posterior(self.model, images_N, self.output)
-        self._checked = True
+        self.sites(images_N)
+
+    @torch.no_grad()
+    def sites(self, images_N: Tensor) -> tuple[Site, ...]:
+        """The model's dropouts, in the order of the forward pass; raises what `check` does."""
+        if len(images_N) == 0:
+            raise PosteriorError("the mini-batch has 0 images; it must have at least 1")
+        with self._evaluation():
+            self._notice_changes()
+            key = (images_N.shape[1:], self.masks)
+            if key not in self._sites:
+                with unchanged(self.model, images_N.device):
+                    sites = check_posterior(self.model, images_N, self.output)
+                if self.masks == "per_item" and not all(site.axis for site in sites):
+                    raise PosteriorError(
+                        "a dropout of the model sees what belongs to no image, such as its "
+                        "weights, so it cannot have masks for each; use masks='shared'"
+                    )
+                self._sites[key] = sites
+                self._watch.update()
+            return self._sites[key]
 
     def log_probs(self, images_N: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Every prediction, log_probs_N_K_C, float32 or wider: for small sets.
@@ -119,28 +170,199 @@ class MCDropout:
         Raises:
             PosteriorError: the model cannot be sampled rightly.
         """
-        return torch.stack(list(self._draw(images_N, ids)), dim=1)
+        pieces: list[Tensor] = []
+        self._draw(images_N, ids, 0, pieces.append)
+        return torch.cat(pieces).transpose(0, 1)
 
-    def predict(self, images_N: Tensor, ids: Sequence[str] | None = None) -> PredictiveStatistics:
-        """The sums over all K samples, streamed; arguments as for `log_probs`."""
-        draws = self._draw(images_N, ids)
-        statistics = PredictiveStatistics(next(draws))
-        for log_probs_N_C in draws:
-            statistics.add(log_probs_N_C)
+    def predict(
+        self,
+        images_N: Tensor,
+        ids: Sequence[str] | None = None,
+        *,
+        first_N_K_C: Tensor | None = None,
+    ) -> PredictiveStatistics:
+        """The sums over all K samples, streamed.
+
+        Args:
+            images_N: as for `log_probs`.
+            ids: as for `log_probs`.
+            first_N_K_C: log-probabilities of the first samples, where they have been drawn before;
+                the others are drawn now.
+
+        Raises:
+            PosteriorError: the model cannot be sampled rightly.
+        """
+        statistics = PredictiveStatistics()
+        if first_N_K_C is not None:
+            statistics.add(first_N_K_C.transpose(0, 1))
+        self._draw(images_N, ids, statistics.samples, statistics.add)
         return statistics
 
     def statistics(self, images_N: Tensor, ids: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Every score column by name and `predicted`, each [N]; arguments as for `log_probs`."""
         return self.predict(images_N, ids).columns()
 
-    def _draw(self, images_N: Tensor, ids: Sequence[str] | None) -> Iterator[Tensor]:
-        """The K predictions log_probs_N_C in order of k."""
-        if not self._checked:
-            self.check(images_N)
-        for k in range(self.samples):
-            with torch.no_grad():
-                log_probs_N_C = self.sample(k)(images_N, ids)
-            yield log_probs_N_C
+    def predict_under(self, masks: Masks, images_N: Tensor) -> Tensor:
+        """What the model returns under one posterior sample's masks, run as it is."""
+        axes = [site.axis for site in self.sites(images_N)]
+        with self._evaluation(), MaskedDropout(masks, len(images_N), axes):
+            predictions: Tensor = self.model(images_N.clone())  # not to be overwritten
+        return predictions
+
+    def masks_of(
+        self, images_N: Tensor, ids: Sequence[str] | None
+    ) -> Callable[[Sequence[int]], Masks]:
+        """The masks of some posterior samples, by their numbers; arguments as for `log_probs`."""
+        if self.masks == "shared":
+            cache = self._cache = self._cache or MaskCache(budget(images_N.device))
+            return lambda ks: SharedMasks(self.seed, ks, cache)
+        if ids is None or len(ids) != len(images_N):
+            given = "none" if ids is None else len(ids)
+            raise PosteriorError(
+                f"masks='per_item' needs an id for each of the {len(images_N)} images; {given} "
+                "given"
+            )
+        return lambda ks: PerItemMasks(self.seed, ks, ids)
+
+    def _evaluation(self) -> AbstractContextManager[None]:
+        return evaluation_mode(self.model, stochastic_depth=self.stochastic_depth)
+
+    @torch.no_grad()
+    def _draw(
+        self,
+        images_N: Tensor,
+        ids: Sequence[str] | None,
+        start: int,
+        take: Callable[[Tensor], None],
+    ) -> None:
+        """Give predictions [K', N, C] to `take`, in order of k from the start-th, K' at a time."""
+        if len(images_N) == 1:  # nothing tells its rows in a tensor from those of other images
+            two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
+            self._draw(two, twice, start, lambda log_probs_K_N_C: take(log_probs_K_N_C[:, :1]))
+            return
+        self.check(images_N)
+        masks_of = self.masks_of(images_N, ids)
+        ks = range(start, self.samples)
+        with self._evaluation():
+            prepared = self._prepare(images_N, masks_of)
+            if prepared is None:
+                with unchanged(self.model, images_N.device):
+                    for k in ks:
+                        predictions = self.predict_under(masks_of((k,)), images_N)
+                        take(log_probs_of(predictions, self.output).unsqueeze(0))
+                return
+            with torch.autocast(images_N.device.type, enabled=False):
+                for predictions in prepared.draw(images_N, masks_of, ks):
+                    take(log_probs_of(predictions, self.output))
+
+    def _notice_changes(self) -> None:
+        """Forget what was found out about a model that has changed since."""
+        now = structure(self.model)
+        if now != self._structure:
+            self._structure = now
+            self._sites.clear()
+            self._prepared.clear()
+            self._watch = Watch([*self.model.parameters(), *self.model.buffers()])
+        elif self._watch.changed():
+            self._sites.clear()
+            self._held_against_model.clear()
+            self._watch.update()
+
+    def _prepare(
+        self, images_N: Tensor, masks_of: Callable[[Sequence[int]], Masks]
+    ) -> TrunkOnce | None:
+        """The fast way for mini-batches like this one; None if the model must run whole."""
+        device = images_N.device.type
+        key = (
+            images_N.shape,
+            images_N.dtype,
+            images_N.device,
+            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+            *(self.samples, self.seed, self.masks, self.output, self.stochastic_depth),
+        )
+        if key in self._prepared and key not in self._held_against_model:
+            self._hold_again(key, images_N, masks_of)
+        if key not in self._prepared:
+            self._prepared[key] = self._trace(images_N, masks_of)
+            if len(self._prepared) > _SHAPES:
+                self._prepared.popitem(last=False)
+        self._held_against_model.add(key)
+        self._prepared.move_to_end(key)
+        return self._prepared[key]
+
+    def _hold_again(
+        self, key: Any, images_N: Tensor, masks_of: Callable[[Sequence[int]], Masks]
+    ) -> None:
+        """With the weights of now, go on with what was traced before if it is still right."""
+        prepared = self._prepared[key]
+        try:
+            if prepared is not None:
+                prepared.refresh()
+                self._hold_against_model(prepared, images_N, masks_of)
+        except PosteriorError:
+            del self._prepared[key]
+
+    # What is made in the caller's inference mode would be refused by tracing.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _trace(
+        self, images_N: Tensor, masks_of: Callable[[Sequence[int]], Masks]
+    ) -> TrunkOnce | None:
+        # Convolutions run faster on channels last.
+        layouts = [torch.channels_last] if images_N.ndim == 4 else []
+        for layout in (*layouts, torch.contiguous_format):
+            try:
+                with unchanged(self.model, images_N.device):
+                    prepared = TrunkOnce(
+                        self.model,
+                        images_N,
+                        layout,
+                        self.sites(images_N),
+                        self.samples,
+                        self.masks == "shared",
+                    )
+                self._hold_against_model(prepared, images_N, masks_of)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a model's code raises anything when traced
+                reason = error
+            else:
+                return prepared
+        if not self._warned:
+            _warn(self.samples, reason)
+            self._warned = True
+        return None
+
+    def _hold_against_model(
+        self,
+        prepared: TrunkOnce,
+        images_N: Tensor,
+        masks_of: Callable[[Sequence[int]], Masks],
+    ) -> None:
+        """Hold the first samples drawn the fast way, twice, against the model itself.
+
+        Raises:
+            PosteriorError: they differ.
+        """
+        ks = range(min(prepared.together, self.samples))
+        ends = [0, ks[-1]]
+        with unchanged(self.model, images_N.device):
+            plain = [self.predict_under(masks_of((k,)), images_N) for k in ends]
+        rounding = _ROUNDING_IN_16_BITS if in_16_bits(self.model, plain[0]) else _ROUNDING
+        plain_K_N_C = torch.stack(
+            [log_probs_of(predictions, self.output) for predictions in plain]
+        )
+        tolerance = rounding * largest(plain_K_N_C)
+        for _ in range(2):
+            with torch.autocast(images_N.device.type, enabled=False):
+                fast = torch.cat(list(prepared.draw(images_N, masks_of, ks)))[ends]
+            fast_K_N_C = log_probs_of(fast, self.output)
+            difference = log_prob_distance(fast_K_N_C, plain_K_N_C)
+            if difference > tolerance or not torch.equal(fast_K_N_C.isnan(), plain_K_N_C.isnan()):
+                raise PosteriorError(
+                    f"traced, its log-probabilities differ by {difference:.2g}, more than "
+                    f"{tolerance:.2g}"
+                )
 
 
 def _check_choice(name: str, value: object, right: bool, rule: str) -> None:
@@ -148,17 +370,12 @@ def _check_choice(name: str, value: object, right: bool, rule: str) -> None:
         raise PosteriorError(f"{name} is {value!r}; it must be {rule}")
 
 
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the block; each module's own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        # By train() first, which some modules override to do more: LoRA merges its weights.
-        for module, training in modes:
-            if module.training != training:
-                module.train(training)
-        for module, training in modes:
-            module.training = training
+def _warn(samples: int, reason: Exception) -> None:
+    lines = str(reason).strip().splitlines() or ["no reason given"]
+    warnings.warn(
+        f"the model cannot be traced, so it runs whole for each of the {samples} posterior "
+        f"samples: {samples} forward passes an image, where only what follows the first dropout "
+        f"need be repeated. {type(reason).__name__}: {lines[0]}",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from baal_ray.errors import PosteriorError
@@ -44,16 +43,6 @@ def test_no_dropout(p):
     refused(model, "no dropout with p > 0")
 
 
-def test_dropout_inside_attention():
-    attention = nn.MultiheadAttention(2, 1, dropout=0.1, batch_first=True)
-    model = Model(
-        lambda self, x: self.net(self.attention(*[sequence(x)] * 3)[0].flatten(1)),
-        attention=attention,
-        net=dropout_net(),
-    )
-    refused(model, r"attention is a MultiheadAttention with dropout=0.1.*build it with dropout=0")
-
-
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_dropout_between_recurrent_layers(kind):
     model = Model(
@@ -64,9 +53,8 @@ def test_dropout_between_recurrent_layers(kind):
     refused(model, f"recurrent is a {kind.__name__} with dropout=0.2")
 
 
-def encoder(attention_dropout):
+def encoder():
     layer = nn.TransformerEncoderLayer(2, 1, 4, dropout=0.2, batch_first=True)
-    layer.self_attn.dropout = attention_dropout
     return Model(
         lambda self, x: self.head(self.encoder(sequence(x)).flatten(1)),
         encoder=nn.TransformerEncoder(layer, 1, enable_nested_tensor=False),
@@ -74,14 +62,11 @@ def encoder(attention_dropout):
     )
 
 
-def test_a_transformer_encoder_is_refused_for_its_attention():
-    refused(encoder(0.2), "self_attn is a MultiheadAttention")
-
-
 def test_a_transformer_encoder_does_not_take_its_fused_path():
-    """In evaluation mode PyTorch would run the layer as one kernel, around its three dropouts."""
-    log_probs_N_K_C = MCDropout(encoder(0.0), samples=8).log_probs(inputs(6))
-    assert (log_probs_N_K_C.std(dim=1) > 0).all()
+    """In evaluation mode PyTorch would run the layer as one kernel, around its four dropouts."""
+    posterior = MCDropout(encoder(), samples=8)
+    assert (posterior.log_probs(inputs(6)).std(dim=1) > 0).all()
+    assert len(posterior.sites(inputs(6))) == 4
 
 
 def test_a_dropout_that_forward_goes_around():
@@ -152,30 +137,35 @@ def test_masks_of_ones_own_are_random_too():
     refused(Model(forward, net=dropout_net()), "another result each time")
 
 
-def test_sequence_first():
+def test_images_mixed_up_along_an_axis():
+    """Of six rows for four images, or of N·N pairs, none is one image's."""
+
+    def first_and_last(self, x):
+        self.drop(torch.cat([x, x[:2]]))
+        return self.net(x)
+
+    def pairs(self, x):
+        self.drop((x[:, None] - x[None]).flatten(0, 1))
+        return self.net(x)
+
+    for forward in (first_and_last, pairs):
+        refused(Model(forward, drop=nn.Dropout(0.5), net=dropout_net()), "must grow with the mini")
+
+    def shuffled(self, x):
+        self.drop(torch.cat([x, x])[torch.randperm(2 * len(x))])
+        return self.net(x)
+
+    refused(Model(shuffled, drop=nn.Dropout(0.5), net=dropout_net()), "mixed up")
+
+
+def test_dropouts_that_come_and_go():
     def forward(self, x):
-        steps_T_N_D = sequence(x).transpose(0, 1)
-        return self.head(self.drop(steps_T_N_D).transpose(0, 1).flatten(1))
+        return self.net(x if len(x) % 2 else self.drop(x))
 
-    refused(Model(forward, drop=nn.Dropout(0.5), head=nn.Linear(8, 3)), "the mini-batch")
-
-
-def test_images_behind_one_another_in_turns():
-    """Two crops of each image, stacked crop by crop: the mini-batch axis is not the outer one."""
-
-    def forward(self, x):
-        one, other = self.net(torch.cat([x, x.flip(1)])).chunk(2)
-        return one + other
-
-    refused(Model(forward, net=dropout_net()), "depend on the others")
-
-
-def test_dropped_weights():
-    def forward(self, x):
-        return F.linear(x, F.dropout(self.head.weight, 0.5))
-
-    refused(Model(forward, head=nn.Linear(8, 3)), "first axis must be the mini-batch")
-    refused(Model(forward, head=nn.Linear(8, 20)), "masks change with the mini-batch")
+    refused(
+        Model(forward, drop=nn.Dropout(0.5), net=dropout_net()),
+        "3 times for 4 images and 2 times for 5",
+    )
 
 
 def test_a_channel_dropout_that_takes_the_mini_batch_for_channels():

@@ -1,5 +1,7 @@
 """Fetch a few images of the pool again, by id."""
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -30,14 +32,30 @@ def write_batch(
         The rows of `selection` that were written, in order of rank. The others are gone from the
         pool by now, or cannot be decoded.
     """
-    if not len(selection):
-        return selection
-    narrow = listing.only(set(selection["source"].to_pylist()))
-    batch = _write(narrow, selection, folder, config)
-    if len(batch) < len(selection) and narrow != listing:
-        # The pool's files were renamed or rewritten since the images were scored.
-        batch = _write(listing, selection, folder, config)
+    batch = selection
+    for place in places(listing, selection):
+        batch = _write(place, selection, folder, config)
+        if len(batch) == len(selection):
+            break
     return batch
+
+
+def places(listing: PoolListing, wanted: pa.Table) -> Iterator[PoolListing]:
+    """Where in the pool to look for a few images, for `read_pool(place, only=ids)`.
+
+    First come the files that they were in when they were scored. Then, for who has not found them
+    all, the whole pool, as its files may have been renamed or rewritten since.
+
+    Args:
+        listing: the pool.
+        wanted: their `id` and `source`.
+    """
+    if not len(wanted):
+        return
+    narrow = listing.only(set(wanted["source"].to_pylist()))
+    yield narrow
+    if narrow != listing:
+        yield listing
 
 
 def _write(

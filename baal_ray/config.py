@@ -111,14 +111,37 @@ class TrainingConfig(_Section):
         return None if location is None else _absolute(location)
 
 
+class SecondStageConfig(_Section):
+    """The most promising share of the pool gets more posterior samples."""
+
+    samples: Count = 100
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
 class ScoringConfig(_Section):
     """How the pool is scored. A change here makes new scores, never a mixture."""
 
     samples: Count = 20
     masks: Literal["shared", "per_item"] = "shared"
+    stochastic_depth: bool = False
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: Count = 64
     max_pixels: Count = 100_000_000
+    second_stage: SecondStageConfig | None = None
     max_unreadable: Fraction = 0.01
+
+    @model_validator(mode="after")
+    def _more_samples(self) -> "ScoringConfig":
+        if self.second_stage is not None and self.second_stage.samples <= self.samples:
+            raise ValueError(
+                f"second_stage.samples is {self.second_stage.samples}; it must be more than "
+                f"scoring.samples, {self.samples}"
+            )
+        return self
+
+    def with_samples(self, samples: int) -> "ScoringConfig":
+        """The same in one stage of so many posterior samples."""
+        return self.model_copy(update={"samples": samples, "second_stage": None})
 
 
 class SelectionConfig(_Section):

@@ -9,7 +9,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
@@ -17,22 +19,30 @@ import ray
 
 import baal_ray
 from baal_ray import storage
-from baal_ray.candidates import read_batch, write_batch
+from baal_ray.candidates import places, read_batch, write_batch
 from baal_ray.cluster import check_resources, connect
-from baal_ray.config import RoundConfig
+from baal_ray.config import RoundConfig, ScoringConfig, SecondStageConfig
 from baal_ray.errors import (
     AlreadyAcquiredError,
     PlanMismatchError,
     UnreadableImagesError,
 )
+from baal_ray.first_samples import kept_log_probs
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
 from baal_ray.model import check_model
+from baal_ray.parquet import open_parquet, publish_table
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
 from baal_ray.schema import SELECTION
-from baal_ray.scoring import fingerprint_uri, score_files, score_images, scored_already
-from baal_ray.selection import top_k, top_k_of
+from baal_ray.scoring import (
+    ScoredAlready,
+    fingerprint_uri,
+    score_files,
+    score_images,
+    scored_already,
+)
+from baal_ray.selection import overlaps, top_k, top_k_of, top_share
 from baal_ray.training import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
 
@@ -56,6 +66,11 @@ class RoundResult:
         unreadable: images of the pool that cannot be read.
         metrics: of the fit's last epoch on the evaluation set.
         seconds: by stage.
+        samples: posterior samples that each stage of scoring drew per image: `score` for the pool,
+            `candidates` for the most promising of it, on top of those.
+        candidates: how many those were; 0 without a second stage.
+        stability: the share of the picks, 0 to 1, that would have been picked when a fifth of the
+            posterior samples is left out, averaged over the fifths; None unless BALD chose them.
     """
 
     round_id: str
@@ -68,6 +83,9 @@ class RoundResult:
     labels: int
     metrics: dict[str, float]
     seconds: dict[str, float]
+    samples: dict[str, int] = field(default_factory=dict)
+    candidates: int = 0
+    stability: float | None = None
 
     def summary(self) -> str:
         """In one line."""
@@ -77,9 +95,20 @@ class RoundResult:
         accuracy = (
             f", accuracy {self.metrics['accuracy']:.3f}" if "accuracy" in self.metrics else ""
         )
+        candidates = (
+            f"; {self.samples['candidates']} more samples drawn for {self.candidates} of them"
+            if self.candidates
+            else ""
+        )
+        stability = (
+            f"; {self.stability:.0%} of the picks stay when a fifth of the samples is left out"
+            if self.stability is not None
+            else ""
+        )
         return (
             f"round {self.round_id}: {fitted}{accuracy}; {self.scored} images scored, "
-            f"{self.unreadable} unreadable; {self.acquired} acquired by {self.rule}"
+            f"{self.unreadable} unreadable{candidates}; {self.acquired} acquired by "
+            f"{self.rule}{stability}"
         )
 
 
@@ -122,8 +151,7 @@ class _Round:
         listing = PoolListing.from_json(plan["pool"])
         fit = self._once("fit", lambda: self._fit(plan))
         scores = self._once("scores", lambda: self._score(listing, fit))
-        batch = self._acquire(listing, fit, scores)
-        return self._finish(fit, scores, batch)
+        return self._finish(fit, scores, *self._acquire(listing, fit, scores))
 
     def _plan(self) -> Result:
         """What the round does, fixed by whoever comes first."""
@@ -170,14 +198,18 @@ class _Round:
         if fit["checkpoint"] is None:
             return {"scores": None, "scored": 0, "unreadable": 0}
         config = self._config
-        checkpoint = checkpoint_uri(config.workspace, fit["checkpoint"])
-        folder = fingerprint_uri(
-            scores_uri(config.workspace), checkpoint, config.scoring, config.seed
-        )
+        checkpoint, folder = self._scored_by(fit, config.scoring)
         already = scored_already(folder)
         pool = read_pool(listing, leave_out=self._acquired() | already.ids)
         done = score_images(
-            pool, checkpoint, folder, already, config.scoring, config.resources, config.seed
+            pool,
+            checkpoint,
+            folder,
+            already,
+            config.scoring,
+            config.resources,
+            config.seed,
+            keep_by=config.selection.by if self._second_stage else None,
         )
         allowed = config.scoring.max_unreadable
         if done.unreadable > allowed * done.rows:
@@ -189,22 +221,87 @@ class _Round:
             )
         return {"scores": folder, "scored": done.scored, "unreadable": done.unreadable}
 
-    def _acquire(self, listing: PoolListing, fit: Result, scores: Result) -> Result:
+    def _scored_by(self, fit: Result, scoring: ScoringConfig) -> tuple[str, str]:
+        """The checkpoint, and the folder of the scores it gives when it is run so."""
+        workspace = self._config.workspace
+        checkpoint = checkpoint_uri(workspace, fit["checkpoint"])
+        folder = fingerprint_uri(scores_uri(workspace), checkpoint, scoring, self._config.seed)
+        return checkpoint, folder
+
+    @property
+    def _second_stage(self) -> SecondStageConfig | None:
+        """Picks at random need none."""
+        return None if self._config.selection.by == "random" else self._config.scoring.second_stage
+
+    def _candidates(self, listing: PoolListing, fit: Result, scores: Result) -> Result | None:
+        second = self._second_stage
+        if second is None or scores["scores"] is None:
+            return None
+        return self._once(
+            "candidates", lambda: self._score_candidates(second, listing, fit, scores)
+        )
+
+    def _score_candidates(
+        self, second: SecondStageConfig, listing: PoolListing, fit: Result, scores: Result
+    ) -> Result:
+        """Score the most promising images with more samples, where a pool scored so would be."""
+        k, by, seed = self._config.selection.k, self._config.selection.by, self._config.seed
+        files = score_files(scores["scores"])
+        scoring = self._config.scoring.with_samples(second.samples)
+        checkpoint, folder = self._scored_by(fit, scoring)
+        leave_out, only = self._acquired(), None
+        scored = kept = 0
+        while True:
+            candidates = top_share(
+                files, second.share, k, by, seed, leave_out=leave_out, only=only
+            )
+            lost, already = _missing(candidates, folder)
+            for place in places(listing, lost):
+                ids = IdSet.of(lost["id"])
+                first = kept_log_probs(files, ids, self._config.scoring.samples)
+                pool, resources = read_pool(place, only=ids), self._config.resources
+                done = score_images(
+                    pool, checkpoint, folder, already, scoring, resources, seed, first=first
+                )
+                scored, kept = scored + done.scored, kept + first.images
+                lost, already = _missing(candidates, folder)
+                if not len(lost):
+                    break
+            if not len(lost):
+                break
+            logger.warning("%d candidates are gone: the next best take their place", len(lost))
+            leave_out, only = leave_out | IdSet.of(lost["id"]), only or listing.ids()
+        return {
+            "scores": folder if len(candidates) else scores["scores"],
+            "ids": publish_table(storage.join(self._folder, "candidates"), candidates),
+            "candidates": len(candidates),
+            "scored": scored,
+            "kept": kept,
+        }
+
+    def _acquire(
+        self, listing: PoolListing, fit: Result, scores: Result
+    ) -> tuple[Result | None, Result]:
         """Select, fetch and commit; the next best take the place of what another round took."""
         while True:
-            batch = self._once("batch", lambda: self._select(listing, fit, scores))
+            candidates = self._candidates(listing, fit, scores)
+            batch = self._once("batch", partial(self._select, listing, fit, candidates or scores))
             try:
                 rows = read_batch(self._batch_folder)
                 self._manifest.acquire(rows, self._round_id)
             except AlreadyAcquiredError as error:
                 logger.warning("%s", error)
+                storage.delete(self._uri("candidates"))
                 storage.delete(self._uri("batch"))
             else:
-                return batch
+                return candidates, batch
 
     def _select(self, listing: PoolListing, fit: Result, scores: Result) -> Result:
         """The k best that can be fetched, with their images in the round's folder."""
         leave_out, only = self._acquired(), None
+        if "ids" in scores:  # of the candidates
+            with open_parquet(scores["ids"]) as ids:
+                only = IdSet.of(ids.read()["id"])
         while True:
             selection = self._ranking(listing, fit, scores, leave_out, only)
             batch = write_batch(listing, selection, self._batch_folder, self._config)
@@ -225,7 +322,8 @@ class _Round:
                 self._config.selection.k,
             )
         rule = batch["rule"][0].as_py() if len(batch) else self._config.selection.by
-        return {"acquired": len(batch), "rule": rule}
+        stability = self._stability(scores, batch, leave_out, only)
+        return {"acquired": len(batch), "rule": rule, "stability": stability}
 
     def _ranking(
         self,
@@ -245,8 +343,24 @@ class _Round:
         model = pa.repeat(pa.scalar(fit["checkpoint"], pa.string()), len(best))
         return best.append_column("model", model).select(SELECTION.names).cast(SELECTION)
 
-    def _finish(self, fit: Result, scores: Result, batch: Result) -> RoundResult:
+    def _stability(
+        self, scores: Result, batch: pa.Table, leave_out: IdSet, only: IdSet | None
+    ) -> Result | None:
+        """How many of BALD's picks stay without each fifth of the posterior samples."""
+        if scores["scores"] is None or self._config.selection.by != "bald":
+            return None
+        files = score_files(scores["scores"])
+        without = overlaps(files, batch["id"], self._config.seed, leave_out=leave_out, only=only)
+        return {"without": without, "mean": fmean(without)} if without else None
+
+    def _finish(
+        self, fit: Result, scores: Result, candidates: Result | None, batch: Result
+    ) -> RoundResult:
         stages = {"fit": fit, "score": scores, "select": batch}
+        samples = {} if scores["scores"] is None else {"score": self._config.scoring.samples}
+        if candidates is not None and self._second_stage is not None:
+            stages["candidates"] = candidates
+            samples["candidates"] = self._second_stage.samples - samples["score"]
         result = {
             "round_id": self._round_id,
             "acquired": batch["acquired"],
@@ -257,9 +371,18 @@ class _Round:
             "labels": fit["labels"],
             "metrics": fit["metrics"],
             "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+            "samples": samples,
+            "candidates": candidates["candidates"] if candidates else 0,
+            "stability": batch["stability"] and batch["stability"]["mean"],
         }
         versions = {"baal_ray": baal_ray.__version__, "ray": ray.__version__}
-        done = {"result": result, "scores": scores["scores"], "versions": versions}
+        done = {
+            "result": result,
+            "scores": scores["scores"],
+            "candidates": candidates,
+            "stability": batch["stability"],
+            "versions": versions,
+        }
         storage.publish(self._uri("round"), _json(done))
         return RoundResult(**result, committed_before=False)
 
@@ -288,6 +411,12 @@ class _Round:
         storage.publish(self._uri(stage), _json(result))
         logger.info("%s: %s", stage, result)
         return result
+
+
+def _missing(candidates: pa.Table, folder: str) -> tuple[pa.Table, ScoredAlready]:
+    """Which candidates have no row in a folder of scores yet, and which images have."""
+    already = scored_already(folder)
+    return candidates.filter(pa.array(~already.ids.contains(candidates["id"]))), already
 
 
 def _differences(planned: Result, now: Result, prefix: str = "") -> Iterator[str]:

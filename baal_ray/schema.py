@@ -14,17 +14,27 @@ SCORE_COLUMNS = (
     "confidence",
 )
 
+#: Of these scores little is informative; of the others, much.
+SMALL_IS_INFORMATIVE = ("margin", "confidence")
+
+#: BALD with each fifth of the posterior samples left out.
+BALD_WITHOUT = tuple(f"bald_without_{group}" for group in range(1, 6))
+
+#: How far `bald` may be off, as K is finite; null where that is undefined.
+STABILITY_COLUMNS = ("bald_std_error", *BALD_WITHOUT)
+
 #: One row per pool image scored by one model. `error` is null when the image was scored; else it
 #: says why not, and the scores are null. `source` is the pool file that the image came from,
-#: `samples` is K.
+#: `samples` is K. `log_probs` is float32 [K, C], kept for a second stage where one is configured.
 SCORES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("source", pa.string()),
         pa.field("samples", pa.int32()),
-        *(pa.field(name, pa.float32()) for name in SCORE_COLUMNS),
+        *(pa.field(name, pa.float32()) for name in (*SCORE_COLUMNS, *STABILITY_COLUMNS)),
         pa.field("predicted", pa.int32()),
         pa.field("error", pa.string()),
+        pa.field("log_probs", pa.binary()),
     ]
 )
 

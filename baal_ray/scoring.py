@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,24 +15,37 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from ray.data import ActorPoolStrategy
+from torch import Tensor
 
 from baal_ray import images, storage
+from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.cluster import READER_CPUS, WRITER_CPUS, actor_cpus, check_resources
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.datasink import PublishedParquet
 from baal_ray.errors import CorruptFileError
+from baal_ray.first_samples import FirstSamples, KeptLogProbs
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.model import DESCRIPTION, load_checkpoint
 from baal_ray.posterior import MCDropout
-from baal_ray.schema import SCORE_COLUMNS, SCORES
+from baal_ray.schema import (
+    SCORE_COLUMNS,
+    SCORES,
+    SMALL_IS_INFORMATIVE,
+    STABILITY_COLUMNS,
+)
 
 logger = logging.getLogger(__name__)
 
 # Raise it when the same checkpoint, settings and pixels give other scores than before.
-_ENGINE = 1
+_ENGINE = 2
 
-# About 20,000 rows a file. A kill costs the work on the files that are being filled.
-_BYTES_PER_FILE = 2_000_000
+# A kill costs the work on the files that are being filled.
+_ROWS_PER_FILE, _BYTES_A_ROW = 20_000, 100
+_MOST_BYTES_PER_FILE = 128 * 1024**2
+
+# Of each mini-batch this many times the share that a second stage will draw on keep their
+# log-probabilities, as promising images are not spread evenly.
+_KEPT_SHARES = 3
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -110,12 +124,27 @@ def score_images(
     config: ScoringConfig,
     resources: ResourcesConfig,
     seed: int,
+    *,
+    keep_by: str | None = None,
+    first: KeptLogProbs | None = None,
 ) -> Scores:
-    """Score a dataset that holds only what is not in `folder` yet; arguments as for `score_pool`.
+    """Score a dataset that holds only what is not in `folder` yet.
 
     decode (CPU tasks) → `PoolScorer` (actors) → Parquet files, published whole.
+
+    Args:
+        pool: as for `score_pool`.
+        checkpoint: as for `score_pool`.
+        folder: of the fingerprint.
+        already: what is in it.
+        config: as for `score_pool`.
+        resources: as for `score_pool`.
+        seed: as for `score_pool`.
+        keep_by: the rule by whose word promising images keep their log-probabilities for the
+            second stage that `config` has.
+        first: log-probabilities of the first samples, so that only the others are drawn.
     """
-    height, width = image_size(checkpoint)
+    height, width = _described(checkpoint)["model"]["image_size"]
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
         batch_format="pyarrow",
@@ -123,14 +152,21 @@ def score_images(
     )
     scored = decoded.map_batches(
         PoolScorer,
-        fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0),
+        fn_constructor_args=(
+            checkpoint,
+            config,
+            seed,
+            resources.scoring_gpus > 0,
+            keep_by,
+            first,
+        ),
         batch_format="numpy",
         batch_size=config.batch_size,
         compute=ActorPoolStrategy(size=resources.scoring_actors),
         num_cpus=actor_cpus(resources),
         num_gpus=resources.scoring_gpus or None,
     )
-    sink = PublishedParquet(folder, SCORES, _BYTES_PER_FILE)
+    sink = PublishedParquet(folder, SCORES, _bytes_per_file(checkpoint, config, keep_by))
     scored.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
     written = sink.written
     return Scores(
@@ -141,16 +177,35 @@ def score_images(
 class PoolScorer:
     """Holds a fitted model and gives each mini-batch of images its rows of scores."""
 
-    def __init__(self, checkpoint: str, config: ScoringConfig, seed: int, on_gpu: bool) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        config: ScoringConfig,
+        seed: int,
+        on_gpu: bool,
+        keep_by: str | None = None,
+        first: KeptLogProbs | None = None,
+    ) -> None:
         """Load and check the model, on the GPU that Ray has given this actor, if any."""
         loaded = load_checkpoint(checkpoint)
+        self._config = config
+        self._keep_by = keep_by
         self._device = torch.device("cuda" if on_gpu else "cpu")
-        self._batch_size = config.batch_size
-        self._samples = config.samples
-        classifier = loaded.classifier.to(self._device)
-        self._posterior = MCDropout(
-            classifier, config.samples, seed, config.masks, loaded.config.output
-        )
+        self._precision = getattr(torch, config.precision)
+        classifier = loaded.classifier.to(self._device).requires_grad_(False)
+
+        def posterior(samples: int) -> MCDropout:
+            return MCDropout(
+                classifier,
+                samples,
+                seed,
+                config.masks,
+                loaded.config.output,
+                stochastic_depth=config.stochastic_depth,
+            )
+
+        self._posterior = posterior(config.samples)
+        self._first = FirstSamples(first, posterior(first.samples)) if first else None
         noise = torch.Generator().manual_seed(seed)
         self._posterior.check(
             torch.randint(
@@ -167,7 +222,11 @@ class PoolScorer:
         Returns:
             N rows of `schema.SCORES`.
         """
-        statistics = self._statistics(rows["image"], list(rows["id"]))
+        predictions, log_probs_N_K_C = self._predict(rows["image"], list(rows["id"]))
+        # One transfer for all columns.
+        columns = predictions.columns()
+        together = torch.stack([column.float() for column in columns.values()]).cpu().numpy()
+        statistics = dict(zip(columns, together[:, : len(rows["id"])], strict=True))
         scores = np.stack([statistics[name] for name in SCORE_COLUMNS])
         errors = np.where(
             rows["error"] != "",
@@ -175,34 +234,70 @@ class PoolScorer:
             np.where(np.isfinite(scores).all(axis=0), "", "the model's output is not finite"),
         )
         failed = errors != ""
-        columns = {
-            "id": rows["id"],
-            "source": rows["source"],
-            "samples": pa.array(np.full(len(errors), self._samples, np.int32)),
-            **{
-                name: pa.array(statistics[name], pa.float32(), mask=failed)
-                for name in SCORE_COLUMNS
-            },
-            "predicted": pa.array(statistics["predicted"].astype(np.int32), mask=failed),
-            "error": pa.array(errors, pa.string(), mask=~failed),
-        }
-        return pa.table(columns).cast(SCORES)
+        return pa.table(
+            {
+                "id": rows["id"],
+                "source": rows["source"],
+                "samples": pa.array(np.full(len(errors), self._config.samples, np.int32)),
+                **{
+                    name: pa.array(
+                        statistics[name],
+                        pa.float32(),
+                        mask=failed | ~np.isfinite(statistics[name]),
+                    )
+                    for name in (*SCORE_COLUMNS, *STABILITY_COLUMNS)
+                },
+                "predicted": pa.array(statistics["predicted"].astype(np.int32), mask=failed),
+                "error": pa.array(errors, pa.string(), mask=~failed),
+                "log_probs": self._kept(statistics, failed, log_probs_N_K_C),
+            }
+        ).cast(SCORES)
 
-    def _statistics(
-        self, images_N: npt.NDArray[np.uint8], ids: Sequence[str]
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        """Every score column.
+    def _predict(
+        self, images_N: npt.NDArray[np.uint8], ids: list[str]
+    ) -> tuple[PredictiveStatistics, Tensor | None]:
+        """The posterior's word on a mini-batch; its log-probabilities too, if some are kept.
 
         The mini-batch is padded to its fixed size, so that scores are the same bit for bit.
         """
-        missing = self._batch_size - len(images_N)
-        padded = np.concatenate([images_N, np.zeros((missing, *images_N.shape[1:]), np.uint8)])
-        statistics = self._posterior.statistics(
-            torch.from_numpy(padded).to(self._device), [*ids, *("" for _ in range(missing))]
+        missing = self._config.batch_size - len(images_N)
+        padding_N = np.zeros((missing, *images_N.shape[1:]), np.uint8)
+        padded_N = torch.from_numpy(np.concatenate([images_N, padding_N])).to(self._device)
+        padded_ids = [*ids, *[""] * missing]
+        with self._autocast():
+            if self._keep_by is not None:
+                log_probs_N_K_C = self._posterior.log_probs(padded_N, padded_ids)
+                return PredictiveStatistics.of(log_probs_N_K_C), log_probs_N_K_C
+            first_N_K_C = (
+                self._first(padded_N, padded_ids, len(ids)) if self._first is not None else None
+            )
+            predictions = self._posterior.predict(padded_N, padded_ids, first_N_K_C=first_N_K_C)
+            return predictions, None
+
+    def _kept(
+        self,
+        statistics: Columns,
+        failed: npt.NDArray[np.bool_],
+        log_probs_N_K_C: Tensor | None,
+    ) -> pa.Array:
+        """The log-probabilities of promising images as bytes, null for the others."""
+        kept: list[bytes | None] = [None] * len(failed)
+        second = self._config.second_stage
+        if log_probs_N_K_C is not None and self._keep_by is not None and second is not None:
+            score = statistics[self._keep_by]
+            information = -score if self._keep_by in SMALL_IS_INFORMATIVE else score
+            order = np.argsort(np.where(failed, np.inf, -information), kind="stable")
+            promising = order[: math.ceil(_kept_share(second.share) * len(failed))]
+            promising = promising[~failed[promising]]
+            bytes_of = log_probs_N_K_C[promising].float().cpu().numpy()
+            for row, log_probs_K_C in zip(promising, bytes_of, strict=True):
+                kept[row] = log_probs_K_C.tobytes()
+        return pa.array(kept, pa.binary())
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self._device.type, self._precision, enabled=self._precision != torch.float32
         )
-        # One transfer for all columns.
-        together = torch.stack([column.float() for column in statistics.values()]).cpu().numpy()
-        return {name: together[i, : len(images_N)] for i, name in enumerate(statistics)}
 
 
 def decode(
@@ -230,6 +325,8 @@ def fingerprint_uri(scores: str, checkpoint: str, config: ScoringConfig, seed: i
         "checkpoint": checkpoint.rstrip("/").rsplit("/", 1)[-1],
         "samples": config.samples,
         "masks": config.masks,
+        "stochastic_depth": config.stochastic_depth,
+        "precision": config.precision,
         "seed": seed,
         "batch_size": config.batch_size,
         "max_pixels": config.max_pixels,
@@ -270,8 +367,19 @@ def scored_already(folder: str) -> ScoredAlready:
     )
 
 
-def image_size(checkpoint: str) -> tuple[int, int]:
-    """Height and width of the images that a checkpoint's model takes."""
-    description = json.loads(storage.read(storage.join(checkpoint, DESCRIPTION)))
-    height, width = description["model"]["image_size"]
-    return height, width
+def _described(checkpoint: str) -> dict[str, Any]:
+    description: dict[str, Any] = json.loads(storage.read(storage.join(checkpoint, DESCRIPTION)))
+    return description
+
+
+def _kept_share(share: float) -> float:
+    return min(1.0, _KEPT_SHARES * share)
+
+
+def _bytes_per_file(checkpoint: str, config: ScoringConfig, keep_by: str | None) -> int:
+    """Of as many rows as make few files, unless log-probabilities make them too large."""
+    a_row: float = _BYTES_A_ROW
+    if keep_by is not None and config.second_stage is not None:
+        log_probs = config.samples * len(_described(checkpoint)["classes"]) * 4
+        a_row += _kept_share(config.second_stage.share) * log_probs
+    return min(int(_ROWS_PER_FILE * a_row), _MOST_BYTES_PER_FILE)

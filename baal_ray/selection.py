@@ -3,7 +3,9 @@
 One file of scores is in memory at a time, however large the pool.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Set
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -15,11 +17,10 @@ import pyarrow.parquet as pq
 from baal_ray import storage
 from baal_ray.config import Rule
 from baal_ray.errors import SelectionError
-from baal_ray.ids import IdSet, hash_ids
+from baal_ray.ids import Ids, IdSet, hash_ids
+from baal_ray.schema import BALD_WITHOUT, SMALL_IS_INFORMATIVE
 
 RULES: tuple[str, ...] = get_args(Rule)
-# Of these, little is informative; of the others, much.
-_SMALL_IS_INFORMATIVE = {"margin", "confidence"}
 
 
 def top_k(
@@ -35,7 +36,7 @@ def top_k(
 
     Ties are broken by a hash of (id, seed), so coarse scores favour no folder. Of an id that was
     scored twice the highest score counts. Images with an error or a score that is not finite are
-    never picked. At most k rows and one file are in memory at a time.
+    never picked. At most 2k rows and one file are in memory at a time.
 
     Args:
         scores_uri: a folder of score files, or the files themselves.
@@ -53,10 +54,8 @@ def top_k(
             scores, or scores of different K are mixed.
         CorruptFileError: a file's bytes are not those that its name promises.
     """
-    files = (
-        storage.list_files(scores_uri, ".parquet") if isinstance(scores_uri, str) else scores_uri
-    )
-    return top_k_of(map(_read, files), k, by, seed, leave_out=leave_out, only=only)
+    tables = map(_read, _files(scores_uri))
+    return top_k_of(tables, k, by, seed, leave_out=leave_out, only=only)
 
 
 def top_k_of(
@@ -73,31 +72,155 @@ def top_k_of(
         raise SelectionError(f"k is {k}; it must be at least 1")
     if by not in RULES:
         raise SelectionError(f"by is {by!r}; it must be one of {', '.join(RULES)}")
-    best: pa.Table | None = None
-    for table in _of_one_k(tables):
-        rows = _eligible(table, by, leave_out, only)
-        if best is not None:
-            if len(best) == k:
-                rows = rows.filter(
-                    pc.greater_equal(rows["_information"], best["_information"][-1])
-                )
-            rows = pa.concat_tables(
-                [best, rows.select(best.column_names)], promote_options="permissive"
-            )
-        best = _most_informative(rows, k, seed)
-    if best is None:
-        raise SelectionError("there are no scores to select from; score the pool first")
-    return _ranked(best, by)
+    best = _Best(by, k, seed)
+    for table in _checked(tables, {"id"} if by == "random" else {"id", by}):
+        best.add(table, _allowed(table, leave_out, only))
+    return _ranked(best.rows(), by)
 
 
-def _read(uri: str) -> pa.Table:
+def top_share(
+    scores_uri: str | Iterable[str],
+    share: float,
+    at_least: int,
+    by: str,
+    seed: int = 0,
+    *,
+    leave_out: IdSet | None = None,
+    only: IdSet | None = None,
+) -> pa.Table:
+    """The most informative share of the images that `top_k` may pick, in two passes.
+
+    Args:
+        scores_uri: as for `top_k`.
+        share: of these images, 0 to 1, rounded up.
+        at_least: how many if the share has less.
+        by: as for `top_k`.
+        seed: as for `top_k`.
+        leave_out: as for `top_k`.
+        only: as for `top_k`.
+
+    Returns:
+        `id` and `source`, most informative first.
+
+    Raises:
+        SelectionError: as for `top_k`.
+        CorruptFileError: as for `top_k`.
+    """
+    files = list(_files(scores_uri))
+    read = partial(_read, columns={"id", "source", "samples", "error", by})
+    eligible = sum(
+        int((_allowed(table, leave_out, only) & np.isfinite(_information(table, by))).sum())
+        for table in map(read, files)
+    )
+    k = max(at_least, math.ceil(share * eligible))
+    best = top_k_of(map(read, files), k, by, seed, leave_out=leave_out, only=only)
+    return best.select(["id", "source"])
+
+
+def overlaps(
+    scores_uri: str | Iterable[str],
+    picks: Ids,
+    seed: int = 0,
+    *,
+    leave_out: IdSet | None = None,
+    only: IdSet | None = None,
+) -> list[float]:
+    """How much of a batch picked by BALD stays when a fifth of the posterior samples is left out.
+
+    The other arguments are those that the picks were made with. All fifths are ranked in one pass,
+    as `top_k` does.
+
+    Args:
+        scores_uri: as for `top_k`.
+        picks: the ids picked.
+        seed: as for `top_k`.
+        leave_out: as for `top_k`.
+        only: as for `top_k`.
+
+    Returns:
+        For each fifth the share of the picks, 0 to 1, that would have been picked without it. A
+        fifth that no image has a score without, as K is less than 5, is not among them; for K = 1
+        there are none.
+
+    Raises:
+        SelectionError: as for `top_k`.
+        CorruptFileError: as for `top_k`.
+    """
+    picked = IdSet.of(picks)
+    if not len(picked):
+        return []
+    bests = [_Best(column, len(picked), seed) for column in BALD_WITHOUT]
+    for table in _checked(map(_read, _files(scores_uri)), {"id", *BALD_WITHOUT}):
+        allowed = _allowed(table, leave_out, only)
+        for best in bests:
+            best.add(table, allowed)
+    others = [best.rows()["id"] for best in bests]
+    return [int(picked.contains(ids).sum()) / len(picked) for ids in others if len(ids)]
+
+
+class _Best:
+    """The k most informative rows of the tables seen so far, by one column.
+
+    Rows are sorted out whenever k new ones have come together, so 2k and a table are held.
+    """
+
+    def __init__(self, by: str, k: int, seed: int) -> None:
+        self._by, self._k, self._seed = by, k, seed
+        self._held: list[pa.Table] = []
+        self._rows = 0
+        self._enough = -np.inf
+
+    def add(self, table: pa.Table, allowed: npt.NDArray[np.bool_]) -> None:
+        """Consider those rows of a table that may be picked."""
+        information = _information(table, self._by)
+        allowed = allowed & np.isfinite(information) & (information >= self._enough)
+        rows = table.append_column("_information", pa.array(information)).filter(pa.array(allowed))
+        if self._held:
+            rows = rows.select(self._held[0].column_names)
+        self._held.append(rows)
+        self._rows += len(rows)
+        if self._rows > 2 * self._k:
+            self._sort_out()
+
+    def rows(self) -> pa.Table:
+        """Them, most informative first, with how informative each is in `_information`."""
+        if not self._held:
+            raise SelectionError("there are no scores to select from; score the pool first")
+        self._sort_out()
+        return self._held[0]
+
+    def _sort_out(self) -> None:
+        rows = pa.concat_tables(self._held, promote_options="permissive")
+        best = _most_informative(rows, self._k, self._seed)
+        self._held, self._rows = [best], len(best)
+        if len(best) == self._k:
+            self._enough = best["_information"][-1].as_py()
+
+
+def _files(scores_uri: str | Iterable[str]) -> Iterable[str]:
+    if isinstance(scores_uri, str):
+        return storage.list_files(scores_uri, ".parquet")
+    return scores_uri
+
+
+def _read(uri: str, columns: Set[str] | None = None) -> pa.Table:
+    """Some columns of a file, or all but `log_probs`, which may be large."""
     data = storage.read_verified(uri) if storage.is_named_by_sha256(uri) else storage.read(uri)
-    return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    names = [name for name in file.schema_arrow.names if name != "log_probs"]
+    return file.read([name for name in names if columns is None or name in columns])
 
 
-def _of_one_k(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _checked(tables: Iterable[pa.Table], needed: set[str]) -> Iterator[pa.Table]:
+    """The tables, each with the columns it needs, and all of one K."""
     seen: set[int] = set()
     for table in tables:
+        missing = sorted(needed - set(table.column_names))
+        if missing:
+            raise SelectionError(
+                f"the scores have no column {', '.join(missing)}; they have "
+                f"{', '.join(table.column_names)}. Select from a folder that baal_ray wrote"
+            )
         if "samples" in table.column_names:
             seen.update(pc.unique(table["samples"].drop_null()).to_pylist())
         if len(seen) > 1:
@@ -109,30 +232,24 @@ def _of_one_k(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield table
 
 
-def _eligible(table: pa.Table, by: str, leave_out: IdSet | None, only: IdSet | None) -> pa.Table:
-    """The rows that may be picked, with how informative each is."""
-    needed = {"id"} if by == "random" else {"id", by}
-    missing = sorted(needed - set(table.column_names))
-    if missing:
-        raise SelectionError(
-            f"the scores have no column {', '.join(missing)}; they have "
-            f"{', '.join(table.column_names)}. Select from a folder that baal_ray wrote"
-        )
-    information = _information(table, by)
-    eligible = np.isfinite(information)
+def _allowed(
+    table: pa.Table, leave_out: IdSet | None, only: IdSet | None
+) -> npt.NDArray[np.bool_]:
+    """Which rows may be picked, whatever their score."""
+    allowed = np.ones(len(table), dtype=bool)
     if "error" in table.column_names:
-        eligible &= table["error"].is_null().to_numpy()
+        allowed &= table["error"].is_null().to_numpy()
     for ids, wanted in ((leave_out, False), (only, True)):
         if ids is not None:
-            eligible &= ids.contains(table["id"].cast(pa.string())) == wanted
-    return table.append_column("_information", pa.array(information)).filter(pa.array(eligible))
+            allowed &= ids.contains(table["id"].cast(pa.string())) == wanted
+    return allowed
 
 
 def _information(table: pa.Table, by: str) -> npt.NDArray[np.float64]:
     if by == "random":
         return np.zeros(len(table))
     score: npt.NDArray[np.float64] = table[by].cast(pa.float64()).fill_null(np.nan).to_numpy()
-    return -score if by in _SMALL_IS_INFORMATIVE else score
+    return -score if by in SMALL_IS_INFORMATIVE else score
 
 
 def _most_informative(rows: pa.Table, k: int, seed: int) -> pa.Table:

@@ -86,6 +86,7 @@ def _name(config: RoundConfig, examples: Examples) -> str:
         "training": config.training.model_dump(mode="json", exclude={"max_failures"}),
         "classes": config.classes,
         "seed": config.seed,
+        "stochastic_depth": config.scoring.stochastic_depth,  # of the evaluation after each epoch
         "labels": sorted(examples.class_of.items()),
     }
     return storage.sha256(json.dumps(depends_on, sort_keys=True).encode())[:32]

@@ -84,6 +84,7 @@ class _Worker:
             job.config.training.evaluation_samples,
             job.config.seed,
             output=job.config.model.output,
+            stochastic_depth=job.config.scoring.stochastic_depth,
         )
         self._optimizer = _optimizer(self._model, job.config.training)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(

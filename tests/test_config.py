@@ -48,7 +48,8 @@ def test_every_fault_is_told_at_once_with_its_remedy(faults):
         selection: {k: 0, by: entropy}
         model: {image_size: [32], std: [1, 1, 0]}
         training: {epochs: ten, held_out: 1, learning_rate: .inf}
-        scoring: 3
+        scoring: {precision: float64, stochastic_depth: 1}
+        resources: 3
         seed: -1
         sed: 1
         """
@@ -66,12 +67,14 @@ def test_every_fault_is_told_at_once_with_its_remedy(faults):
         r"training\.epochs is 'ten'; it must be a valid integer",
         r"training\.held_out is 1; it must be less than 1",
         r"training\.learning_rate is inf; it must be a finite number",
-        r"scoring is 3; it must be a valid dictionary",
+        r"scoring\.precision is 'float64'; it must be 'float32', 'bfloat16' or 'float16'",
+        r"scoring\.stochastic_depth is 1; it must be a valid boolean",
+        r"resources is 3; it must be a valid dictionary",
         r"seed is -1; it must be greater than or equal to 0",
         r"sed is not a setting; did you mean seed\?",
     ]:
         assert re.search(rf"^{pattern}", told, re.MULTILINE), f"{pattern}\n{told}"
-    assert len(found) == 14
+    assert len(found) == 16
 
 
 def test_what_is_missing_is_named(faults):
@@ -98,6 +101,27 @@ def test_an_unknown_setting_without_a_near_one_lists_those_there_are(faults):
 )
 def test_an_impossible_model(faults, model, told):
     assert faults(f"{MINIMAL}model: {{{model}}}")[0] == told
+
+
+@pytest.mark.parametrize(
+    ("second_stage", "told"),
+    [
+        ("{samples: 20}", "scoring.second_stage.samples is 20; it must be more than "),
+        ("{samples: 0}", "scoring.second_stage.samples is 0; it must be greater than"),
+        ("{share: 0}", "scoring.second_stage.share is 0; it must be greater than 0"),
+        ("{share: 1}", "scoring.second_stage.share is 1; it must be less than 1"),
+        ("{shares: 0.1}", "scoring.second_stage.shares is not a setting; did you mean share?"),
+        ("yes", "scoring.second_stage is True; it must be a valid dictionary"),
+    ],
+)
+def test_an_impossible_second_stage(faults, second_stage, told):
+    assert told in faults(f"{MINIMAL}scoring: {{second_stage: {second_stage}}}")[0]
+
+
+def test_a_second_stage_has_a_hundred_samples_of_a_twentieth_unless_told_otherwise(read):
+    scoring = read(f"{MINIMAL}scoring: {{second_stage: {{}}}}").scoring
+    assert (scoring.second_stage.samples, scoring.second_stage.share) == (100, 0.05)
+    assert scoring.with_samples(100) == read(f"{MINIMAL}scoring: {{samples: 100}}").scoring
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baal_ray import storage
+from baal_ray import acquisition, storage
 from baal_ray.errors import CorruptFileError, SelectionError
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.parquet import publish_table
-from baal_ray.schema import SCORE_COLUMNS, SCORES
-from baal_ray.selection import RULES, top_k, top_k_of
+from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, SCORES, STABILITY_COLUMNS
+from baal_ray.selection import RULES, overlaps, top_k, top_k_of, top_share
 
 SMALL_FIRST = ("margin", "confidence")
 
 
 def scores(ids, values, by="bald", **columns):
     """A table of scores, all columns the same, as the stage writes it."""
-    same = {name: pa.array(values, pa.float32()) for name in SCORE_COLUMNS}
+    same = {name: pa.array(values, pa.float32()) for name in (*SCORE_COLUMNS, *STABILITY_COLUMNS)}
     filled = {
         "id": pa.array(ids, pa.string()),
         "source": pa.repeat(pa.scalar("pool.parquet"), len(ids)),
@@ -29,8 +30,9 @@ def scores(ids, values, by="bald", **columns):
         **same,
         "predicted": pa.repeat(pa.scalar(0, pa.int32()), len(ids)),
         "error": pa.nulls(len(ids), pa.string()),
+        "log_probs": pa.nulls(len(ids), pa.binary()),
     } | columns
-    return pa.table(filled).cast(SCORES)
+    return pa.table(filled).select(SCORES.names).cast(SCORES)
 
 
 def picks(table):
@@ -74,6 +76,71 @@ def test_however_scores_are_sharded_the_picks_are_those_of_a_global_sort(rows, c
     assert found["rank"].to_pylist() == list(range(1, len(found) + 1))
     assert found["score"].equals(found[by])
     assert set(found["rule"].to_pylist()) <= {by}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    withouts=st.lists(
+        st.lists(st.sampled_from([None, math.nan, 0.0, 0.5, 1.0, 2.0]), min_size=30, max_size=30),
+        min_size=5,
+        max_size=5,
+    ),
+    k=st.integers(1, 20),
+    seed=st.integers(0, 3),
+)
+def test_overlaps_are_those_of_a_global_sort_by_each_column(tmp_path_factory, withouts, k, seed):
+    ids = [str(n) for n in range(30)]
+    columns = dict(zip(BALD_WITHOUT, (pa.array(w, pa.float32()) for w in withouts), strict=True))
+    table = scores(ids, [0.1] * 30, **columns)
+    folder = str(tmp_path_factory.mktemp("scores"))
+    for start in range(0, 30, 7):
+        publish_table(folder, table[start : start + 7])
+    picked = picks(top_k(folder, k, seed=seed, leave_out=IdSet.of("3"), only=IdSet.of(ids[:25])))
+    found = overlaps(folder, picked, seed, leave_out=IdSet.of("3"), only=IdSet.of(ids[:25]))
+    others = [
+        reference([r for r in zip(ids[:25], w, strict=False) if r[0] != "3"], k, "bald", seed)
+        for w in withouts
+    ]
+    assert found == [len({*other} & {*picked}) / k for other in others if other]
+
+
+@pytest.mark.parametrize(
+    ("share", "at_least", "expected"), [(0.3, 1, 3), (0.21, 1, 3), (0.1, 4, 4)]
+)
+@pytest.mark.parametrize("by", ["bald", "margin"])
+def test_the_top_share_is_of_the_images_that_may_be_picked(
+    tmp_path, share, at_least, expected, by
+):
+    """Of 14 rows 10 may be: one is left out, one not kept to, one NaN and one unreadable."""
+    ids = [f"i{n:02}" for n in range(14)]
+    values = [n / 10 for n in range(13)] + [math.nan]
+    errors = pa.array(["cut" if n == 12 else None for n in range(14)])
+    publish_table(str(tmp_path), scores(ids, values, error=errors))
+    limits = {"leave_out": IdSet.of(ids[:1]), "only": IdSet.of(ids[:11] + ids[12:])}
+    found = top_share(str(tmp_path), share, at_least, by, **limits)
+    best = ids[1:11] if by == "margin" else ids[10:0:-1]
+    assert picks(found) == best[:expected]
+    assert found.column_names == ["id", "source"]
+
+
+def test_log_probs_are_not_read(tmp_path):
+    kept = pa.array([b"1234", None], pa.binary())
+    publish_table(str(tmp_path), scores("ab", [0.1, 0.2], log_probs=kept))
+    assert "log_probs" not in top_k(str(tmp_path), 2).column_names
+
+
+def test_overlaps_of_one_sample_or_of_no_picks_are_undefined(tmp_path):
+    columns = {name: pa.nulls(2, pa.float32()) for name in STABILITY_COLUMNS}
+    publish_table(str(tmp_path), scores("ab", [0.1, 0.2], **columns))
+    assert overlaps(str(tmp_path), ["a"]) == []
+    assert overlaps(str(tmp_path), []) == []
+
+
+def test_columns_are_named_alike_where_they_are_made_and_where_they_are_kept():
+    assert acquisition.BALD_WITHOUT == BALD_WITHOUT
+    assert acquisition.SCORES == SCORE_COLUMNS
+    columns = acquisition.PredictiveStatistics.of(torch.zeros(1, 1, 2)).columns()
+    assert {*columns} == {*SCORE_COLUMNS, *STABILITY_COLUMNS, "predicted"}
 
 
 def test_a_folder_of_files_and_a_list_of_them_give_the_same(tmp_path):

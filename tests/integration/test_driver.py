@@ -3,6 +3,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,8 @@ from baal_ray.errors import ConfigError, PlanMismatchError, PoolError, Unreadabl
 from baal_ray.images import decode
 from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
+from baal_ray.parquet import publish_table
+from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.selection import top_k
 from baal_ray.workspace import manifest_uri
 from pools import label_of, picture, round_config, table, write_labelled, write_pool
@@ -77,6 +80,44 @@ def test_a_round_scores_the_pool_and_acquires_the_k_most_informative(
     assert list(acquired["score"]) == list(best["bald"])
     assert set(acquired["model"]) == {result.checkpoint}
     assert set(acquired["rule"]) == {"bald"}
+
+
+def test_a_round_says_how_many_picks_stay_without_a_fifth_of_the_samples(
+    first_round: tuple[RoundConfig, RoundResult],
+) -> None:
+    """With K = 4 each of four fifths is one sample, and the last is none."""
+    config, result = first_round
+    scores = pq.read_table(scores_of(config, "2026-11-22")).to_pandas()
+    picked = set(scores.nlargest(10, "bald")["id"])
+    without = [
+        len(picked & set(scores.nlargest(10, column)["id"])) / 10 for column in BALD_WITHOUT[:4]
+    ]
+    folder = Path(config.workspace, "rounds", "2026-11-22")
+    for name in ("batch", "round"):
+        stability = json.loads((folder / f"{name}.json").read_text())["stability"]
+        assert stability["without"] == without
+    assert result.stability == stability["mean"] == pytest.approx(sum(without) / 4)
+    assert f"; {result.stability:.0%} of the picks stay when a fifth" in result.summary()
+
+
+def test_a_round_finished_by_an_earlier_version_is_still_finished(tmp_path: Path) -> None:
+    config = round_config(tmp_path)
+    folder = Path(config.workspace, "rounds", "old")
+    folder.mkdir(parents=True)
+    old = {
+        "round_id": "old",
+        "acquired": 10,
+        "checkpoint": None,
+        "rule": "random",
+        "scored": 0,
+        "unreadable": 0,
+        "labels": 0,
+        "metrics": {},
+        "seconds": {"fit": 1.0},
+    }
+    (folder / "round.json").write_text(json.dumps({"result": old}))
+    result = run_round(config, "old")
+    assert (result.committed_before, result.acquired, result.stability) == (True, 10, None)
 
 
 def test_the_batch_holds_the_images_as_they_are_in_the_pool(
@@ -151,6 +192,8 @@ def test_without_labels_the_first_batch_is_random_and_deterministic(tmp_path: Pa
         config = round_config(tmp_path).model_copy(update={"workspace": str(tmp_path / name)})
         result = run_round(config, "first")
         assert (result.checkpoint, result.rule, result.scored) == (None, "random", 0)
+        assert result.stability is None
+        assert "picks stay" not in result.summary()
         rows = manifest_of(config).rows().sort_by("rank")
         assert rows["rule"].unique().to_pylist() == ["random"]
         picks.append(rows["id"].to_pylist())
@@ -175,6 +218,92 @@ def test_a_pick_that_another_round_took_is_replaced_by_the_next_best(tmp_path: P
     assert result.acquired == 10
     ours = manifest_of(config).rows(round_id="ours").sort_by("rank")["id"].to_pylist()
     assert ours == ranking[:2] + ranking[5:]
+
+
+def test_a_second_stage_picks_what_more_samples_for_the_whole_pool_would(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=120)
+    rounds = {}
+    for name, scoring in {
+        "flat": {"samples": 12},
+        "staged": {"samples": 4, "second_stage": {"samples": 12, "share": 0.6}},
+    }.items():
+        config = round_config(tmp_path, workspace=str(tmp_path / name), scoring=scoring)
+        bring_in_labels(config, tmp_path)
+        shutil.copytree(Path(config.workspace, "manifest"), tmp_path / f"{name}-before")
+        rounds[name] = config, run_round(config, "night")
+    (flat, flat_result), (staged, result) = rounds["flat"], rounds["staged"]
+    assert result.checkpoint == flat_result.checkpoint
+    assert (result.samples, flat_result.samples) == ({"score": 4, "candidates": 8}, {"score": 12})
+    assert (result.candidates, flat_result.candidates) == (72, 0)
+    assert "8 more samples drawn for 72 of them" in result.summary()
+    expected, picked = (
+        manifest_of(config).rows(round_id="night").sort_by("rank") for config in (flat, staged)
+    )
+    assert picked["id"].to_pylist() == expected["id"].to_pylist()
+    np.testing.assert_allclose(picked["score"], expected["score"], atol=1e-5)
+    assert result.stability is not None
+
+    # The candidates are the most promising, and their scores are those of the flat round.
+    folder = Path(staged.workspace, "rounds", "night")
+    done = json.loads((folder / "candidates.json").read_text())
+    assert (done["scored"], done["kept"]) == (72, 72)
+    first = pq.read_table(scores_of(staged, "night")).to_pandas().set_index("id")
+    assert (len(first), first["log_probs"].notna().sum()) == (120, 120)
+    again = pq.read_table(done["scores"]).to_pandas().set_index("id").sort_index()
+    assert {*again.index} == {*first.nlargest(72, "bald").index}
+    assert Path(done["scores"]).name == Path(scores_of(flat, "night")).name
+    one_stage = pq.read_table(scores_of(flat, "night")).to_pandas().set_index("id")
+    columns = ["samples", *SCORE_COLUMNS, *STABILITY_COLUMNS]
+    np.testing.assert_allclose(again[columns], one_stage.loc[again.index, columns], atol=1e-5)
+
+    # Killed while it scored candidates: what is scored is not scored again.
+    shutil.rmtree(Path(staged.workspace, "manifest"))
+    shutil.copytree(tmp_path / "staged-before", Path(staged.workspace, "manifest"))
+    for stage in ("round", "batch", "candidates"):
+        os.remove(folder / f"{stage}.json")
+    files = sorted(Path(done["scores"]).glob("*.parquet"))
+    some = pq.read_table(files[0])
+    publish_table(done["scores"], some[:30])
+    for file in files:
+        file.unlink()
+    run_round(staged, "night")
+    assert json.loads((folder / "candidates.json").read_text())["scored"] == 72 - 30
+    resumed = manifest_of(staged).rows(round_id="night").sort_by("rank")
+    assert resumed["id"].to_pylist() == picked["id"].to_pylist()
+
+
+def test_candidates_outlive_the_files_that_they_were_in(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=100, per_file=50)
+    scoring = {"samples": 2, "second_stage": {"samples": 4, "share": 0.01}}
+    config = round_config(tmp_path, scoring=scoring)
+    bring_in_labels(config, tmp_path)
+    assert run_round(config, "one").candidates == 10  # selection.k
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "pool" / "00050.parquet").rename(tmp_path / "moved" / "kept.parquet")
+    config = config.model_copy(
+        update={"pool": config.pool.model_copy(update={"uri": str(tmp_path / "moved")})}
+    )
+    result = run_round(config, "two")
+    assert (result.scored, result.acquired, result.candidates) == (0, 10, 10)
+    rows = manifest_of(config).rows(round_id="two")
+    assert rows["source"].unique().to_pylist() == [str(tmp_path / "moved" / "kept.parquet")]
+    taken = set(manifest_of(config).rows(round_id="one")["id"].to_pylist())
+    ranking = top_k(scores_of(config, "two"), 100)["id"].to_pylist()
+    left = [i for i in ranking if i not in taken and int(i.rsplit("-", 1)[1]) >= 50]
+    assert set(rows["id"].to_pylist()) == set(left[:10])
+
+
+def test_picks_at_random_need_no_second_stage(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=60)
+    scoring = {"samples": 2, "second_stage": {"samples": 4}}
+    config = round_config(tmp_path, scoring=scoring, selection={"by": "random"})
+    assert run_round(config, "unlabelled").candidates == 0
+    bring_in_labels(config, tmp_path)
+    result = run_round(config, "labelled")
+    assert (result.rule, result.candidates, result.samples) == ("random", 0, {"score": 2})
+    assert not Path(config.workspace, "rounds", "labelled", "candidates.json").exists()
+    scores = pq.read_table(scores_of(config, "labelled"))
+    assert scores["log_probs"].null_count == len(scores)
 
 
 def test_scores_outlive_the_files_that_the_images_were_in(tmp_path: Path) -> None:

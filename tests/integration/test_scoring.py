@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,25 @@ import pytest
 import ray
 import torch
 
-from baal_ray.config import ModelConfig, ResourcesConfig, ScoringConfig
+from baal_ray.acquisition import bald
+from baal_ray.config import ModelConfig, ResourcesConfig, ScoringConfig, SecondStageConfig
 from baal_ray.errors import ResourceError
+from baal_ray.first_samples import kept_log_probs
+from baal_ray.ids import IdSet
 from baal_ray.images import decode_many
 from baal_ray.model import build_classifier, load_checkpoint, save_checkpoint
+from baal_ray.parquet import publish_table
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import list_pool
 from baal_ray.posterior import MCDropout
-from baal_ray.schema import SCORE_COLUMNS
-from baal_ray.scoring import PoolScorer, decode, score_pool
+from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.scoring import (
+    Columns,
+    PoolScorer,
+    decode,
+    fingerprint_uri,
+    score_pool,
+)
 from baal_ray.workspace import checkpoint_uri
 from pools import CLASSES, round_config, table, write_pool
 
@@ -47,7 +58,7 @@ def test_scores_are_the_mean_over_posterior_samples_whatever_runs_them(
     two = score_pool(pool, checkpoint, str(tmp_path / "two"), config=config, resources=resources)
     assert (one.scored, two.scored) == (150, 150)
     scores = read_scores(one.uri)
-    columns = [*SCORE_COLUMNS, "predicted"]
+    columns = [*SCORE_COLUMNS, *STABILITY_COLUMNS, "predicted"]
     # Bit for bit at one mini-batch size, as each is padded to it.
     pd.testing.assert_frame_equal(scores[columns], read_scores(two.uri)[columns], check_exact=True)
 
@@ -57,6 +68,120 @@ def test_scores_are_the_mean_over_posterior_samples_whatever_runs_them(
     probs = [posterior.sample(k)(torch.from_numpy(pixels)).exp().detach() for k in range(5)]
     confidence = torch.stack(probs).mean(dim=0).amax(dim=1).numpy()
     np.testing.assert_allclose(scores["confidence"], confidence, atol=1e-5)
+    for left_out, column in enumerate(BALD_WITHOUT):  # K = 5: one sample each
+        others = [p.log() for k, p in enumerate(probs) if k != left_out]
+        np.testing.assert_allclose(scores[column], bald(torch.stack(others, 1)), atol=1e-5)
+
+
+def test_one_sample_has_scores_but_no_error_of_them(checkpoint: str) -> None:
+    rows = decode(table(0, 3).select(["id", "image"]), 12, 12, max_pixels=10**6)
+    scores = PoolScorer(checkpoint, ScoringConfig(samples=1), 0, on_gpu=False)(rows).to_pandas()
+    assert scores["error"].isna().all()
+    assert scores[list(SCORE_COLUMNS)].notna().all().all()
+    assert scores[list(STABILITY_COLUMNS)].isna().all().all()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_model_may_run_in_16_bits_and_scores_change_a_little(
+    checkpoint: str, precision: str
+) -> None:
+    rows = decode(table(0, 20).select(["id", "image"]), 12, 12, max_pixels=10**6)
+    scores = []
+    for name in ("float32", precision):
+        config = ScoringConfig.model_validate({"samples": 5, "precision": name})
+        scored = PoolScorer(checkpoint, config, seed=0, on_gpu=False)(rows)
+        scores.append(scored.select(list(SCORE_COLUMNS)).to_pandas())
+    np.testing.assert_allclose(*scores, atol=0.02)
+    assert (scores[0] != scores[1]).any().any()
+
+
+SMALL = {"samples": 2, "second_stage": {"samples": 5, "share": 0.125}}
+
+
+@pytest.mark.parametrize("by", ["bald", "margin"])
+def test_the_most_promising_of_each_mini_batch_keep_their_log_probs(
+    checkpoint: str, by: str
+) -> None:
+    rows = decode(table(0, 20).select(["id", "image"]), 12, 12, max_pixels=10**6)
+    rows["error"][3] = "cut short"
+    config = ScoringConfig.model_validate(SMALL)
+    plain = PoolScorer(checkpoint, config, 0, on_gpu=False)(rows)
+    assert plain["log_probs"].null_count == 20
+    scored = PoolScorer(checkpoint, config, 0, on_gpu=False, keep_by=by)(rows)
+    # Bit for bit, whether log-probabilities are kept or not.
+    assert scored.drop_columns("log_probs").equals(plain.drop_columns("log_probs"))
+    scores = scored.to_pandas().dropna(subset=by)
+    best = scores.nsmallest(8, by) if by == "margin" else scores.nlargest(8, by)
+    kept = scores[scores["log_probs"].notna()]
+    assert set(kept.index) == set(best.index)
+    log_probs = np.stack([np.frombuffer(row, np.float32).reshape(2, 3) for row in best.log_probs])
+    np.testing.assert_allclose(bald(torch.from_numpy(log_probs)), best["bald"], atol=1e-6)
+
+
+def test_a_second_stage_draws_only_the_samples_that_the_first_has_not(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ScoringConfig.model_validate({**SMALL, "batch_size": 16})
+    more = config.with_samples(5)
+    rows = decode(table(0, 30).select(["id", "image"]), 12, 12, max_pixels=10**6)
+    parts = [
+        {name: column[s] for name, column in rows.items()} for s in (slice(16), slice(16, 30))
+    ]
+    first_stage = PoolScorer(checkpoint, config, 0, on_gpu=False, keep_by="bald")
+    files = [publish_table(str(tmp_path / "first"), first_stage(part)) for part in parts]
+    ids = pa.concat_tables(map(pq.read_table, files)).to_pandas().dropna(subset="log_probs")["id"]
+    assert len(ids) == 6 + 6
+
+    everything = kept_log_probs(files, IdSet.of(rows["id"].tolist()), 2)
+    assert everything.images == 12
+    candidates = {name: column[np.isin(rows["id"], ids)] for name, column in rows.items()}
+    flat = PoolScorer(checkpoint, more, 0, on_gpu=False)
+    columns = [*SCORE_COLUMNS, *STABILITY_COLUMNS]
+
+    def scored(scorer: PoolScorer, rows: Columns) -> pd.DataFrame:
+        return scorer(rows).select(columns).to_pandas()
+
+    expected = scored(flat, candidates)
+    second_stage = PoolScorer(checkpoint, more, 0, on_gpu=False, first=everything)
+    assert second_stage._first is not None
+    with monkeypatch.context() as patch:  # nothing is drawn again
+        patch.delattr(second_stage._first, "_posterior")
+        np.testing.assert_allclose(scored(second_stage, candidates), expected, atol=1e-5)
+    # What was not kept is drawn.
+    some = {name: column[:16] for name, column in rows.items()}
+    np.testing.assert_allclose(scored(second_stage, some), scored(flat, some), atol=1e-5)
+    nothing = kept_log_probs(files, IdSet.of([]), 2)
+    second_stage = PoolScorer(checkpoint, more, 0, on_gpu=False, first=nothing)
+    assert nothing.images == 0
+    np.testing.assert_allclose(scored(second_stage, candidates), expected, atol=1e-5)
+
+    # And what was kept counts: other log-probabilities are other scores.
+    arrays = [np.roll(array, 1, axis=-1) for array in ray.get(everything.log_probs_N_K_C)]
+    wrong = replace(everything, log_probs_N_K_C=[ray.put(array) for array in arrays])
+    second_stage = PoolScorer(checkpoint, more, 0, on_gpu=False, first=wrong)
+    assert np.abs(scored(second_stage, candidates) - expected).to_numpy().max() > 1e-3
+
+
+def test_what_changes_scores_changes_where_they_are_kept() -> None:
+    settings: list[dict[str, object]] = [
+        {},
+        {"samples": 21},
+        {"samples": 100},
+        {"masks": "per_item"},
+        {"stochastic_depth": True},
+        {"precision": "bfloat16"},
+        {"precision": "float16"},
+        {"batch_size": 65},
+        {"max_pixels": 10**6},
+    ]
+    folders = [
+        fingerprint_uri("scores", "a/model", ScoringConfig.model_validate(setting), seed=0)
+        for setting in settings
+    ]
+    assert len({*folders}) == len(settings)
+    same = ScoringConfig(max_unreadable=1, second_stage=SecondStageConfig())
+    assert fingerprint_uri("scores", "b/model/", same, seed=0) == folders[0]
+    assert fingerprint_uri("scores", "b/model", same.with_samples(100), seed=0) == folders[2]
 
 
 @pytest.mark.parametrize("masks", ["shared", "per_item"])

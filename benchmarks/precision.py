@@ -44,6 +44,7 @@ def main():
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--types", nargs="+", default=["bfloat16"], help="float16 is slow on CPU")
     options = parser.parse_args()
     images_N, labels_N = read_images(options.images, options.pool + options.labelled, seed=0)
     labelled, pool = slice(0, options.labelled), slice(options.labelled, None)
@@ -57,14 +58,11 @@ def main():
         fit(model, images_N[labelled], labels_N[labelled], options.epochs)
         correct = accuracy(model, images_N[pool], labels_N[pool])
         print(f"\n{name}, accuracy {correct:.3f}", flush=True)
-        rows = {"bfloat16": [], "float16": [], "float32, other samples": []}
+        rows = {arm: [] for arm in (*options.types, "float32, other samples")}
         for seed in range(options.seeds):
             bald_N, std_error_N = score(model, images_N[pool], options.samples, seed)
-            others = {
-                "bfloat16": (seed, torch.bfloat16),
-                "float16": (seed, torch.float16),
-                "float32, other samples": (seed + 1000, None),
-            }
+            others = {arm: (seed, getattr(torch, arm)) for arm in options.types}
+            others["float32, other samples"] = (seed + 1000, None)
             for arm, how in others.items():
                 other_N, _ = score(model, images_N[pool], options.samples, *how)
                 difference_N = (other_N - bald_N).abs()

@@ -46,8 +46,7 @@ class PredictiveStatistics:
                 "[N images, K >= 1 posterior samples, C >= 1 classes]"
             )
         statistics = cls()
-        for log_probs_N_C in log_probs_N_K_C.unbind(dim=1):
-            statistics.add(log_probs_N_C.unsqueeze(0))
+        statistics.add(log_probs_N_K_C.transpose(0, 1))
         return statistics
 
     def add(self, log_probs_K_N_C: Tensor) -> None:

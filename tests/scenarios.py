@@ -111,3 +111,16 @@ def inputs(images: int, *shape: int, seed: int = 1) -> Tensor:
     """Standard normal images [N, *shape], [N, 8] if no shape is given."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(images, *(shape or (8,)), generator=generator)
+
+
+class Model(nn.Module):
+    """A module from a function of itself and its input."""
+
+    def __init__(self, forward, **modules):
+        super().__init__()
+        self.function = forward
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, images_N):
+        return self.function(self, images_N)

@@ -45,8 +45,8 @@ _BY_CHANNEL = _KEEPS_ZEROS | {
 # What is twice as large after it if it was before.
 _SCALES = {aten.relu.default, aten.leaky_relu.default} | _POOLS
 
-# Thinned samples run one by one, the others together: below this share of the multiplications
-# thinning has won wherever it was measured (benchmarks/engine.txt).
+# Thinned samples run one by one, the others together, so a small saving is not worth it: at most
+# this share of the multiplications may be left.
 _WORTHWHILE = 0.75
 
 

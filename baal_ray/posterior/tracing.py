@@ -122,9 +122,9 @@ def trace(
             node.meta["val"] = getattr(graph, node.target)
         elif _draws_at_random(node.target):
             raise NotImplementedError(f"it draws random numbers itself, by {node.target}")
-    images = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    for copy in [user for user in images.users if user.target is torch.ops.aten.clone.default]:
-        copy.replace_all_uses_with(images)
+    given = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    for copy in [user for user in given.users if user.target is torch.ops.aten.clone.default]:
+        copy.replace_all_uses_with(given)
     return graph
 
 

@@ -6,25 +6,12 @@ from torch import nn
 
 from baal_ray.errors import PosteriorError
 from baal_ray.posterior import MCDropout
-from scenarios import dropout_net, inputs
+from scenarios import Model, dropout_net, inputs
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-class Model(nn.Module):
-    """A module from a function of itself and its input."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.function = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, images_N):
-        return self.function(self, images_N)
 
 
 def sequence(x_N_D):

@@ -11,20 +11,7 @@ from torchvision import models
 
 from baal_ray.errors import PosteriorError
 from baal_ray.posterior import MCDropout, trunk_once
-from scenarios import dropout_net, inputs
-
-
-class Model(nn.Module):
-    """A module from a function of itself and its input."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.function = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, images_N):
-        return self.function(self, images_N)
+from scenarios import Model, dropout_net, inputs
 
 
 def sequence(x_N_D):

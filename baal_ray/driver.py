@@ -19,15 +19,14 @@ import ray
 
 import baal_ray
 from baal_ray import storage
-from baal_ray.candidates import places, read_batch, write_batch
+from baal_ray.candidates import read_batch, write_batch
 from baal_ray.cluster import check_resources, connect
-from baal_ray.config import RoundConfig, ScoringConfig, SecondStageConfig
+from baal_ray.config import RoundConfig, SecondStageConfig
 from baal_ray.errors import (
     AlreadyAcquiredError,
     PlanMismatchError,
     UnreadableImagesError,
 )
-from baal_ray.first_samples import kept_log_probs
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
 from baal_ray.model import check_model
@@ -35,14 +34,9 @@ from baal_ray.parquet import open_parquet, publish_table
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
 from baal_ray.schema import SELECTION
-from baal_ray.scoring import (
-    ScoredAlready,
-    fingerprint_uri,
-    score_files,
-    score_images,
-    scored_already,
-)
-from baal_ray.selection import overlaps, top_k, top_k_of, top_share
+from baal_ray.scoring import fingerprint_uri, score_files, score_images, scored_already
+from baal_ray.second_stage import score_candidates
+from baal_ray.selection import overlaps, top_k, top_k_of
 from baal_ray.training import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
 
@@ -168,7 +162,9 @@ class _Round:
             }
             storage.create_if_absent(self._uri("plan"), _json(plan))
             plan = self._read("plan") or plan
-        differences = list(_differences(plan["config"], self._config.planned()))
+        # A plan of an older version lacks the settings that are new; they had their defaults then.
+        planned = RoundConfig.from_dict(plan["config"], self._uri("plan")).planned()
+        differences = list(_differences(planned, self._config.planned()))
         if differences:
             raise PlanMismatchError(
                 f"round {self._round_id} was planned with another configuration; go back to it, "
@@ -198,7 +194,10 @@ class _Round:
         if fit["checkpoint"] is None:
             return {"scores": None, "scored": 0, "unreadable": 0}
         config = self._config
-        checkpoint, folder = self._scored_by(fit, config.scoring)
+        checkpoint = checkpoint_uri(config.workspace, fit["checkpoint"])
+        folder = fingerprint_uri(
+            scores_uri(config.workspace), checkpoint, config.scoring, config.seed
+        )
         already = scored_already(folder)
         pool = read_pool(listing, leave_out=self._acquired() | already.ids)
         done = score_images(
@@ -209,7 +208,7 @@ class _Round:
             config.scoring,
             config.resources,
             config.seed,
-            keep_by=config.selection.by if self._second_stage else None,
+            keep_by=config.selection.by,
         )
         allowed = config.scoring.max_unreadable
         if done.unreadable > allowed * done.rows:
@@ -220,13 +219,6 @@ class _Round:
                 "nothing is scored twice"
             )
         return {"scores": folder, "scored": done.scored, "unreadable": done.unreadable}
-
-    def _scored_by(self, fit: Result, scoring: ScoringConfig) -> tuple[str, str]:
-        """The checkpoint, and the folder of the scores it gives when it is run so."""
-        workspace = self._config.workspace
-        checkpoint = checkpoint_uri(workspace, fit["checkpoint"])
-        folder = fingerprint_uri(scores_uri(workspace), checkpoint, scoring, self._config.seed)
-        return checkpoint, folder
 
     @property
     def _second_stage(self) -> SecondStageConfig | None:
@@ -244,39 +236,16 @@ class _Round:
     def _score_candidates(
         self, second: SecondStageConfig, listing: PoolListing, fit: Result, scores: Result
     ) -> Result:
-        """Score the most promising images with more samples, where a pool scored so would be."""
-        k, by, seed = self._config.selection.k, self._config.selection.by, self._config.seed
-        files = score_files(scores["scores"])
-        scoring = self._config.scoring.with_samples(second.samples)
-        checkpoint, folder = self._scored_by(fit, scoring)
-        leave_out, only = self._acquired(), None
-        scored = kept = 0
-        while True:
-            candidates = top_share(
-                files, second.share, k, by, seed, leave_out=leave_out, only=only
-            )
-            lost, already = _missing(candidates, folder)
-            for place in places(listing, lost):
-                ids = IdSet.of(lost["id"])
-                first = kept_log_probs(files, ids, self._config.scoring.samples)
-                pool, resources = read_pool(place, only=ids), self._config.resources
-                done = score_images(
-                    pool, checkpoint, folder, already, scoring, resources, seed, first=first
-                )
-                scored, kept = scored + done.scored, kept + first.images
-                lost, already = _missing(candidates, folder)
-                if not len(lost):
-                    break
-            if not len(lost):
-                break
-            logger.warning("%d candidates are gone: the next best take their place", len(lost))
-            leave_out, only = leave_out | IdSet.of(lost["id"]), only or listing.ids()
+        checkpoint = checkpoint_uri(self._config.workspace, fit["checkpoint"])
+        done = score_candidates(
+            self._config, second, listing, checkpoint, scores["scores"], self._acquired()
+        )
         return {
-            "scores": folder if len(candidates) else scores["scores"],
-            "ids": publish_table(storage.join(self._folder, "candidates"), candidates),
-            "candidates": len(candidates),
-            "scored": scored,
-            "kept": kept,
+            "scores": done.uri if len(done.candidates) else scores["scores"],
+            "ids": publish_table(storage.join(self._folder, "candidates"), done.candidates),
+            "candidates": len(done.candidates),
+            "scored": done.scored,
+            "kept": done.kept,
         }
 
     def _acquire(
@@ -411,12 +380,6 @@ class _Round:
         storage.publish(self._uri(stage), _json(result))
         logger.info("%s: %s", stage, result)
         return result
-
-
-def _missing(candidates: pa.Table, folder: str) -> tuple[pa.Table, ScoredAlready]:
-    """Which candidates have no row in a folder of scores yet, and which images have."""
-    already = scored_already(folder)
-    return candidates.filter(pa.array(~already.ids.contains(candidates["id"]))), already
 
 
 def _differences(planned: Result, now: Result, prefix: str = "") -> Iterator[str]:

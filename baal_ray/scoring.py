@@ -83,6 +83,7 @@ def score_pool(
     config: ScoringConfig | None = None,
     resources: ResourcesConfig | None = None,
     seed: int = 0,
+    keep_by: str | None = None,
 ) -> Scores:
     """Score every image that this model has not scored yet, one row an image.
 
@@ -94,6 +95,8 @@ def score_pool(
         config: how to score.
         resources: what to ask of the cluster.
         seed: of the masks.
+        keep_by: the rule by which candidates will be chosen, if `config` has a second stage: what
+            is drawn now for promising images is kept, and not drawn again then.
 
     Returns:
         Where the scores are, and how many.
@@ -113,7 +116,9 @@ def score_pool(
         return rows.filter(pa.array(~IdSet(ray.get(leave_out)).contains(rows["id"])))
 
     rest = pool.map_batches(not_scored_yet, batch_format="pyarrow", num_cpus=READER_CPUS)
-    return score_images(rest, checkpoint, folder, already, config, resources, seed)
+    return score_images(
+        rest, checkpoint, folder, already, config, resources, seed, keep_by=keep_by
+    )
 
 
 def score_images(
@@ -140,10 +145,11 @@ def score_images(
         config: as for `score_pool`.
         resources: as for `score_pool`.
         seed: as for `score_pool`.
-        keep_by: the rule by whose word promising images keep their log-probabilities for the
-            second stage that `config` has.
+        keep_by: as for `score_pool`.
         first: log-probabilities of the first samples, so that only the others are drawn.
     """
+    if config.second_stage is None or keep_by == "random":
+        keep_by = None
     height, width = _described(checkpoint)["model"]["image_size"]
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),

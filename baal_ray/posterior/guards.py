@@ -3,8 +3,10 @@
 It is run on a few images, and what it does there is held against what a posterior sample is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from baal_ray.errors import PosteriorError
 from baal_ray.posterior.dropout_mode import CaughtDropout, MaskedDropout
 from baal_ray.posterior.masks import SharedMasks
+from baal_ray.posterior.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.outputs import check_output, log_probs_of
 from baal_ray.posterior.sites import Site, WatchedDropout, find_axes, unlike
 
@@ -53,46 +56,34 @@ def check_posterior(model: nn.Module, images: Tensor, output: str) -> tuple[Site
     _check_reached(model, probe)
     axes = find_axes(model, probe)
 
-    def draw(k: int, images: Tensor) -> tuple[Tensor, MaskedDropout]:
-        # Shared masks whatever the user's are: an image then keeps its masks when it is moved.
-        mode = MaskedDropout(SharedMasks(0, (k,)), len(images), axes)
-        with mode:
-            return model(images.clone()), mode
+    draw = partial(_draw, model, axes, output)
+    drawn = draw(0, probe)
+    check_output(drawn.predictions, len(probe), output)
+    repeated = _REPEATED_IN_16_BITS if in_16_bits(model, drawn.predictions) else _REPEATED
+    repeated *= largest(drawn.log_probs)
+    _check_repeats(drawn, draw(0, probe), repeated)
+    _check_company(draw, drawn, probe, repeated)
+    masks = zip(axes, drawn.mode.mask_shapes, drawn.mode.ps, strict=True)
+    return tuple(Site(*site) for site in masks)
 
-    predictions, mode = draw(0, probe)
-    log_probs = log_probs_of(predictions, output)
-    check_output(predictions, len(probe), output)
-    repeated = _REPEATED_IN_16_BITS if in_16_bits(model, predictions) else _REPEATED
-    repeated *= largest(log_probs)
 
-    again = log_probs_of(draw(0, probe)[0], output)
-    if (difference := log_prob_distance(log_probs, again)) > repeated:
-        raise PosteriorError(
-            "the model gives another result each time on the same images and masks "
-            f"(log-probabilities differ by {difference:.2g}); take out what else is random in it"
-        )
-    # The first image at its place among others, which takes the same kernels; then it comes last
-    # in a larger mini-batch.
-    others = unlike(probe)
-    among_others = log_probs_of(draw(0, torch.cat([probe[:1], others[1:]]))[0], output)
-    moved, moved_mode = draw(0, torch.cat([others, probe[:1]]))
-    _check_shapes(mode.mask_shapes, moved_mode.mask_shapes, len(probe))
-    masks_change = max(
-        log_prob_distance(log_probs, log_probs_of(draw(k, probe)[0], output))
-        for k in range(1, _MASKS_TRIED)
-    )
-    for image, tolerance in (
-        (among_others[:1], repeated),
-        (log_probs_of(moved, output)[-1:], max(_ROUNDING, _MOVED * masks_change)),
-    ):
-        if (difference := log_prob_distance(log_probs[:1], image)) > tolerance:
-            raise PosteriorError(
-                "the model lets an image's prediction depend on the others in its mini-batch: its "
-                f"log-probabilities differ by {difference:.2g} in other company. Look for "
-                "statistics over the mini-batch, such as a BatchNorm without running averages, "
-                "and for a dropout that sees rows of several images in turn"
-            )
-    return tuple(Site(*site) for site in zip(axes, mode.mask_shapes, mode.ps, strict=True))
+@dataclass(frozen=True)
+class _Drawn:
+    """What one posterior sample gives for some images."""
+
+    predictions: Tensor
+    log_probs: Tensor
+    mode: MaskedDropout
+
+
+def _draw(
+    model: nn.Module, axes: tuple[MiniBatchAxis | None, ...], output: str, k: int, images: Tensor
+) -> _Drawn:
+    # Shared masks whatever the user's are: an image then keeps its masks when it is moved.
+    mode = MaskedDropout(SharedMasks(0, (k,)), len(images), axes)
+    with mode:
+        predictions = model(images.clone())
+    return _Drawn(predictions, log_probs_of(predictions, output), mode)
 
 
 def refuse_hidden_dropout(model: nn.Module) -> None:
@@ -162,6 +153,44 @@ def _check_reached(model: nn.Module, probe: Tensor) -> None:
             "layer (torchvision's VGG, AlexNet, MobileNet and EfficientNet have one; ResNet has "
             "none)"
         )
+
+
+def _check_repeats(drawn: _Drawn, again: _Drawn, tolerance: float) -> None:
+    difference = log_prob_distance(drawn.log_probs, again.log_probs)
+    if difference > tolerance:
+        raise PosteriorError(
+            "the model gives another result each time on the same images and masks "
+            f"(log-probabilities differ by {difference:.2g}); take out what else is random in it"
+        )
+
+
+def _check_company(
+    draw: Callable[[int, Tensor], _Drawn], drawn: _Drawn, probe: Tensor, repeated: float
+) -> None:
+    """Compare the first image's prediction with the same among other images.
+
+    First it keeps its place, which takes the same kernels, then it comes last of more images.
+    """
+    others = unlike(probe)
+    among_others = draw(0, torch.cat([probe[:1], others[1:]]))
+    moved = draw(0, torch.cat([others, probe[:1]]))
+    _check_shapes(drawn.mode.mask_shapes, moved.mode.mask_shapes, len(probe))
+    masks_change = max(
+        log_prob_distance(drawn.log_probs, draw(k, probe).log_probs)
+        for k in range(1, _MASKS_TRIED)
+    )
+    for image, tolerance in (
+        (among_others.log_probs[:1], repeated),
+        (moved.log_probs[-1:], max(_ROUNDING, _MOVED * masks_change)),
+    ):
+        difference = log_prob_distance(drawn.log_probs[:1], image)
+        if difference > tolerance:
+            raise PosteriorError(
+                "the model lets an image's prediction depend on the others in its mini-batch: its "
+                f"log-probabilities differ by {difference:.2g} in other company. Look for "
+                "statistics over the mini-batch, such as a BatchNorm without running averages, "
+                "and for a dropout that sees rows of several images in turn"
+            )
 
 
 def _check_shapes(

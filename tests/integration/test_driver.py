@@ -153,7 +153,12 @@ def test_a_round_planned_otherwise_is_refused_with_what_differs(
     with pytest.raises(PlanMismatchError) as refused:
         run_round(config.model_copy(update={"selection": selection}), "2026-11-22")
     assert refused.value.faults == ["selection.k was 10 when the round was planned; it is 11 now"]
-    # What it runs on may change; then it goes on where it stood, to the same picks.
+    # What it runs on may change, and settings may be newer than the plan; then it goes on where it
+    # stood, to the same picks.
+    path = Path(config.workspace, "rounds", "2026-11-22", "plan.json")
+    plan = json.loads(path.read_text())
+    del plan["config"]["scoring"]["precision"], plan["config"]["scoring"]["second_stage"]
+    path.write_text(json.dumps(plan))
     resources = config.resources.model_copy(update={"scoring_cpus": 0.75})
     finished = run_round(config.model_copy(update={"resources": resources}), "2026-11-22")
     assert (finished.acquired, finished.committed_before) == (10, False)

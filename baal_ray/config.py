@@ -111,11 +111,11 @@ class TrainingConfig(_Section):
         return None if location is None else _absolute(location)
 
 
-class SecondStageConfig(_Section):
-    """The most promising share of the pool gets more posterior samples."""
+class StageConfig(_Section):
+    """So many posterior samples, in all, for the most promising share of the pool."""
 
-    samples: Count = 100
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    samples: Count
+    share: Annotated[float, Field(gt=0, lt=1)]
 
 
 class ScoringConfig(_Section):
@@ -127,21 +127,32 @@ class ScoringConfig(_Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: Count = 64
     max_pixels: Count = 100_000_000
-    second_stage: SecondStageConfig | None = None
+    further_stages: list[StageConfig] = []
     max_unreadable: Fraction = 0.01
 
     @model_validator(mode="after")
-    def _more_samples(self) -> "ScoringConfig":
-        if self.second_stage is not None and self.second_stage.samples <= self.samples:
-            raise ValueError(
-                f"second_stage.samples is {self.second_stage.samples}; it must be more than "
-                f"scoring.samples, {self.samples}"
-            )
+    def _narrowing(self) -> "ScoringConfig":
+        samples, share = self.samples, 1.0
+        for number, stage in enumerate(self.further_stages):
+            where = f"further_stages.{number}"
+            if stage.samples <= samples:
+                raise ValueError(
+                    f"{where}.samples is {stage.samples}; it must be more than the {samples} of "
+                    "the stage before"
+                )
+            if stage.share >= share:
+                raise ValueError(
+                    f"{where}.share is {stage.share:g}; it must be less than the {share:g} of the "
+                    "stage before"
+                )
+            samples, share = stage.samples, stage.share
         return self
 
-    def with_samples(self, samples: int) -> "ScoringConfig":
-        """The same in one stage of so many posterior samples."""
-        return self.model_copy(update={"samples": samples, "second_stage": None})
+    def at_stage(self, number: int) -> "ScoringConfig":
+        """The settings of a further stage, from 0, as if its candidates were the pool."""
+        now, *later = self.further_stages[number:]
+        narrower = [stage.model_copy(update={"share": stage.share / now.share}) for stage in later]
+        return self.model_copy(update={"samples": now.samples, "further_stages": narrower})
 
 
 class SelectionConfig(_Section):
@@ -277,15 +288,13 @@ def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
     if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
         rule += "; put it in quotes"
     value = detail["input"]
-    return (
-        f"{where}.{rule}"
-        if isinstance(value, dict | BaseModel)
-        else f"{where} is {value!r}; {rule}"
-    )
+    if detail["type"] == "value_error" and isinstance(value, dict | BaseModel):
+        return f"{where}.{rule}"  # a section's own rule, which begins with the setting
+    return f"{where} is {value!r}; {rule}"
 
 
 def _suggestion(model: type[BaseModel], detail: ErrorDetails) -> str:
-    *sections, key = map(str, detail["loc"])
+    *sections, key = (name for name in detail["loc"] if isinstance(name, str))
     known = list(_section(model, sections).model_fields)
     close = difflib.get_close_matches(key, known, n=1)
     return (

@@ -21,12 +21,13 @@ import baal_ray
 from baal_ray import storage
 from baal_ray.candidates import read_batch, write_batch
 from baal_ray.cluster import check_resources, connect
-from baal_ray.config import RoundConfig, SecondStageConfig
+from baal_ray.config import RoundConfig
 from baal_ray.errors import (
     AlreadyAcquiredError,
     PlanMismatchError,
     UnreadableImagesError,
 )
+from baal_ray.further_stages import score_candidates
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
 from baal_ray.model import check_model
@@ -35,7 +36,6 @@ from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
 from baal_ray.schema import SELECTION
 from baal_ray.scoring import fingerprint_uri, score_files, score_images, scored_already
-from baal_ray.second_stage import score_candidates
 from baal_ray.selection import overlaps, top_k, top_k_of
 from baal_ray.training import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
@@ -60,9 +60,8 @@ class RoundResult:
         unreadable: images of the pool that cannot be read.
         metrics: of the fit's last epoch on the evaluation set.
         seconds: by stage.
-        samples: posterior samples that each stage of scoring drew per image: `score` for the pool,
-            `candidates` for the most promising of it, on top of those.
-        candidates: how many those were; 0 without a second stage.
+        further_stages: of scoring, in their order: `samples`, in all, for how many `images`, how
+            many of them `scored` now, and how many of those started from samples that were `kept`.
         stability: the share of the picks, 0 to 1, that would have been picked when a fifth of the
             posterior samples is left out, averaged over the fifths; None unless BALD chose them.
     """
@@ -77,8 +76,7 @@ class RoundResult:
     labels: int
     metrics: dict[str, float]
     seconds: dict[str, float]
-    samples: dict[str, int] = field(default_factory=dict)
-    candidates: int = 0
+    further_stages: list[dict[str, int]] = field(default_factory=list)
     stability: float | None = None
 
     def summary(self) -> str:
@@ -89,10 +87,9 @@ class RoundResult:
         accuracy = (
             f", accuracy {self.metrics['accuracy']:.3f}" if "accuracy" in self.metrics else ""
         )
-        candidates = (
-            f"; {self.samples['candidates']} more samples drawn for {self.candidates} of them"
-            if self.candidates
-            else ""
+        candidates = "".join(
+            f"; {stage['samples']} samples for the best {stage['images']}"
+            for stage in self.further_stages
         )
         stability = (
             f"; {self.stability:.0%} of the picks stay when a fifth of the samples is left out"
@@ -220,32 +217,26 @@ class _Round:
             )
         return {"scores": folder, "scored": done.scored, "unreadable": done.unreadable}
 
-    @property
-    def _second_stage(self) -> SecondStageConfig | None:
-        """Picks at random need none."""
-        return None if self._config.selection.by == "random" else self._config.scoring.second_stage
-
     def _candidates(self, listing: PoolListing, fit: Result, scores: Result) -> Result | None:
-        second = self._second_stage
-        if second is None or scores["scores"] is None:
+        """What the further stages of scoring come to; picks at random need none."""
+        if (
+            not self._config.scoring.further_stages
+            or self._config.selection.by == "random"
+            or scores["scores"] is None
+        ):
             return None
-        return self._once(
-            "candidates", lambda: self._score_candidates(second, listing, fit, scores)
-        )
+        return self._once("candidates", lambda: self._score_candidates(listing, fit, scores))
 
-    def _score_candidates(
-        self, second: SecondStageConfig, listing: PoolListing, fit: Result, scores: Result
-    ) -> Result:
+    def _score_candidates(self, listing: PoolListing, fit: Result, scores: Result) -> Result:
         checkpoint = checkpoint_uri(self._config.workspace, fit["checkpoint"])
-        done = score_candidates(
-            self._config, second, listing, checkpoint, scores["scores"], self._acquired()
+        stages = list(
+            score_candidates(self._config, listing, checkpoint, scores["scores"], self._acquired())
         )
+        last = stages[-1]
         return {
-            "scores": done.uri if len(done.candidates) else scores["scores"],
-            "ids": publish_table(storage.join(self._folder, "candidates"), done.candidates),
-            "candidates": len(done.candidates),
-            "scored": done.scored,
-            "kept": done.kept,
+            "scores": last.uri if len(last.candidates) else scores["scores"],
+            "ids": publish_table(storage.join(self._folder, "candidates"), last.candidates),
+            "stages": [stage.figures() for stage in stages],
         }
 
     def _acquire(
@@ -326,10 +317,8 @@ class _Round:
         self, fit: Result, scores: Result, candidates: Result | None, batch: Result
     ) -> RoundResult:
         stages = {"fit": fit, "score": scores, "select": batch}
-        samples = {} if scores["scores"] is None else {"score": self._config.scoring.samples}
-        if candidates is not None and self._second_stage is not None:
+        if candidates is not None:
             stages["candidates"] = candidates
-            samples["candidates"] = self._second_stage.samples - samples["score"]
         result = {
             "round_id": self._round_id,
             "acquired": batch["acquired"],
@@ -340,8 +329,7 @@ class _Round:
             "labels": fit["labels"],
             "metrics": fit["metrics"],
             "seconds": {name: stage["seconds"] for name, stage in stages.items()},
-            "samples": samples,
-            "candidates": candidates["candidates"] if candidates else 0,
+            "further_stages": candidates["stages"] if candidates else [],
             "stability": batch["stability"] and batch["stability"]["mean"],
         }
         versions = {"baal_ray": baal_ray.__version__, "ray": ray.__version__}

@@ -1,4 +1,4 @@
-"""The first samples of images that go on to a second stage, kept so that they are drawn once."""
+"""The first samples of images that go on to another stage, kept so that they are drawn once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ STABILITY_COLUMNS = ("bald_std_error", *BALD_WITHOUT)
 
 #: One row per pool image scored by one model. `error` is null when the image was scored; else it
 #: says why not, and the scores are null. `source` is the pool file that the image came from,
-#: `samples` is K. `log_probs` is float32 [K, C], kept for a second stage where one is configured.
+#: `samples` is K. `log_probs` is float32 [K, C], kept for further stages where there are any.
 SCORES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

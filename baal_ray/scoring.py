@@ -43,7 +43,7 @@ _ENGINE = 2
 _ROWS_PER_FILE, _BYTES_A_ROW = 20_000, 100
 _MOST_BYTES_PER_FILE = 128 * 1024**2
 
-# Of each mini-batch this many times the share that a second stage will draw on keep their
+# Of each mini-batch this many times the share that the next stage will draw on keep their
 # log-probabilities, as promising images are not spread evenly.
 _KEPT_SHARES = 3
 
@@ -95,7 +95,7 @@ def score_pool(
         config: how to score.
         resources: what to ask of the cluster.
         seed: of the masks.
-        keep_by: the rule by which candidates will be chosen, if `config` has a second stage: what
+        keep_by: the rule by which candidates will be chosen, if `config` has further stages: what
             is drawn now for promising images is kept, and not drawn again then.
 
     Returns:
@@ -148,7 +148,7 @@ def score_images(
         keep_by: as for `score_pool`.
         first: log-probabilities of the first samples, so that only the others are drawn.
     """
-    if config.second_stage is None or keep_by == "random":
+    if not config.further_stages or keep_by == "random":
         keep_by = None
     height, width = _described(checkpoint)["model"]["image_size"]
     decoded = pool.map_batches(
@@ -271,14 +271,13 @@ class PoolScorer:
         padded_N = torch.from_numpy(np.concatenate([images_N, padding_N])).to(self._device)
         padded_ids = [*ids, *[""] * missing]
         with self._autocast():
-            if self._keep_by is not None:
-                log_probs_N_K_C = self._posterior.log_probs(padded_N, padded_ids)
-                return PredictiveStatistics.of(log_probs_N_K_C), log_probs_N_K_C
-            first_N_K_C = (
-                self._first(padded_N, padded_ids, len(ids)) if self._first is not None else None
+            first_N_K_C = self._first(padded_N, padded_ids, len(ids)) if self._first else None
+            if self._keep_by is None:
+                return self._posterior.predict(padded_N, padded_ids, first_N_K_C=first_N_K_C), None
+            log_probs_N_K_C = self._posterior.log_probs(
+                padded_N, padded_ids, first_N_K_C=first_N_K_C
             )
-            predictions = self._posterior.predict(padded_N, padded_ids, first_N_K_C=first_N_K_C)
-            return predictions, None
+            return PredictiveStatistics.of(log_probs_N_K_C), log_probs_N_K_C
 
     def _kept(
         self,
@@ -288,12 +287,11 @@ class PoolScorer:
     ) -> pa.Array:
         """The log-probabilities of promising images as bytes, null for the others."""
         kept: list[bytes | None] = [None] * len(failed)
-        second = self._config.second_stage
-        if log_probs_N_K_C is not None and self._keep_by is not None and second is not None:
+        if log_probs_N_K_C is not None and self._keep_by is not None:
             score = statistics[self._keep_by]
             information = -score if self._keep_by in SMALL_IS_INFORMATIVE else score
             order = np.argsort(np.where(failed, np.inf, -information), kind="stable")
-            promising = order[: math.ceil(_kept_share(second.share) * len(failed))]
+            promising = order[: math.ceil(_kept_share(self._config) * len(failed))]
             promising = promising[~failed[promising]]
             bytes_of = log_probs_N_K_C[promising].float().cpu().numpy()
             for row, log_probs_K_C in zip(promising, bytes_of, strict=True):
@@ -378,14 +376,14 @@ def _described(checkpoint: str) -> dict[str, Any]:
     return description
 
 
-def _kept_share(share: float) -> float:
-    return min(1.0, _KEPT_SHARES * share)
+def _kept_share(config: ScoringConfig) -> float:
+    return min(1.0, _KEPT_SHARES * config.further_stages[0].share)
 
 
 def _bytes_per_file(checkpoint: str, config: ScoringConfig, keep_by: str | None) -> int:
     """Of as many rows as make few files, unless log-probabilities make them too large."""
     a_row: float = _BYTES_A_ROW
-    if keep_by is not None and config.second_stage is not None:
+    if keep_by is not None:
         log_probs = config.samples * len(_described(checkpoint)["classes"]) * 4
-        a_row += _kept_share(config.second_stage.share) * log_probs
+        a_row += _kept_share(config) * log_probs
     return min(int(_ROWS_PER_FILE * a_row), _MOST_BYTES_PER_FILE)

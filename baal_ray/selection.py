@@ -3,9 +3,7 @@
 One file of scores is in memory at a time, however large the pool.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Set
-from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -78,43 +76,30 @@ def top_k_of(
     return _ranked(best.rows(), by)
 
 
-def top_share(
+def count_eligible(
+    scores_uri: str | Iterable[str], by: str, *, leave_out: IdSet | None = None
+) -> int:
+    """How many images `top_k` may pick from; arguments as there."""
+    tables = (_read(file, {"id", "error", by}) for file in _files(scores_uri))
+    return sum(
+        int((_allowed(table, leave_out, None) & np.isfinite(_information(table, by))).sum())
+        for table in tables
+    )
+
+
+def top_ids(
     scores_uri: str | Iterable[str],
-    share: float,
-    at_least: int,
+    k: int,
     by: str,
     seed: int = 0,
     *,
     leave_out: IdSet | None = None,
     only: IdSet | None = None,
 ) -> pa.Table:
-    """The most informative share of the images that `top_k` may pick, in two passes.
-
-    Args:
-        scores_uri: as for `top_k`.
-        share: of these images, 0 to 1, rounded up.
-        at_least: how many if the share has less.
-        by: as for `top_k`.
-        seed: as for `top_k`.
-        leave_out: as for `top_k`.
-        only: as for `top_k`.
-
-    Returns:
-        `id` and `source`, most informative first.
-
-    Raises:
-        SelectionError: as for `top_k`.
-        CorruptFileError: as for `top_k`.
-    """
-    files = list(_files(scores_uri))
-    read = partial(_read, columns={"id", "source", "samples", "error", by})
-    eligible = sum(
-        int((_allowed(table, leave_out, only) & np.isfinite(_information(table, by))).sum())
-        for table in map(read, files)
-    )
-    k = max(at_least, math.ceil(share * eligible))
-    best = top_k_of(map(read, files), k, by, seed, leave_out=leave_out, only=only)
-    return best.select(["id", "source"])
+    """The `id` and `source` of what `top_k` would pick, for a k too large for all columns."""
+    columns = {"id", "source", "samples", "error", by}
+    tables = (_read(file, columns) for file in _files(scores_uri))
+    return top_k_of(tables, k, by, seed, leave_out=leave_out, only=only).select(["id", "source"])
 
 
 def overlaps(

@@ -104,24 +104,49 @@ def test_an_impossible_model(faults, model, told):
 
 
 @pytest.mark.parametrize(
-    ("second_stage", "told"),
+    ("stages", "told"),
     [
-        ("{samples: 20}", "scoring.second_stage.samples is 20; it must be more than "),
-        ("{samples: 0}", "scoring.second_stage.samples is 0; it must be greater than"),
-        ("{share: 0}", "scoring.second_stage.share is 0; it must be greater than 0"),
-        ("{share: 1}", "scoring.second_stage.share is 1; it must be less than 1"),
-        ("{shares: 0.1}", "scoring.second_stage.shares is not a setting; did you mean share?"),
-        ("yes", "scoring.second_stage is True; it must be a valid dictionary"),
+        (
+            "[{samples: 20, share: 0.1}]",
+            "scoring.further_stages.0.samples is 20; it must be more than the 20 of the stage",
+        ),
+        (
+            "[{samples: 30, share: 0.1}, {samples: 25, share: 0.05}]",
+            "scoring.further_stages.1.samples is 25; it must be more than the 30 of the stage",
+        ),
+        (
+            "[{samples: 30, share: 0.1}, {samples: 40, share: 0.1}]",
+            "scoring.further_stages.1.share is 0.1; it must be less than the 0.1 of the stage",
+        ),
+        (
+            "[{samples: 0, share: 0.1}]",
+            "scoring.further_stages.0.samples is 0; it must be greater than",
+        ),
+        (
+            "[{samples: 99, share: 1}]",
+            "scoring.further_stages.0.share is 1; it must be less than 1",
+        ),
+        (
+            "[{samples: 99, shares: 0.1, share: 0.1}]",
+            "scoring.further_stages.0.shares is not a setting; did you mean share?",
+        ),
+        ("[{share: 0.1}]", "scoring.further_stages.0.samples is missing; it has no default"),
+        ("{samples: 99}", "scoring.further_stages is {'samples': 99}; it must be a valid list"),
     ],
 )
-def test_an_impossible_second_stage(faults, second_stage, told):
-    assert told in faults(f"{MINIMAL}scoring: {{second_stage: {second_stage}}}")[0]
+def test_impossible_further_stages(faults, stages, told):
+    assert told in faults(f"{MINIMAL}scoring: {{further_stages: {stages}}}")[0]
 
 
-def test_a_second_stage_has_a_hundred_samples_of_a_twentieth_unless_told_otherwise(read):
-    scoring = read(f"{MINIMAL}scoring: {{second_stage: {{}}}}").scoring
-    assert (scoring.second_stage.samples, scoring.second_stage.share) == (100, 0.05)
-    assert scoring.with_samples(100) == read(f"{MINIMAL}scoring: {{samples: 100}}").scoring
+def test_a_further_stage_is_scored_as_a_pool_of_its_candidates_would_be(read):
+    stages = "[{samples: 30, share: 0.4}, {samples: 50, share: 0.1}, {samples: 99, share: 0.02}]"
+    scoring = read(f"{MINIMAL}scoring: {{masks: per_item, further_stages: {stages}}}").scoring
+    first, second, third = map(scoring.at_stage, range(3))
+    assert [stage.samples for stage in (first, second, third)] == [30, 50, 99]
+    assert third == read(f"{MINIMAL}scoring: {{masks: per_item, samples: 99}}").scoring
+    assert [stage.samples for stage in first.further_stages] == [50, 99]
+    assert [stage.share for stage in first.further_stages] == pytest.approx([0.25, 0.05])
+    assert [stage.share for stage in second.further_stages] == pytest.approx([0.2])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from baal_ray.errors import CorruptFileError, SelectionError
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.parquet import publish_table
 from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, SCORES, STABILITY_COLUMNS
-from baal_ray.selection import RULES, overlaps, top_k, top_k_of, top_share
+from baal_ray.selection import RULES, count_eligible, overlaps, top_ids, top_k, top_k_of
 
 SMALL_FIRST = ("margin", "confidence")
 
@@ -104,22 +104,18 @@ def test_overlaps_are_those_of_a_global_sort_by_each_column(tmp_path_factory, wi
     assert found == [len({*other} & {*picked}) / k for other in others if other]
 
 
-@pytest.mark.parametrize(
-    ("share", "at_least", "expected"), [(0.3, 1, 3), (0.21, 1, 3), (0.1, 4, 4)]
-)
 @pytest.mark.parametrize("by", ["bald", "margin"])
-def test_the_top_share_is_of_the_images_that_may_be_picked(
-    tmp_path, share, at_least, expected, by
-):
-    """Of 14 rows 10 may be: one is left out, one not kept to, one NaN and one unreadable."""
+def test_what_may_be_picked_is_counted_and_named_without_reading_all_columns(tmp_path, by):
+    """Of 14 rows one is left out, one is NaN and one unreadable."""
     ids = [f"i{n:02}" for n in range(14)]
     values = [n / 10 for n in range(13)] + [math.nan]
     errors = pa.array(["cut" if n == 12 else None for n in range(14)])
     publish_table(str(tmp_path), scores(ids, values, error=errors))
-    limits = {"leave_out": IdSet.of(ids[:1]), "only": IdSet.of(ids[:11] + ids[12:])}
-    found = top_share(str(tmp_path), share, at_least, by, **limits)
-    best = ids[1:11] if by == "margin" else ids[10:0:-1]
-    assert picks(found) == best[:expected]
+    leave_out = IdSet.of(ids[:1])
+    assert count_eligible(str(tmp_path), by) == 12
+    assert count_eligible(str(tmp_path), by, leave_out=leave_out) == 11
+    found = top_ids(str(tmp_path), 4, by, leave_out=leave_out, only=IdSet.of(ids[:11]))
+    assert picks(found) == (ids[1:5] if by == "margin" else ids[10:6:-1])
     assert found.column_names == ["id", "source"]
 
 

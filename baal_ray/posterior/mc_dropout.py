@@ -160,18 +160,26 @@ class MCDropout:
                 self._watch.update()
             return self._sites[key]
 
-    def log_probs(self, images_N: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+    def log_probs(
+        self,
+        images_N: Tensor,
+        ids: Sequence[str] | None = None,
+        *,
+        first_N_K_C: Tensor | None = None,
+    ) -> Tensor:
         """Every prediction, log_probs_N_K_C, float32 or wider: for small sets.
 
         Args:
             images_N: a mini-batch, as the model takes it, on the model's device.
             ids: the images' ids, needed when masks are per item.
+            first_N_K_C: log-probabilities of the first samples, where they have been drawn before;
+                the others are drawn now.
 
         Raises:
             PosteriorError: the model cannot be sampled rightly.
         """
-        pieces: list[Tensor] = []
-        self._draw(images_N, ids, 0, pieces.append)
+        pieces = [] if first_N_K_C is None else [first_N_K_C.transpose(0, 1)]
+        self._draw(images_N, ids, sum(map(len, pieces)), pieces.append)
         return torch.cat(pieces).transpose(0, 1)
 
     def predict(
@@ -186,8 +194,7 @@ class MCDropout:
         Args:
             images_N: as for `log_probs`.
             ids: as for `log_probs`.
-            first_N_K_C: log-probabilities of the first samples, where they have been drawn before;
-                the others are drawn now.
+            first_N_K_C: as for `log_probs`.
 
         Raises:
             PosteriorError: the model cannot be sampled rightly.
@@ -243,8 +250,10 @@ class MCDropout:
         self.check(images_N)
         masks_of = self.masks_of(images_N, ids)
         ks = range(start, self.samples)
+        if not ks:
+            return
         with self._evaluation():
-            prepared = self._prepare(images_N, masks_of)
+            prepared = self._prepare(images_N, len(ks), masks_of)
             if prepared is None:
                 with unchanged(self.model, images_N.device):
                     for k in ks:
@@ -269,21 +278,21 @@ class MCDropout:
             self._watch.update()
 
     def _prepare(
-        self, images_N: Tensor, masks_of: Callable[[Sequence[int]], Masks]
+        self, images_N: Tensor, samples: int, masks_of: Callable[[Sequence[int]], Masks]
     ) -> TrunkOnce | None:
-        """The fast way for mini-batches like this one; None if the model must run whole."""
+        """The fast way to so many samples of such a mini-batch; None: the model must run whole."""
         device = images_N.device.type
         key = (
             images_N.shape,
             images_N.dtype,
             images_N.device,
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-            *(self.samples, self.seed, self.masks, self.output, self.stochastic_depth),
+            *(samples, self.seed, self.masks, self.output, self.stochastic_depth),
         )
         if key in self._prepared and key not in self._held_against_model:
             self._hold_again(key, images_N, masks_of)
         if key not in self._prepared:
-            self._prepared[key] = self._trace(images_N, masks_of)
+            self._prepared[key] = self._trace(images_N, samples, masks_of)
             if len(self._prepared) > _SHAPES:
                 self._prepared.popitem(last=False)
         self._held_against_model.add(key)
@@ -306,7 +315,7 @@ class MCDropout:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _trace(
-        self, images_N: Tensor, masks_of: Callable[[Sequence[int]], Masks]
+        self, images_N: Tensor, samples: int, masks_of: Callable[[Sequence[int]], Masks]
     ) -> TrunkOnce | None:
         # Convolutions run faster on channels last.
         layouts = [torch.channels_last] if images_N.ndim == 4 else []
@@ -318,7 +327,7 @@ class MCDropout:
                         images_N,
                         layout,
                         self.sites(images_N),
-                        self.samples,
+                        samples,
                         self.masks == "shared",
                     )
                 self._hold_against_model(prepared, images_N, masks_of)
@@ -329,7 +338,7 @@ class MCDropout:
             else:
                 return prepared
         if not self._warned:
-            _warn(self.samples, reason)
+            _warn(samples, reason)
             self._warned = True
         return None
 
@@ -344,7 +353,7 @@ class MCDropout:
         Raises:
             PosteriorError: they differ.
         """
-        ks = range(min(prepared.together, self.samples))
+        ks = range(prepared.together)
         ends = [0, ks[-1]]
         with unchanged(self.model, images_N.device):
             plain = [self.predict_under(masks_of((k,)), images_N) for k in ends]

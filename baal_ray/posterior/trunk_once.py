@@ -40,7 +40,7 @@ class TrunkOnce:
             images_N: a mini-batch.
             layout: of images in memory.
             sites: the model's dropouts.
-            samples: K.
+            samples: how many are drawn of such a mini-batch.
             shared: whether all images have the same masks.
 
         Raises:

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
 from baal_ray.parquet import publish_table
 from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.scoring import fingerprint_uri
 from baal_ray.selection import top_k
 from baal_ray.workspace import manifest_uri
 from pools import label_of, picture, round_config, table, write_labelled, write_pool
@@ -157,7 +159,7 @@ def test_a_round_planned_otherwise_is_refused_with_what_differs(
     # stood, to the same picks.
     path = Path(config.workspace, "rounds", "2026-11-22", "plan.json")
     plan = json.loads(path.read_text())
-    del plan["config"]["scoring"]["precision"], plan["config"]["scoring"]["second_stage"]
+    del plan["config"]["scoring"]["precision"], plan["config"]["scoring"]["further_stages"]
     path.write_text(json.dumps(plan))
     resources = config.resources.model_copy(update={"scoring_cpus": 0.75})
     finished = run_round(config.model_copy(update={"resources": resources}), "2026-11-22")
@@ -225,12 +227,13 @@ def test_a_pick_that_another_round_took_is_replaced_by_the_next_best(tmp_path: P
     assert ours == ranking[:2] + ranking[5:]
 
 
-def test_a_second_stage_picks_what_more_samples_for_the_whole_pool_would(tmp_path: Path) -> None:
+def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path: Path) -> None:
     write_pool(tmp_path, images=120)
+    stages = [{"samples": 8, "share": 0.75}, {"samples": 12, "share": 0.6}]
     rounds = {}
     for name, scoring in {
         "flat": {"samples": 12},
-        "staged": {"samples": 4, "second_stage": {"samples": 12, "share": 0.6}},
+        "staged": {"samples": 4, "further_stages": stages},
     }.items():
         config = round_config(tmp_path, workspace=str(tmp_path / name), scoring=scoring)
         bring_in_labels(config, tmp_path)
@@ -238,9 +241,12 @@ def test_a_second_stage_picks_what_more_samples_for_the_whole_pool_would(tmp_pat
         rounds[name] = config, run_round(config, "night")
     (flat, flat_result), (staged, result) = rounds["flat"], rounds["staged"]
     assert result.checkpoint == flat_result.checkpoint
-    assert (result.samples, flat_result.samples) == ({"score": 4, "candidates": 8}, {"score": 12})
-    assert (result.candidates, flat_result.candidates) == (72, 0)
-    assert "8 more samples drawn for 72 of them" in result.summary()
+    assert flat_result.further_stages == []
+    assert result.further_stages == [
+        {"samples": 8, "images": 90, "scored": 90, "kept": 90},
+        {"samples": 12, "images": 72, "scored": 72, "kept": 72},
+    ]
+    assert "8 samples for the best 90; 12 samples for the best 72;" in result.summary()
     expected, picked = (
         manifest_of(config).rows(round_id="night").sort_by("rank") for config in (flat, staged)
     )
@@ -248,14 +254,17 @@ def test_a_second_stage_picks_what_more_samples_for_the_whole_pool_would(tmp_pat
     np.testing.assert_allclose(picked["score"], expected["score"], atol=1e-5)
     assert result.stability is not None
 
-    # The candidates are the most promising, and their scores are those of the flat round.
+    # Each stage keeps the most promising of the one before, with the scores of a flat round.
     folder = Path(staged.workspace, "rounds", "night")
     done = json.loads((folder / "candidates.json").read_text())
-    assert (done["scored"], done["kept"]) == (72, 72)
     first = pq.read_table(scores_of(staged, "night")).to_pandas().set_index("id")
     assert (len(first), first["log_probs"].notna().sum()) == (120, 120)
+    fingerprint = partial(fingerprint_uri, str(Path(staged.workspace, "scores")))
+    second = fingerprint(result.checkpoint, staged.scoring.at_stage(0), staged.seed)
+    middle = pq.read_table(second).to_pandas().set_index("id")
+    assert {*middle.index} == {*first.nlargest(90, "bald").index}
     again = pq.read_table(done["scores"]).to_pandas().set_index("id").sort_index()
-    assert {*again.index} == {*first.nlargest(72, "bald").index}
+    assert {*again.index} == {*middle.nlargest(72, "bald").index}
     assert Path(done["scores"]).name == Path(scores_of(flat, "night")).name
     one_stage = pq.read_table(scores_of(flat, "night")).to_pandas().set_index("id")
     columns = ["samples", *SCORE_COLUMNS, *STABILITY_COLUMNS]
@@ -271,25 +280,26 @@ def test_a_second_stage_picks_what_more_samples_for_the_whole_pool_would(tmp_pat
     publish_table(done["scores"], some[:30])
     for file in files:
         file.unlink()
-    run_round(staged, "night")
-    assert json.loads((folder / "candidates.json").read_text())["scored"] == 72 - 30
-    resumed = manifest_of(staged).rows(round_id="night").sort_by("rank")
-    assert resumed["id"].to_pylist() == picked["id"].to_pylist()
+    resumed = run_round(staged, "night")
+    assert [stage["scored"] for stage in resumed.further_stages] == [0, 72 - 30]
+    rows = manifest_of(staged).rows(round_id="night").sort_by("rank")
+    assert rows["id"].to_pylist() == picked["id"].to_pylist()
 
 
 def test_candidates_outlive_the_files_that_they_were_in(tmp_path: Path) -> None:
     write_pool(tmp_path, images=100, per_file=50)
-    scoring = {"samples": 2, "second_stage": {"samples": 4, "share": 0.01}}
+    scoring = {"samples": 2, "further_stages": [{"samples": 4, "share": 0.01}]}
     config = round_config(tmp_path, scoring=scoring)
     bring_in_labels(config, tmp_path)
-    assert run_round(config, "one").candidates == 10  # selection.k
+    assert run_round(config, "one").further_stages[0]["images"] == 10  # selection.k
     (tmp_path / "moved").mkdir()
     (tmp_path / "pool" / "00050.parquet").rename(tmp_path / "moved" / "kept.parquet")
     config = config.model_copy(
         update={"pool": config.pool.model_copy(update={"uri": str(tmp_path / "moved")})}
     )
     result = run_round(config, "two")
-    assert (result.scored, result.acquired, result.candidates) == (0, 10, 10)
+    assert (result.scored, result.acquired) == (0, 10)
+    assert [stage["images"] for stage in result.further_stages] == [10]
     rows = manifest_of(config).rows(round_id="two")
     assert rows["source"].unique().to_pylist() == [str(tmp_path / "moved" / "kept.parquet")]
     taken = set(manifest_of(config).rows(round_id="one")["id"].to_pylist())
@@ -298,14 +308,14 @@ def test_candidates_outlive_the_files_that_they_were_in(tmp_path: Path) -> None:
     assert set(rows["id"].to_pylist()) == set(left[:10])
 
 
-def test_picks_at_random_need_no_second_stage(tmp_path: Path) -> None:
+def test_picks_at_random_need_no_further_stage(tmp_path: Path) -> None:
     write_pool(tmp_path, images=60)
-    scoring = {"samples": 2, "second_stage": {"samples": 4}}
+    scoring = {"samples": 2, "further_stages": [{"samples": 4, "share": 0.5}]}
     config = round_config(tmp_path, scoring=scoring, selection={"by": "random"})
-    assert run_round(config, "unlabelled").candidates == 0
+    assert run_round(config, "unlabelled").further_stages == []
     bring_in_labels(config, tmp_path)
     result = run_round(config, "labelled")
-    assert (result.rule, result.candidates, result.samples) == ("random", 0, {"score": 2})
+    assert (result.rule, result.further_stages) == ("random", [])
     assert not Path(config.workspace, "rounds", "labelled", "candidates.json").exists()
     scores = pq.read_table(scores_of(config, "labelled"))
     assert scores["log_probs"].null_count == len(scores)

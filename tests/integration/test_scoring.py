@@ -10,7 +10,7 @@ import ray
 import torch
 
 from baal_ray.acquisition import bald
-from baal_ray.config import ModelConfig, ResourcesConfig, ScoringConfig, SecondStageConfig
+from baal_ray.config import ModelConfig, ResourcesConfig, ScoringConfig, StageConfig
 from baal_ray.errors import ResourceError
 from baal_ray.first_samples import kept_log_probs
 from baal_ray.ids import IdSet
@@ -95,7 +95,7 @@ def test_the_model_may_run_in_16_bits_and_scores_change_a_little(
     assert (scores[0] != scores[1]).any().any()
 
 
-SMALL = {"samples": 2, "second_stage": {"samples": 5, "share": 0.125}}
+SMALL = {"samples": 2, "further_stages": [{"samples": 5, "share": 0.125}]}
 
 
 @pytest.mark.parametrize("by", ["bald", "margin"])
@@ -118,11 +118,11 @@ def test_the_most_promising_of_each_mini_batch_keep_their_log_probs(
     np.testing.assert_allclose(bald(torch.from_numpy(log_probs)), best["bald"], atol=1e-6)
 
 
-def test_a_second_stage_draws_only_the_samples_that_the_first_has_not(
+def test_a_further_stage_draws_only_the_samples_that_the_one_before_has_not(
     tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = ScoringConfig.model_validate({**SMALL, "batch_size": 16})
-    more = config.with_samples(5)
+    more = config.at_stage(0)
     rows = decode(table(0, 30).select(["id", "image"]), 12, 12, max_pixels=10**6)
     parts = [
         {name: column[s] for name, column in rows.items()} for s in (slice(16), slice(16, 30))
@@ -142,24 +142,24 @@ def test_a_second_stage_draws_only_the_samples_that_the_first_has_not(
         return scorer(rows).select(columns).to_pandas()
 
     expected = scored(flat, candidates)
-    second_stage = PoolScorer(checkpoint, more, 0, on_gpu=False, first=everything)
-    assert second_stage._first is not None
+    further = PoolScorer(checkpoint, more, 0, on_gpu=False, first=everything)
+    assert further._first is not None
     with monkeypatch.context() as patch:  # nothing is drawn again
-        patch.delattr(second_stage._first, "_posterior")
-        np.testing.assert_allclose(scored(second_stage, candidates), expected, atol=1e-5)
+        patch.delattr(further._first, "_posterior")
+        np.testing.assert_allclose(scored(further, candidates), expected, atol=1e-5)
     # What was not kept is drawn.
     some = {name: column[:16] for name, column in rows.items()}
-    np.testing.assert_allclose(scored(second_stage, some), scored(flat, some), atol=1e-5)
+    np.testing.assert_allclose(scored(further, some), scored(flat, some), atol=1e-5)
     nothing = kept_log_probs(files, IdSet.of([]), 2)
-    second_stage = PoolScorer(checkpoint, more, 0, on_gpu=False, first=nothing)
+    further = PoolScorer(checkpoint, more, 0, on_gpu=False, first=nothing)
     assert nothing.images == 0
-    np.testing.assert_allclose(scored(second_stage, candidates), expected, atol=1e-5)
+    np.testing.assert_allclose(scored(further, candidates), expected, atol=1e-5)
 
     # And what was kept counts: other log-probabilities are other scores.
     arrays = [np.roll(array, 1, axis=-1) for array in ray.get(everything.log_probs_N_K_C)]
     wrong = replace(everything, log_probs_N_K_C=[ray.put(array) for array in arrays])
-    second_stage = PoolScorer(checkpoint, more, 0, on_gpu=False, first=wrong)
-    assert np.abs(scored(second_stage, candidates) - expected).to_numpy().max() > 1e-3
+    further = PoolScorer(checkpoint, more, 0, on_gpu=False, first=wrong)
+    assert np.abs(scored(further, candidates) - expected).to_numpy().max() > 1e-3
 
 
 def test_what_changes_scores_changes_where_they_are_kept() -> None:
@@ -179,9 +179,10 @@ def test_what_changes_scores_changes_where_they_are_kept() -> None:
         for setting in settings
     ]
     assert len({*folders}) == len(settings)
-    same = ScoringConfig(max_unreadable=1, second_stage=SecondStageConfig())
+    stages = [StageConfig(samples=100, share=0.05)]
+    same = ScoringConfig(max_unreadable=1, further_stages=stages)
     assert fingerprint_uri("scores", "b/model/", same, seed=0) == folders[0]
-    assert fingerprint_uri("scores", "b/model", same.with_samples(100), seed=0) == folders[2]
+    assert fingerprint_uri("scores", "b/model", same.at_stage(0), seed=0) == folders[2]
 
 
 @pytest.mark.parametrize("masks", ["shared", "per_item"])

@@ -1,6 +1,7 @@
 """Posterior samples: consistent, nested, the same in any company, and what PyTorch would draw."""
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baal_ray.acquisition import ACQUISITION_FUNCTIONS
+from baal_ray.acquisition import ACQUISITION_FUNCTIONS, bald
 from baal_ray.errors import PosteriorError
 from baal_ray.posterior import MCDropout
 from scenarios import dropout_net, inputs
@@ -76,6 +77,17 @@ class TestConsistency:
         few = MCDropout(build(), samples=4).log_probs(images())
         many = MCDropout(build(), samples=20).log_probs(images())
         assert torch.equal(few, many[:, :4])
+
+    def test_first_samples_are_not_drawn_again(self, build, images):
+        posterior = MCDropout(build(), samples=7)
+        expected = posterior.log_probs(images())
+        drawn = posterior.log_probs(images(), first_N_K_C=expected[:, :4])
+        torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-5)
+        given = torch.full_like(expected[:, :4], -math.log(5))
+        drawn = posterior.log_probs(images(), first_N_K_C=given)
+        assert torch.equal(drawn[:, :4], given)
+        together = posterior.predict(images(), first_N_K_C=given).columns()
+        torch.testing.assert_close(together["bald"], bald(drawn), rtol=0, atol=1e-6)
 
     def test_samples_and_seeds_differ(self, build, images):
         one = MCDropout(build(), samples=4, seed=0).log_probs(images())

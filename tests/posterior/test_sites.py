@@ -1,0 +1,55 @@
+"""Where the mini-batch lies in what each dropout sees."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from baal_ray.posterior.mini_batch_axis import MiniBatchAxis
+from baal_ray.posterior.sites import find_axes, unlike
+
+
+class Places(nn.Module):
+    """Drops out images, steps, rows of several images and weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6, 6))
+
+    def forward(self, x_N_D):
+        x = F.linear(F.dropout(x_N_D, 0.5), F.dropout(self.weight, 0.5))
+        F.dropout(x.reshape(-1, 3, 2).transpose(0, 1), 0.5)
+        F.dropout(x.reshape(-1, 2), 0.5)
+        F.dropout(torch.cat([x, x]), 0.5)
+        return x
+
+
+def test_it_is_found_along_any_axis_and_in_weights_there_is_none():
+    images = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    assert find_axes(Places().eval(), images) == (
+        MiniBatchAxis(0),
+        None,
+        MiniBatchAxis(1),
+        MiniBatchAxis(0, rows=3),
+        MiniBatchAxis(0, rows=2, outer=False),
+    )
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.tensor([[0, 255], [3, 4]], dtype=torch.uint8),
+        torch.full((2, 2), 7, dtype=torch.uint8),
+        torch.tensor([[-1.0, 2.0], [0.5, float("nan")]]),
+        torch.zeros(2, 2, dtype=torch.bfloat16),
+    ],
+)
+def test_other_images_are_like_these_in_type_and_range(images):
+    others = unlike(images)
+    assert (others.shape, others.dtype) == (images.shape, images.dtype)
+    assert others.isfinite().all()
+    assert (others != images).any(dim=1).all()
+    finite = images.nan_to_num()
+    if finite.min() != finite.max():
+        assert finite.min() <= others.min()
+        assert others.max() <= finite.max()

@@ -1,0 +1,98 @@
+"""A traced model, cut where randomness begins."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from baal_ray.posterior.dropout_mode import MaskedDropout
+from baal_ray.posterior.masks import SharedMasks
+from baal_ray.posterior.sites import Site, find_axes
+from baal_ray.posterior.tracing import cut, trace
+
+SAMPLES, IMAGES = 3, 4
+
+
+class Branches(nn.Module):
+    """One branch drops out at once, the other after its own convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.early, self.late = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        early = self.early(F.dropout(x, 0.5))
+        late = F.dropout2d(self.late(x).relu_(), 0.5)
+        return self.head((early + late).mean(dim=(2, 3)))
+
+
+def traced(model, samples=1):
+    images = torch.rand(IMAGES, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    model.eval().requires_grad_(False)
+    axes = find_axes(model, images)
+    mode = MaskedDropout(SharedMasks(0, (0,)), IMAGES, axes)
+    with mode:
+        model(images)
+    sites = [Site(*site) for site in zip(axes, mode.mask_shapes, mode.ps, strict=True)]
+    graph = trace(model, images, torch.contiguous_format, sites, samples, per_item=False)
+    return images, sites, graph
+
+
+def operations(module):
+    return [node.target for node in module.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("samples", [1, SAMPLES])
+def test_trunk_and_tail_are_the_model(samples):
+    model = Branches()
+    images, sites, graph = traced(model, samples)
+    parts = cut(graph)
+    masks = SharedMasks(0, range(samples))
+    keep = [masks.keep(i, s.mask_shape, s.p, images.device) for i, s in enumerate(sites)]
+    tiled = images.repeat(samples, 1, 1, 1)
+    between = parts.trunk.module(tiled, *parts.trunk.constants())
+    (predictions,) = parts.tail.module(*between, *parts.tail.constants(), *keep)
+    for k in range(samples):
+        with MaskedDropout(SharedMasks(0, (k,)), IMAGES, [site.axis for site in sites]):
+            expected = model(images)
+        found = predictions[k * IMAGES : (k + 1) * IMAGES]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_what_no_mask_touches_is_in_the_trunk():
+    _, _, graph = traced(Branches())
+    parts = cut(graph)
+    convolution = torch.ops.aten.convolution.default
+    assert operations(parts.trunk.module).count(convolution) == 1  # `late`
+    assert operations(parts.tail.module).count(convolution) == 1  # `early`
+    # Of the images themselves and of `late`.
+    assert [tuple(x.shape) for x in parts.trunk.results] == [(4, 3, 5, 5), (4, 4, 5, 5)]
+
+
+def test_what_depends_on_weights_alone_is_neither():
+    class Normalised(Branches):
+        def forward(self, x):
+            return super().forward(x) @ F.softmax(self.head.weight[:, :2] * 3, dim=1)
+
+    _, _, graph = traced(Normalised())
+    parts = cut(graph)
+    softmax = torch.ops.aten._softmax.default
+    assert softmax in operations(parts.tail.constants)
+    assert softmax not in operations(parts.tail.module) + operations(parts.trunk.module)
+
+
+class Deciding(Branches):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+class Noisy(Branches):
+    def forward(self, x):
+        return super().forward(x + torch.rand_like(x))
+
+
+@pytest.mark.parametrize("model", [Deciding, Noisy])
+def test_what_looks_at_values_or_draws_for_itself_is_refused(model):
+    with pytest.raises(Exception, match=r"_local_scalar_dense|random numbers itself"):
+        traced(model())

@@ -1,6 +1,6 @@
 """Fetch a few images of the pool again, by id."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from baal_ray import images, storage
 from baal_ray.cluster import READER_CPUS, WRITER_CPUS
 from baal_ray.config import RoundConfig
-from baal_ray.datasink import PublishedParquet
+from baal_ray.datasink import PublishedParquet, Written
 from baal_ray.ids import IdSet
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing
@@ -19,25 +19,26 @@ _BYTES_PER_FILE = 128 * 1024 * 1024
 
 def write_batch(
     listing: PoolListing, selection: pa.Table, folder: str, config: RoundConfig
-) -> pa.Table:
+) -> list[str]:
     """Write the selected images to a folder, as encoded in the pool, with their rank and score.
 
     Args:
         listing: the pool.
         selection: rows of `schema.SELECTION`.
-        folder: which is emptied first.
+        folder: where else may be other files, which do not count.
         config: of the round.
 
     Returns:
-        The rows of `selection` that were written, in order of rank. The others are gone from the
-        pool by now, or cannot be decoded.
+        The files written. Images that they lack are gone from the pool by now, or cannot be
+        decoded.
     """
-    batch = selection
+    files: list[str] = []
     for place in places(listing, selection):
-        batch = _write(place, selection, folder, config)
-        if len(batch) == len(selection):
+        written = _write(place, selection, folder, config)
+        files = written.files
+        if written.rows == len(selection):
             break
-    return batch
+    return files
 
 
 def places(listing: PoolListing, wanted: pa.Table) -> Iterator[PoolListing]:
@@ -58,11 +59,7 @@ def places(listing: PoolListing, wanted: pa.Table) -> Iterator[PoolListing]:
         yield listing
 
 
-def _write(
-    listing: PoolListing, selection: pa.Table, folder: str, config: RoundConfig
-) -> pa.Table:
-    for file in storage.list_files(folder, ".parquet"):
-        storage.delete(file)
+def _write(listing: PoolListing, selection: pa.Table, folder: str, config: RoundConfig) -> Written:
     ranks = selection.drop_columns(["source"])
 
     def join(rows: pa.Table) -> pa.Table:
@@ -79,13 +76,13 @@ def _write(
     pool = read_pool(listing, only=IdSet.of(selection["id"]))
     batch = pool.map_batches(join, batch_format="pyarrow", num_cpus=READER_CPUS)
     batch.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
-    return read_batch(folder)
+    return sink.written
 
 
-def read_batch(folder: str) -> pa.Table:
+def read_batch(files: Iterable[str]) -> pa.Table:
     """The rows of an acquisition batch without their images, in order of rank."""
     tables = [SELECTION.empty_table()]
-    for file in storage.list_files(folder, ".parquet"):
+    for file in files:
         fs, path = storage.arrow_filesystem(file)
         tables.append(pq.read_table(path, filesystem=fs, columns=SELECTION.names).cast(SELECTION))
     return pa.concat_tables(tables).sort_by("rank")

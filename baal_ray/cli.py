@@ -53,12 +53,18 @@ def demo(folder: str) -> None:
 @main.command()
 @_config_argument
 @_round_option
-def run(config_path: str, round_id: str) -> None:
+@click.option("--dry-run", is_flag=True, help="Only say what it would do, and how long it takes.")
+def run(config_path: str, round_id: str, dry_run: bool) -> None:
     """Run an acquisition round here, or what is left of it.
 
     "Here" is the cluster that this machine or job belongs to, else a local one.
     """
     config = RoundConfig.from_yaml(config_path)
+    if dry_run:
+        from baal_ray.preview import preview_round
+
+        click.echo("\n".join(preview_round(config, round_id)))
+        return
     from baal_ray.driver import run_round
 
     click.echo(run_round(config, round_id).summary())

@@ -174,6 +174,13 @@ class ResourcesConfig(_Section):
     scoring_gpus: Annotated[float, Field(ge=0)] = 0
 
 
+class NotifyConfig(_Section):
+    """Who is told when a round has ended or failed."""
+
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    url: Annotated[str, Field(pattern="^https?://")] | None = None
+
+
 class RoundConfig(_Section):
     """Everything a round needs to know; `RoundConfig.from_yaml` reads it from a file."""
 
@@ -185,6 +192,7 @@ class RoundConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    notify: NotifyConfig = NotifyConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     _absolute = field_validator("workspace")(_absolute)
@@ -194,6 +202,7 @@ class RoundConfig(_Section):
         return self.model_dump(
             mode="json",
             exclude={
+                "notify": True,
                 "resources": True,
                 "scoring": {"max_unreadable"},
                 "training": {"max_failures"},
@@ -217,6 +226,16 @@ class RoundConfig(_Section):
             raise ValueError(
                 f"workspace is {self.workspace!r}, in the pool {self.pool.uri!r}; it must be "
                 "elsewhere, as what it holds would be taken for images of the pool"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _disagreement(self) -> "RoundConfig":
+        by = self.selection.by
+        if self.scoring.samples == 1 and by in ("bald", "variation_ratio", "mean_std"):
+            raise ValueError(
+                f"scoring.samples is 1; for selection.by {by} it must be 2 or more, as one "
+                "sample agrees with itself about every image"
             )
         return self
 

@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import fmean
 from typing import Any
 
-import pyarrow as pa
 import ray
 
 import baal_ray
 from baal_ray import storage
-from baal_ray.candidates import read_batch, write_batch
+from baal_ray.batch import Ranking, pick_batch
+from baal_ray.candidates import read_batch
 from baal_ray.cluster import check_resources, connect
 from baal_ray.config import RoundConfig
 from baal_ray.errors import (
@@ -29,14 +28,15 @@ from baal_ray.errors import (
 )
 from baal_ray.further_stages import score_candidates
 from baal_ray.ids import IdSet
+from baal_ray.lock import alone
 from baal_ray.manifest import Manifest
 from baal_ray.model import check_model
+from baal_ray.notification import notify, told_if_it_fails
 from baal_ray.parquet import open_parquet, publish_table
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
-from baal_ray.schema import SELECTION
-from baal_ray.scoring import fingerprint_uri, score_files, score_images, scored_already
-from baal_ray.selection import overlaps, top_k, top_k_of
+from baal_ray.scoring import fingerprint_uri, score_images, scored_already
+from baal_ray.termination import ending_at_once
 from baal_ray.training import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
 
@@ -118,7 +118,11 @@ def run_round(config: RoundConfig, round_id: str) -> RoundResult:
         BaalRayError: as `baal_ray.errors` lists them; the round can be run again once it is
             mended.
     """
-    return _Round(config, round_id).run()
+    with told_if_it_fails(config.notify, round_id):
+        result = _Round(config, round_id).run()
+    outcome = "nothing to do" if result.committed_before else "committed"
+    notify(config.notify, round_id, outcome, result.summary())
+    return result
 
 
 class _Round:
@@ -129,46 +133,75 @@ class _Round:
         self._round_id = round_id
         self._folder = round_uri(config.workspace, round_id)
         self._manifest = Manifest(manifest_uri(config.workspace))
+        self._stage = "plan"
 
     def run(self) -> RoundResult:
         """The stages in their order."""
-        finished = self._read("round")
-        if finished is not None:
-            logger.info("round %s is committed already: nothing to do", self._round_id)
-            return RoundResult(**finished["result"], committed_before=True)
-        connect()
-        check_resources(self._config.resources)
+        with alone(self._folder):
+            finished = self._finished()
+            if finished is not None:
+                return finished
+            connect()
+            with ending_at_once(self._where):
+                check_resources(self._config.resources)
+                return self._run()
+
+    def _run(self) -> RoundResult:
         plan = self._plan()
         listing = PoolListing.from_json(plan["pool"])
         fit = self._once("fit", lambda: self._fit(plan))
         scores = self._once("scores", lambda: self._score(listing, fit))
         return self._finish(fit, scores, *self._acquire(listing, fit, scores))
 
+    def _finished(self) -> RoundResult | None:
+        finished = self._read("round")
+        if finished is None:
+            return None
+        logger.info("round %s is committed already: nothing to do", self._round_id)
+        return RoundResult(**finished["result"], committed_before=True)
+
+    def _where(self) -> str:
+        return (
+            f"Stopped: round {self._round_id} has not finished its stage {self._stage!r}. Run it "
+            "again, and it goes on from there."
+        )
+
     def _plan(self) -> Result:
         """What the round does, fixed by whoever comes first."""
         plan = self._read("plan")
         if plan is None:
-            check_model(self._config.model, len(self._config.classes))
-            listing = list_pool(self._config.pool, storage.join(self._folder, "pool"))
-            check_ids(listing)
-            plan = {
-                "config": self._config.planned(),
-                "pool": listing.to_json(),
-                "manifest_version": self._manifest.version,
-                "baal_ray": baal_ray.__version__,
-            }
-            storage.create_if_absent(self._uri("plan"), _json(plan))
-            plan = self._read("plan") or plan
-        # A plan of an older version lacks the settings that are new; they had their defaults then.
-        planned = RoundConfig.from_dict(plan["config"], self._uri("plan")).planned()
-        differences = list(_differences(planned, self._config.planned()))
-        if differences:
+            plan = self._created("plan", self._new_plan())
+            faults = list(self._differences(plan))
+        else:
+            faults = [*self._differences(plan), *self._changes(plan)]
+        if faults:
             raise PlanMismatchError(
-                f"round {self._round_id} was planned with another configuration; go back to it, "
-                "or name another round",
-                differences,
+                f"round {self._round_id} was planned otherwise; go back to that, or name another "
+                "round",
+                faults,
             )
         return plan
+
+    def _new_plan(self) -> Result:
+        check_model(self._config.model, len(self._config.classes))
+        listing = list_pool(self._config.pool, storage.join(self._folder, "pool"))
+        check_ids(listing)
+        return {
+            "config": self._config.planned(),
+            "pool": listing.to_json(),
+            "manifest_version": self._manifest.version,
+            "baal_ray": baal_ray.__version__,
+        }
+
+    def _differences(self, plan: Result) -> Iterator[str]:
+        # A plan of an older version lacks the settings that are new; they had their defaults then.
+        planned = RoundConfig.from_dict(plan["config"], self._uri("plan")).planned()
+        return _differences(planned, self._config.planned())
+
+    def _changes(self, plan: Result) -> list[str]:
+        """What has become of the pool's files since, while they are still to be scored."""
+        scored = storage.exists(self._uri("scores"))
+        return [] if scored else PoolListing.from_json(plan["pool"]).changes()
 
     def _fit(self, plan: Result) -> Result:
         labelled = self._manifest.at(plan["manifest_version"]).labelled()
@@ -245,10 +278,9 @@ class _Round:
         """Select, fetch and commit; the next best take the place of what another round took."""
         while True:
             candidates = self._candidates(listing, fit, scores)
-            batch = self._once("batch", partial(self._select, listing, fit, candidates or scores))
+            batch = self._once("batch", partial(self._pick, listing, fit, candidates or scores))
             try:
-                rows = read_batch(self._batch_folder)
-                self._manifest.acquire(rows, self._round_id)
+                self._manifest.acquire(read_batch(self._batch_files(batch)), self._round_id)
             except AlreadyAcquiredError as error:
                 logger.warning("%s", error)
                 storage.delete(self._uri("candidates"))
@@ -256,62 +288,13 @@ class _Round:
             else:
                 return candidates, batch
 
-    def _select(self, listing: PoolListing, fit: Result, scores: Result) -> Result:
-        """The k best that can be fetched, with their images in the round's folder."""
-        leave_out, only = self._acquired(), None
+    def _pick(self, listing: PoolListing, fit: Result, scores: Result) -> Result:
+        ranking = Ranking(self._config, listing, fit["checkpoint"], scores["scores"])
+        only = None
         if "ids" in scores:  # of the candidates
             with open_parquet(scores["ids"]) as ids:
                 only = IdSet.of(ids.read()["id"])
-        while True:
-            selection = self._ranking(listing, fit, scores, leave_out, only)
-            batch = write_batch(listing, selection, self._batch_folder, self._config)
-            lost = sorted(set(selection["id"].to_pylist()) - set(batch["id"].to_pylist()))
-            if not lost:
-                break
-            logger.warning(
-                "%d picks cannot be fetched or shown, such as %r: the next best take their place",
-                len(lost),
-                lost[0],
-            )
-            # Scores outlive images: from here on, keep to what the pool holds now.
-            leave_out, only = leave_out | IdSet.of(lost), only or listing.ids()
-        if len(batch) < self._config.selection.k:
-            logger.warning(
-                "the pool has only %d images to acquire; selection.k is %d",
-                len(batch),
-                self._config.selection.k,
-            )
-        rule = batch["rule"][0].as_py() if len(batch) else self._config.selection.by
-        stability = self._stability(scores, batch, leave_out, only)
-        return {"acquired": len(batch), "rule": rule, "stability": stability}
-
-    def _ranking(
-        self,
-        listing: PoolListing,
-        fit: Result,
-        scores: Result,
-        leave_out: IdSet,
-        only: IdSet | None,
-    ) -> pa.Table:
-        """The k best by the configured rule, or at random when there are no scores."""
-        k, by, seed = self._config.selection.k, self._config.selection.by, self._config.seed
-        if scores["scores"] is None:
-            best = top_k_of(listing.read_ids(), k, "random", seed, leave_out=leave_out)
-        else:
-            files = score_files(scores["scores"])
-            best = top_k(files, k, by, seed, leave_out=leave_out, only=only)
-        model = pa.repeat(pa.scalar(fit["checkpoint"], pa.string()), len(best))
-        return best.append_column("model", model).select(SELECTION.names).cast(SELECTION)
-
-    def _stability(
-        self, scores: Result, batch: pa.Table, leave_out: IdSet, only: IdSet | None
-    ) -> Result | None:
-        """How many of BALD's picks stay without each fifth of the posterior samples."""
-        if scores["scores"] is None or self._config.selection.by != "bald":
-            return None
-        files = score_files(scores["scores"])
-        without = overlaps(files, batch["id"], self._config.seed, leave_out=leave_out, only=only)
-        return {"without": without, "mean": fmean(without)} if without else None
+        return pick_batch(ranking, self._batch_folder, self._acquired(), only)
 
     def _finish(
         self, fit: Result, scores: Result, candidates: Result | None, batch: Result
@@ -340,8 +323,16 @@ class _Round:
             "stability": batch["stability"],
             "versions": versions,
         }
-        storage.publish(self._uri("round"), _json(done))
-        return RoundResult(**result, committed_before=False)
+        self._delete_strays(batch)
+        if storage.create_if_absent(self._uri("round"), _json(done)):
+            return RoundResult(**result, committed_before=False)
+        return self._finished() or RoundResult(**result, committed_before=False)
+
+    def _delete_strays(self, batch: Result) -> None:
+        """Remove what a kill, or picks that another round took, left in the batch's folder."""
+        for file in set(storage.list_files(self._batch_folder)) - set(self._batch_files(batch)):
+            if storage.is_named_by_sha256(file):
+                storage.delete(file)
 
     def _acquired(self) -> IdSet:
         return IdSet.of(self._manifest.ids())
@@ -349,6 +340,9 @@ class _Round:
     @property
     def _batch_folder(self) -> str:
         return batch_uri(self._config.workspace, self._round_id)
+
+    def _batch_files(self, batch: Result) -> list[str]:
+        return [storage.join(self._batch_folder, name) for name in batch["files"]]
 
     def _uri(self, stage: str) -> str:
         return storage.join(self._folder, f"{stage}.json")
@@ -359,15 +353,20 @@ class _Round:
 
     def _once(self, stage: str, run: Callable[[], Result]) -> Result:
         """A stage's result: the one that is there, else the one it gives now."""
+        self._stage = stage
         result = self._read(stage)
         if result is not None:
             logger.info("%s: done before", stage)
             return result
         begun = time.monotonic()
         result = {**run(), "seconds": round(time.monotonic() - begun, 3)}
-        storage.publish(self._uri(stage), _json(result))
         logger.info("%s: %s", stage, result)
-        return result
+        return self._created(stage, result)
+
+    def _created(self, stage: str, result: Result) -> Result:
+        """Write a result down, unless a driver on another machine was first: then take that."""
+        created = storage.create_if_absent(self._uri(stage), _json(result))
+        return result if created else self._read(stage) or result
 
 
 def _differences(planned: Result, now: Result, prefix: str = "") -> Iterator[str]:

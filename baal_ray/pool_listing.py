@@ -16,7 +16,7 @@ import ray
 from baal_ray import storage
 from baal_ray.cluster import READER_CPUS
 from baal_ray.config import PoolConfig
-from baal_ray.errors import PoolError
+from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.parquet import open_parquet, publish_table
 
@@ -74,6 +74,11 @@ class PoolListing:
     def ids(self) -> IdSet:
         """Every image's id, in 16 bytes each."""
         return IdSet(np.unique(np.concatenate([hash_ids(rows["id"]) for rows in self.read_ids()])))
+
+    def changes(self) -> list[str]:
+        """What is not as it was with the files since they were listed; no image is read."""
+        with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+            return [change for change in threads.map(_change, self.files) if change is not None]
 
     def only(self, sources: set[str]) -> "PoolListing":
         """The part of the pool that images with these sources are in, if they have not moved."""
@@ -182,6 +187,17 @@ def _inspect(uri: str) -> tuple[PoolFile, Literal["image", "uri"]]:
                 f"{wanted}. Write the file again with such a column"
             )
     return file, column
+
+
+def _change(file: PoolFile) -> str | None:
+    try:
+        now, _ = _inspect(file.uri)
+    except (PoolError, StorageError) as error:
+        return str(error)
+    if now == file:
+        return None
+    before, after = (f"row groups of {f.row_groups}" for f in (file, now))
+    return f"{file.uri} had {before} when the round was planned; it has {after} now"
 
 
 def _write_listing(root: str, folder: str) -> list[str]:

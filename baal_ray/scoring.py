@@ -2,8 +2,6 @@
 
 import json
 import logging
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,24 +13,19 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from ray.data import ActorPoolStrategy
-from torch import Tensor
 
 from baal_ray import images, storage
-from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.cluster import READER_CPUS, WRITER_CPUS, actor_cpus, check_resources
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.datasink import PublishedParquet
 from baal_ray.errors import CorruptFileError
-from baal_ray.first_samples import FirstSamples, KeptLogProbs
+from baal_ray.first_samples import KeptLogProbs
 from baal_ray.ids import IdSet, hash_ids
-from baal_ray.model import DESCRIPTION, load_checkpoint
-from baal_ray.posterior import MCDropout
+from baal_ray.model import DESCRIPTION
 from baal_ray.schema import (
-    SCORE_COLUMNS,
     SCORES,
-    SMALL_IS_INFORMATIVE,
-    STABILITY_COLUMNS,
 )
+from baal_ray.scorer import PoolScorer, kept_share
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +35,6 @@ _ENGINE = 2
 # A kill costs the work on the files that are being filled.
 _ROWS_PER_FILE, _BYTES_A_ROW = 20_000, 100
 _MOST_BYTES_PER_FILE = 128 * 1024**2
-
-# Of each mini-batch this many times the share that the next stage will draw on keep their
-# log-probabilities, as promising images are not spread evenly.
-_KEPT_SHARES = 3
-
-Columns = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -180,130 +167,6 @@ def score_images(
     )
 
 
-class PoolScorer:
-    """Holds a fitted model and gives each mini-batch of images its rows of scores."""
-
-    def __init__(
-        self,
-        checkpoint: str,
-        config: ScoringConfig,
-        seed: int,
-        on_gpu: bool,
-        keep_by: str | None = None,
-        first: KeptLogProbs | None = None,
-    ) -> None:
-        """Load and check the model, on the GPU that Ray has given this actor, if any."""
-        loaded = load_checkpoint(checkpoint)
-        self._config = config
-        self._keep_by = keep_by
-        self._device = torch.device("cuda" if on_gpu else "cpu")
-        self._precision = getattr(torch, config.precision)
-        classifier = loaded.classifier.to(self._device).requires_grad_(False)
-
-        def posterior(samples: int) -> MCDropout:
-            return MCDropout(
-                classifier,
-                samples,
-                seed,
-                config.masks,
-                loaded.config.output,
-                stochastic_depth=config.stochastic_depth,
-            )
-
-        self._posterior = posterior(config.samples)
-        self._first = FirstSamples(first, posterior(first.samples)) if first else None
-        noise = torch.Generator().manual_seed(seed)
-        self._posterior.check(
-            torch.randint(
-                0, 256, (2, 3, *loaded.config.image_size), dtype=torch.uint8, generator=noise
-            ).to(self._device)
-        )
-
-    def __call__(self, rows: Columns) -> pa.Table:
-        """Score at most one mini-batch.
-
-        Args:
-            rows: `id`, `source`, `image` (uint8 [N, 3, H, W]) and `error` ("" for none).
-
-        Returns:
-            N rows of `schema.SCORES`.
-        """
-        predictions, log_probs_N_K_C = self._predict(rows["image"], list(rows["id"]))
-        # One transfer for all columns.
-        columns = predictions.columns()
-        together = torch.stack([column.float() for column in columns.values()]).cpu().numpy()
-        statistics = dict(zip(columns, together[:, : len(rows["id"])], strict=True))
-        scores = np.stack([statistics[name] for name in SCORE_COLUMNS])
-        errors = np.where(
-            rows["error"] != "",
-            rows["error"],
-            np.where(np.isfinite(scores).all(axis=0), "", "the model's output is not finite"),
-        )
-        failed = errors != ""
-        return pa.table(
-            {
-                "id": rows["id"],
-                "source": rows["source"],
-                "samples": pa.array(np.full(len(errors), self._config.samples, np.int32)),
-                **{
-                    name: pa.array(
-                        statistics[name],
-                        pa.float32(),
-                        mask=failed | ~np.isfinite(statistics[name]),
-                    )
-                    for name in (*SCORE_COLUMNS, *STABILITY_COLUMNS)
-                },
-                "predicted": pa.array(statistics["predicted"].astype(np.int32), mask=failed),
-                "error": pa.array(errors, pa.string(), mask=~failed),
-                "log_probs": self._kept(statistics, failed, log_probs_N_K_C),
-            }
-        ).cast(SCORES)
-
-    def _predict(
-        self, images_N: npt.NDArray[np.uint8], ids: list[str]
-    ) -> tuple[PredictiveStatistics, Tensor | None]:
-        """The posterior's word on a mini-batch; its log-probabilities too, if some are kept.
-
-        The mini-batch is padded to its fixed size, so that scores are the same bit for bit.
-        """
-        missing = self._config.batch_size - len(images_N)
-        padding_N = np.zeros((missing, *images_N.shape[1:]), np.uint8)
-        padded_N = torch.from_numpy(np.concatenate([images_N, padding_N])).to(self._device)
-        padded_ids = [*ids, *[""] * missing]
-        with self._autocast():
-            first_N_K_C = self._first(padded_N, padded_ids, len(ids)) if self._first else None
-            if self._keep_by is None:
-                return self._posterior.predict(padded_N, padded_ids, first_N_K_C=first_N_K_C), None
-            log_probs_N_K_C = self._posterior.log_probs(
-                padded_N, padded_ids, first_N_K_C=first_N_K_C
-            )
-            return PredictiveStatistics.of(log_probs_N_K_C), log_probs_N_K_C
-
-    def _kept(
-        self,
-        statistics: Columns,
-        failed: npt.NDArray[np.bool_],
-        log_probs_N_K_C: Tensor | None,
-    ) -> pa.Array:
-        """The log-probabilities of promising images as bytes, null for the others."""
-        kept: list[bytes | None] = [None] * len(failed)
-        if log_probs_N_K_C is not None and self._keep_by is not None:
-            score = statistics[self._keep_by]
-            information = -score if self._keep_by in SMALL_IS_INFORMATIVE else score
-            order = np.argsort(np.where(failed, np.inf, -information), kind="stable")
-            promising = order[: math.ceil(_kept_share(self._config) * len(failed))]
-            promising = promising[~failed[promising]]
-            bytes_of = log_probs_N_K_C[promising].float().cpu().numpy()
-            for row, log_probs_K_C in zip(promising, bytes_of, strict=True):
-                kept[row] = log_probs_K_C.tobytes()
-        return pa.array(kept, pa.binary())
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self._device.type, self._precision, enabled=self._precision != torch.float32
-        )
-
-
 def decode(
     rows: pa.Table, height: int, width: int, max_pixels: int
 ) -> dict[str, npt.NDArray[Any]]:
@@ -376,14 +239,10 @@ def _described(checkpoint: str) -> dict[str, Any]:
     return description
 
 
-def _kept_share(config: ScoringConfig) -> float:
-    return min(1.0, _KEPT_SHARES * config.further_stages[0].share)
-
-
 def _bytes_per_file(checkpoint: str, config: ScoringConfig, keep_by: str | None) -> int:
     """Of as many rows as make few files, unless log-probabilities make them too large."""
     a_row: float = _BYTES_A_ROW
     if keep_by is not None:
         log_probs = config.samples * len(_described(checkpoint)["classes"]) * 4
-        a_row += _kept_share(config) * log_probs
+        a_row += kept_share(config) * log_probs
     return min(int(_ROWS_PER_FILE * a_row), _MOST_BYTES_PER_FILE)

@@ -14,6 +14,7 @@ from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.errors import TrainingError
 from baal_ray.labelled_set import Examples, evaluation_examples, hold_out, labelled_examples
+from baal_ray.lock import alone
 from baal_ray.training_worker import FitJob, train_worker
 from baal_ray.workspace import fits_uri
 
@@ -57,9 +58,28 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
         LabelError: a label is outside the classes.
     """
     job = _job(config, labelled)
-    reused = storage.exists(job.record)
-    if not reused:
-        _train(job)
+    with alone(job.record):  # two rounds with the same labels share a fit
+        reused = storage.exists(job.record)
+        if not reused:
+            _train(job)
+    return _read(job, reused)
+
+
+def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
+    """The fit that `fit_model` would find done before; None if it would fit. Nothing is written.
+
+    Args:
+        config: as for `fit_model`.
+        labelled: as for `fit_model`.
+
+    Raises:
+        LabelError: as for `fit_model`.
+    """
+    job = _job(config, labelled)
+    return _read(job, reused=True) if storage.exists(job.record) else None
+
+
+def _read(job: FitJob, reused: bool) -> Fit:
     found = json.loads(storage.read(job.record))
     return Fit(found["checkpoint"], found["labels"], found["history"], reused)
 

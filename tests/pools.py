@@ -1,6 +1,7 @@
 """Small pools of real PNGs that a model can learn: three classes, bright in another third."""
 
 import os
+from itertools import count
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -94,4 +95,44 @@ class Mortal(torch.nn.Module):
             self.marker.touch()
             os.kill(os.getpid(), SIGKILL)
         predictions: torch.Tensor = self.network(images_N)
+        return predictions
+
+
+class Hungry(torch.nn.Module):
+    """A model that needs 7 MB an image of 12 by 12 pixels."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.dropout = torch.nn.Dropout(0.5)
+        self.linear = torch.nn.Linear(432, num_classes)
+
+    def forward(self, images_N: torch.Tensor) -> torch.Tensor:
+        copies = images_N.flatten(1).unsqueeze(2).repeat(1, 1, 4096)
+        predictions: torch.Tensor = self.linear(self.dropout(copies.mean(dim=2)))
+        return predictions
+
+
+# Of this process; a model's own attributes are put back after each mini-batch.
+_passes = count(1)
+
+
+class Fragile(torch.nn.Module):
+    """A model whose process is killed while it predicts, so many times in all.
+
+    It looks at values, so it cannot be traced and runs whole for each posterior sample.
+    """
+
+    def __init__(self, num_classes: int, folder: str, deaths: int) -> None:
+        super().__init__()
+        self.network = small_convnet(num_classes)
+        self.folder = Path(folder)
+        self.deaths = deaths
+
+    def forward(self, images_N: torch.Tensor) -> torch.Tensor:
+        predictions: torch.Tensor = self.network(images_N)
+        scores = len(images_N) > 16 and bool(predictions.isfinite().any())  # no check at load
+        died = len(list(self.folder.glob("death-*")))
+        if scores and next(_passes) == 7 and died < self.deaths:
+            (self.folder / f"death-{died}").touch()
+            os.kill(os.getpid(), SIGKILL)
         return predictions

@@ -138,6 +138,14 @@ def test_impossible_further_stages(faults, stages, told):
     assert told in faults(f"{MINIMAL}scoring: {{further_stages: {stages}}}")[0]
 
 
+@pytest.mark.parametrize("by", ["bald", "variation_ratio", "mean_std"])
+def test_one_sample_cannot_disagree(faults, read, by):
+    one = "scoring: {samples: 1}"
+    (told,) = faults(f"{MINIMAL.replace('k: 100', f'k: 100, by: {by}')}{one}")
+    assert told.startswith(f"configuration.scoring.samples is 1; for selection.by {by} it must be")
+    assert read(f"{MINIMAL.replace('k: 100', 'k: 100, by: margin')}{one}").scoring.samples == 1
+
+
 def test_a_further_stage_is_scored_as_a_pool_of_its_candidates_would_be(read):
     stages = "[{samples: 30, share: 0.4}, {samples: 50, share: 0.1}, {samples: 99, share: 0.02}]"
     scoring = read(f"{MINIMAL}scoring: {{masks: per_item, further_stages: {stages}}}").scoring

@@ -148,6 +148,25 @@ def test_files_without_rows_are_a_pool_too(tmp_path):
     assert (listing.rows, ids(listing)) == (0, [])
 
 
+def test_what_has_become_of_the_files_since_is_told(tmp_path):
+    rows = {"id": ["a", "b", "c", "d"], "image": [b"x"] * 4}
+    write(tmp_path / "same.parquet", rows)
+    gone, longer, other = (write(tmp_path / f"{name}.parquet", rows) for name in "xyz")
+    found = listed(tmp_path)
+    assert found.changes() == []
+    os.remove(gone)
+    write(longer, rows, row_group_size=3)
+    write(other, {"id": ["a"]})
+    write(tmp_path / "new.parquet", rows)  # for the next round
+    missing, rewritten, lacking = found.changes()
+    assert missing.startswith(f"{gone} cannot be read: ")
+    assert rewritten == (
+        f"{longer} had row groups of [4] when the round was planned; it has row groups of [3, 1] "
+        "now"
+    )
+    assert lacking.startswith(f"pool file {other} has no column `image`")
+
+
 def test_a_folder_of_images_is_listed_with_the_paths_below_it_as_ids(tmp_path, monkeypatch):
     monkeypatch.setattr(pool_listing, "_ROWS_AT_A_TIME", 3)  # several listing files
     shown = ["a.JPG", "_MG_1.jpeg", "b/c/d.png", "b/日本 1.webp", "b/x#1%20?.Png", "z::y.jpg"]

@@ -19,7 +19,7 @@ from baal_ray.posterior.dropout_mode import MaskedDropout
 from baal_ray.posterior.evaluation_mode import evaluation_mode
 from baal_ray.posterior.guards import check_posterior, in_16_bits, largest, log_prob_distance
 from baal_ray.posterior.masks import MaskCache, Masks, PerItemMasks, SharedMasks
-from baal_ray.posterior.memory import budget
+from baal_ray.posterior.memory import budget, is_out_of_memory
 from baal_ray.posterior.outputs import OUTPUTS, log_probs_of
 from baal_ray.posterior.sites import Site
 from baal_ray.posterior.trunk_once import TrunkOnce
@@ -331,9 +331,9 @@ class MCDropout:
                         self.masks == "shared",
                     )
                 self._hold_against_model(prepared, images_N, masks_of)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a model's code raises anything when traced
+            except Exception as error:  # a model's code raises anything when traced
+                if is_out_of_memory(error):
+                    raise
                 reason = error
             else:
                 return prepared

@@ -34,6 +34,13 @@ def pass_budget(device: torch.device) -> int:
     return budget(device) if device.type == "cuda" else min(budget(device), _CPU_PASS)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room; PyTorch has a class of its own for GPUs alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
 def peak_bytes(graph: GraphModule) -> int:
     """The most bytes alive at once while a part of a traced model runs, its inputs left out."""
     last_use = {before: node for node in graph.graph.nodes for before in node.all_input_nodes}

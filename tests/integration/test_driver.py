@@ -167,6 +167,40 @@ def test_a_round_planned_otherwise_is_refused_with_what_differs(
     assert manifest_of(config).rows(round_id="2026-11-22").num_rows == 10
 
 
+def test_a_pool_that_has_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    """While it is still to be scored; afterwards the next best take the place of what is gone."""
+    write_pool(tmp_path, images=60, per_file=30)
+    config = round_config(tmp_path)
+    bring_in_labels(config, tmp_path)
+    run_round(config, "night")
+    folder = Path(config.workspace, "rounds", "night")
+    (folder / "round.json").unlink()
+    pq.write_table(table(0, 20).select(["id", "image"]), tmp_path / "pool" / "00000.parquet")
+    (tmp_path / "pool" / "00030.parquet").unlink()
+    assert run_round(config, "night").acquired == 10
+    for name in ("round", "scores"):
+        (folder / f"{name}.json").unlink()
+    with pytest.raises(PlanMismatchError) as refused:
+        run_round(config, "night")
+    rewritten, gone = refused.value.faults
+    assert "00000.parquet had row groups of [30] when the round was planned" in rewritten
+    assert "00030.parquet cannot be read" in gone
+
+
+def test_what_a_kill_left_beside_the_batch_is_removed(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=60)
+    config = round_config(tmp_path)
+    batch = Path(config.workspace, "rounds", "night", "batch")
+    stray = publish_table(str(batch), table(0, 5))
+    (batch / "notes.txt").write_text("of an annotator")
+    run_round(config, "night")
+    names = {path.name for path in batch.iterdir()}
+    assert Path(stray).name not in names
+    assert "notes.txt" in names
+    rows = pq.read_table([path for path in batch.iterdir() if path.suffix == ".parquet"])
+    assert len(rows) == 10
+
+
 def test_nights_follow_one_another(tmp_path: Path) -> None:
     write_pool(tmp_path, images=120)
     config = round_config(tmp_path)

@@ -21,13 +21,8 @@ from baal_ray.pool import read_pool
 from baal_ray.pool_listing import list_pool
 from baal_ray.posterior import MCDropout
 from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
-from baal_ray.scoring import (
-    Columns,
-    PoolScorer,
-    decode,
-    fingerprint_uri,
-    score_pool,
-)
+from baal_ray.scorer import Columns, PoolScorer
+from baal_ray.scoring import decode, fingerprint_uri, score_pool
 from baal_ray.workspace import checkpoint_uri
 from pools import CLASSES, round_config, table, write_pool
 
@@ -222,6 +217,25 @@ def test_only_what_is_not_scored_yet_is_scored_and_rotten_files_are_scored_again
     assert score_pool(everything, checkpoint, scores, config=config).scored in (20, 30)
     pd.testing.assert_frame_equal(read_scores(done.uri), before, check_exact=True)
     assert len(before) == 50
+
+
+def test_actors_killed_in_the_middle_of_a_mini_batch_change_nothing(tmp_path: Path) -> None:
+    """Seven passes are one mini-batch of four samples and most of the next."""
+    write_pool(tmp_path, images=100)
+    pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
+    torch.manual_seed(0)
+    model = MODEL.model_copy(
+        update={"factory": "pools:Fragile", "arguments": {"folder": str(tmp_path), "deaths": 2}}
+    )
+    sha256 = save_checkpoint(str(tmp_path), build_classifier(model, 3), model, CLASSES, {})
+    checkpoint, config = checkpoint_uri(str(tmp_path), sha256), ScoringConfig(samples=4)
+    with_deaths = score_pool(pool, checkpoint, str(tmp_path / "with"), config=config)
+    assert len(list(tmp_path.glob("death-*"))) == 2
+    without = score_pool(pool, checkpoint, str(tmp_path / "without"), config=config)
+    assert (with_deaths.scored, without.scored) == (100, 100)
+    pd.testing.assert_frame_equal(
+        read_scores(with_deaths.uri), read_scores(without.uri), check_exact=True
+    )
 
 
 def test_an_output_that_is_not_finite_is_an_error_row(tmp_path: Path, checkpoint: str) -> None:

@@ -1,6 +1,7 @@
 """A round as a job on a real cluster that is started from the command line, with a token."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -169,6 +170,8 @@ def test_rounds_as_jobs(cluster: Cluster, config: RoundConfig):
     assert "night-1-1 has succeeded before" in output
     assert manifest.version == version
 
+    stop_in_the_fit(cluster, config)
+
     pool.rename(f"{pool}-of-tomorrow")
     for attempt in (1, 2):
         code, output = cluster.submit(path, "night-2")
@@ -183,3 +186,30 @@ def test_rounds_as_jobs(cluster: Cluster, config: RoundConfig):
     assert submitted.returncode == 0, submitted.stdout
     assert f"{K} acquired by bald" in submitted.stdout
     assert len(manifest.rows()) == LABELLED + 2 * K
+
+
+def stop_in_the_fit(cluster: Cluster, config: RoundConfig) -> None:
+    """What `ray job stop` ends says where it stood, before Ray would kill it."""
+    endless = config.model_copy(
+        update={"training": config.training.model_copy(update={"epochs": 10**6})}
+    )
+    path = Path(config.pool.uri).parent / "jobs" / "endless.yaml"
+    path.write_text(yaml.safe_dump(endless.model_dump(mode="json")))
+    with subprocess.Popen(
+        [BIN / "baal-ray", "submit", path, "--round", "endless"],
+        env=cluster.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as following:
+        assert following.stdout is not None
+        said = ""
+        while "fit, of 1000000 epochs" not in said:
+            said += following.stdout.readline()
+        (job,) = re.findall("job (baal-ray-.*-endless-1) is submitted", said)
+        stopped = cluster.run("ray", "job", "stop", job)
+        said += following.stdout.read()
+    assert stopped.returncode == 0, stopped.stdout
+    assert following.returncode == 1
+    assert "Stopped: round endless has not finished its stage 'fit'. Run it again" in said
+    assert f"job {job} stopped" in said

@@ -1,0 +1,61 @@
+"""Tell somebody that a round has ended or failed, by a command or a URL."""
+
+import json
+import logging
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from baal_ray.config import NotifyConfig
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS = 30
+
+
+@contextmanager
+def told_if_it_fails(config: NotifyConfig, round_id: str) -> Iterator[None]:
+    """Tell of an error that ends a round; it is raised as it is."""
+    try:
+        yield
+    except Exception as error:
+        notify(config, round_id, "failed", str(error) or type(error).__name__)
+        raise
+
+
+def notify(config: NotifyConfig, round_id: str, outcome: str, text: str) -> None:
+    """Tell the configured command and URL; if they fail that is logged, and the round goes on.
+
+    The command has the message on its standard input, the URL as the body of a POST: JSON with
+    `round`, `outcome` and `text`, the last of which Slack and Mattermost show.
+
+    Args:
+        config: whom to tell.
+        round_id: of the round.
+        outcome: "committed", "nothing to do" or "failed".
+        text: what there is to say.
+    """
+    text = f"baal_ray round {round_id}: {text}"
+    message = json.dumps({"round": round_id, "outcome": outcome, "text": text}).encode()
+    if config.command is not None:
+        with _logged("notify.command"):
+            subprocess.run(config.command, input=message, check=True, timeout=_PATIENCE_SECONDS)
+    if config.url is not None:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(config.url, message, headers)
+        with _logged("notify.url"):
+            urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS).close()
+
+
+@contextmanager
+def _logged(channel: str) -> Iterator[None]:
+    """Log a failure without the command or URL, which may hold a secret."""
+    try:
+        yield
+    except subprocess.CalledProcessError as error:
+        logger.warning("%s failed with exit code %d", channel, error.returncode)
+    except subprocess.TimeoutExpired:
+        logger.warning("%s has not ended after %d s", channel, _PATIENCE_SECONDS)
+    except OSError as error:  # those of urllib too
+        logger.warning("%s failed: %s", channel, error)

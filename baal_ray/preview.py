@@ -1,0 +1,141 @@
+"""What a round would do, and about how long it would take, without doing any of it."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from baal_ray import storage
+from baal_ray.config import RoundConfig
+from baal_ray.ids import IdSet, hash_ids
+from baal_ray.manifest import Manifest
+from baal_ray.parquet import open_parquet
+from baal_ray.pool_listing import list_pool
+from baal_ray.scoring import fingerprint_uri, score_files
+from baal_ray.training import Fit, find_fit
+from baal_ray.workspace import checkpoint_uri, manifest_uri, round_uri, scores_uri
+
+_STAGES = ("plan", "fit", "scores", "candidates", "batch")
+
+
+def preview_round(config: RoundConfig, round_id: str) -> list[str]:
+    """Say what `run_round` would fit, score and acquire; no Ray is started, nothing is written.
+
+    Args:
+        config: of the round.
+        round_id: its name.
+
+    Returns:
+        Lines to show.
+
+    Raises:
+        BaalRayError: what `run_round` would raise of the pool, the labels and the manifest.
+    """
+    folder = round_uri(config.workspace, round_id)
+    if storage.exists(storage.join(folder, "round.json")):
+        return [f"round {round_id} is committed already: nothing to do"]
+    done = [name for name in _STAGES if storage.exists(storage.join(folder, f"{name}.json"))]
+    begun = f"begun before; done: {', '.join(done)}" if done else "new"
+    return [f"round    {round_id}, {begun}", *_Preview(config).lines()]
+
+
+class _Preview:
+    """What is there, and what follows from it."""
+
+    def __init__(self, config: RoundConfig) -> None:
+        self._config = config
+        manifest = Manifest(manifest_uri(config.workspace))
+        self._labelled = manifest.labelled()
+        self._fit = find_fit(config, self._labelled) if len(self._labelled) else None
+        self._last = _last_round(config.workspace, manifest)
+        acquired = IdSet.of(manifest.ids())
+        scored = self._scored(self._fit)
+        self._images = self._acquired = self._scored_before = 0
+        with tempfile.TemporaryDirectory() as listing_folder:
+            for rows in list_pool(config.pool, listing_folder).read_ids():
+                taken = acquired.contains(rows["id"])
+                self._images += len(rows)
+                self._acquired += int(taken.sum())
+                self._scored_before += int((scored.contains(rows["id"]) & ~taken).sum())
+
+    def lines(self) -> Iterator[str]:
+        k, by = self._config.selection.k, self._config.selection.by
+        left = self._images - self._acquired
+        yield f"pool     {self._images:,} images, of which {self._acquired:,} are acquired"
+        if not len(self._labelled):
+            yield "fit      nothing is labelled yet"
+            yield "score    nothing: the first acquisition batch is random"
+            by = "random"
+        else:
+            yield f"fit      {self._fit_line()}"
+            yield f"score    {self._score_line()}"
+        yield f"acquire  {min(k, left):,} images by {by}"
+        if len(self._labelled):
+            yield f"time     {self._time_line()}"
+
+    @property
+    def _to_score(self) -> int:
+        return self._images - self._acquired - self._scored_before
+
+    def _fit_line(self) -> str:
+        if self._fit is not None:
+            return (
+                f"not needed: checkpoint {self._fit.checkpoint[:12]}… was fitted on these labels"
+            )
+        return f"on {len(self._labelled):,} labels, for {self._config.training.epochs} epochs"
+
+    def _score_line(self) -> str:
+        stages = "".join(
+            f", then {stage.samples} of the best {stage.share:.0%}"
+            for stage in self._config.scoring.further_stages
+        )
+        return (
+            f"{self._to_score:,} images ({self._scored_before:,} have scores already), "
+            f"{self._config.scoring.samples} posterior samples each{stages}"
+        )
+
+    def _time_line(self) -> str:
+        if self._last is None:
+            return "not known before a first round has ended"
+        seconds, labels, scored = (self._last[name] for name in ("seconds", "labels", "scored"))
+        fit = 0.0 if self._fit else seconds["fit"] * len(self._labelled) / max(1, labels)
+        score = seconds["score"] * self._to_score / max(1, scored)
+        total = fit + score + seconds.get("candidates", 0) + seconds["select"]
+        return (
+            f"about {_in_words(total)}, going by round {self._last['round_id']}: "
+            f"{_in_words(fit)} to fit, {_in_words(score)} to score"
+        )
+
+    def _scored(self, fit: Fit | None) -> IdSet:
+        """The ids with a score of the model that the round would score with."""
+        if fit is None:
+            return IdSet.of([])
+        config = self._config
+        checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
+        scores = scores_uri(config.workspace)
+        hashes = [hash_ids([])]
+        for file in score_files(fingerprint_uri(scores, checkpoint, config.scoring, config.seed)):
+            with open_parquet(file) as parquet:
+                hashes.append(hash_ids(parquet.read(columns=["id"])["id"]))
+        return IdSet(np.unique(np.concatenate(hashes)))
+
+
+def _last_round(workspace: str, manifest: Manifest) -> dict[str, Any] | None:
+    """What the latest finished round that fitted and scored came to."""
+    for change in manifest.history():
+        if change["change"] == "acquire" and change["round"] is not None:
+            record = storage.join(round_uri(workspace, change["round"]), "round.json")
+            if storage.exists(record):
+                result: dict[str, Any] = json.loads(storage.read(record))["result"]
+                if result["scored"]:
+                    return result
+    return None
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

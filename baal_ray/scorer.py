@@ -1,0 +1,221 @@
+"""The actor that holds a fitted model and scores mini-batches of images."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from baal_ray.acquisition import PredictiveStatistics
+from baal_ray.config import ScoringConfig
+from baal_ray.errors import ResourceError
+from baal_ray.first_samples import FirstSamples, KeptLogProbs
+from baal_ray.model import load_checkpoint
+from baal_ray.posterior import MCDropout
+from baal_ray.posterior.memory import is_out_of_memory
+from baal_ray.schema import SCORE_COLUMNS, SCORES, SMALL_IS_INFORMATIVE, STABILITY_COLUMNS
+
+logger = logging.getLogger(__name__)
+
+# Of each mini-batch this many times the share that the next stage will draw on keep their
+# log-probabilities, as promising images are not spread evenly.
+_KEPT_SHARES = 3
+
+# Images at once when the device has no memory for more; one alone runs as two in `MCDropout`.
+_FEWEST = 2
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+
+class PoolScorer:
+    """Holds a fitted model and gives each mini-batch of images its rows of scores."""
+
+    def __init__(
+        self,
+        checkpoint: str,
+        config: ScoringConfig,
+        seed: int,
+        on_gpu: bool,
+        keep_by: str | None = None,
+        first: KeptLogProbs | None = None,
+    ) -> None:
+        """Load and check the model, on the GPU that Ray has given this actor, if any."""
+        loaded = load_checkpoint(checkpoint)
+        self._config = config
+        self._keep_by = keep_by
+        self._at_once = config.batch_size
+        self._device = torch.device("cuda" if on_gpu else "cpu")
+        self._precision = getattr(torch, config.precision)
+        classifier = loaded.classifier.to(self._device).requires_grad_(False)
+
+        def posterior(samples: int) -> MCDropout:
+            return MCDropout(
+                classifier,
+                samples,
+                seed,
+                config.masks,
+                loaded.config.output,
+                stochastic_depth=config.stochastic_depth,
+            )
+
+        self._posterior = posterior(config.samples)
+        self._first = FirstSamples(first, posterior(first.samples)) if first else None
+        noise = torch.randint(
+            *(0, 256, (_FEWEST, 3, *loaded.config.image_size)),
+            dtype=torch.uint8,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        try:
+            self._posterior.check(noise.to(self._device))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self._no_memory(error) from error
+            raise
+
+    def __call__(self, rows: Columns) -> pa.Table:
+        """Score at most one mini-batch.
+
+        Args:
+            rows: `id`, `source`, `image` (uint8 [N, 3, H, W]) and `error` ("" for none).
+
+        Returns:
+            N rows of `schema.SCORES`.
+        """
+        images = len(rows["id"])
+        columns, log_probs_N_K_C = self._predict(rows["image"], list(rows["id"]))
+        # One transfer for all columns.
+        together = torch.stack([column.float() for column in columns.values()]).cpu().numpy()
+        statistics = dict(zip(columns, together[:, :images], strict=True))
+        scores = np.stack([statistics[name] for name in SCORE_COLUMNS])
+        errors = np.where(
+            rows["error"] != "",
+            rows["error"],
+            np.where(np.isfinite(scores).all(axis=0), "", "the model's output is not finite"),
+        )
+        failed = errors != ""
+        return pa.table(
+            {
+                "id": rows["id"],
+                "source": rows["source"],
+                "samples": pa.array(np.full(len(errors), self._config.samples, np.int32)),
+                **{
+                    name: pa.array(
+                        statistics[name],
+                        pa.float32(),
+                        mask=failed | ~np.isfinite(statistics[name]),
+                    )
+                    for name in (*SCORE_COLUMNS, *STABILITY_COLUMNS)
+                },
+                "predicted": pa.array(statistics["predicted"].astype(np.int32), mask=failed),
+                "error": pa.array(errors, pa.string(), mask=~failed),
+                "log_probs": self._kept(statistics, failed, log_probs_N_K_C),
+            }
+        ).cast(SCORES)
+
+    def _predict(
+        self, images_N: npt.NDArray[np.uint8], ids: list[str]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The score columns of a mini-batch; its log-probabilities too, if some are kept.
+
+        It is padded to its fixed size, so that scores are the same bit for bit, and parted where
+        the device has no room for so many images at once.
+        """
+        missing = self._config.batch_size - len(images_N)
+        padding_N = np.zeros((missing, *images_N.shape[1:]), np.uint8)
+        padded_N = torch.from_numpy(np.concatenate([images_N, padding_N]))
+        padded_ids = [*ids, *[""] * missing]
+        while True:
+            size = self._at_once
+            try:
+                parts = [
+                    self._predict_at_once(
+                        padded_N[start : start + size], padded_ids[start:][:size]
+                    )
+                    for start in range(0, len(padded_N), size)
+                ]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(error)
+            else:
+                return _joined(parts)
+
+    def _predict_at_once(
+        self, images_N: Tensor, ids: list[str]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        images_N = images_N.to(self._device)
+        with self._autocast():
+            first_N_K_C = None
+            if self._first:
+                first_N_K_C = self._first(images_N, ids, sum(map(bool, ids)))
+            if self._keep_by is None:
+                predictions = self._posterior.predict(images_N, ids, first_N_K_C=first_N_K_C)
+                return predictions.columns(), None
+            log_probs_N_K_C = self._posterior.log_probs(images_N, ids, first_N_K_C=first_N_K_C)
+            return PredictiveStatistics.of(log_probs_N_K_C).columns(), log_probs_N_K_C
+
+    def _halve(self, error: Exception) -> None:
+        """From now on, half as many images at once.
+
+        Raises:
+            ResourceError: they are few enough already.
+        """
+        if self._at_once <= _FEWEST:
+            raise self._no_memory(error) from error
+        self._at_once //= 2
+        logger.warning(
+            "the %s has no memory for %d images at once: %d from now on. Set scoring.batch_size "
+            "to that for the next round, and no time is lost on trying",
+            self._device.type,
+            2 * self._at_once,
+            self._at_once,
+        )
+
+    def _no_memory(self, error: Exception) -> ResourceError:
+        return ResourceError(
+            f"the {self._device.type} has no memory to score {_FEWEST} images at once: {error}. "
+            "Score on a larger device, with scoring.precision bfloat16 or with a smaller model"
+        )
+
+    def _kept(
+        self,
+        statistics: Columns,
+        failed: npt.NDArray[np.bool_],
+        log_probs_N_K_C: Tensor | None,
+    ) -> pa.Array:
+        """The log-probabilities of promising images as bytes, null for the others."""
+        kept: list[bytes | None] = [None] * len(failed)
+        if log_probs_N_K_C is not None and self._keep_by is not None:
+            score = statistics[self._keep_by]
+            information = -score if self._keep_by in SMALL_IS_INFORMATIVE else score
+            order = np.argsort(np.where(failed, np.inf, -information), kind="stable")
+            promising = order[: math.ceil(kept_share(self._config) * len(failed))]
+            promising = promising[~failed[promising]]
+            bytes_of = log_probs_N_K_C[promising].float().cpu().numpy()
+            for row, log_probs_K_C in zip(promising, bytes_of, strict=True):
+                kept[row] = log_probs_K_C.tobytes()
+        return pa.array(kept, pa.binary())
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self._device.type, self._precision, enabled=self._precision != torch.float32
+        )
+
+
+def _joined(
+    parts: list[tuple[dict[str, Tensor], Tensor | None]],
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The parts of a mini-batch put together."""
+    columns = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
+    kept = [log_probs_N_K_C for _, log_probs_N_K_C in parts if log_probs_N_K_C is not None]
+    return columns, torch.cat(kept) if kept else None
+
+
+def kept_share(config: ScoringConfig) -> float:
+    """Of a mini-batch's images, those that keep their log-probabilities for a further stage."""
+    return min(1.0, _KEPT_SHARES * config.further_stages[0].share)

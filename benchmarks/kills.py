@@ -1,0 +1,108 @@
+"""Kill the driver of a round at each of its writes and at random moments, and run it again.
+
+Run `python benchmarks/kills.py`; the last result is in kills.txt. Each time the round begins in a
+fresh copy of one workspace, is killed by SIGKILL, and is run again; likewise each of its storage
+calls, reads too, fails once, before it is done and after. Status 1 says that manifest, batch or
+scores were not those of an undisturbed round, bit for bit.
+"""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ray
+from rounds import begin, finish, outcome, prepare, same, scored_rows, start_ray, write_config
+
+ROUND = "night"
+
+
+def copy_of(config, folder):
+    """Copy a workspace; give the configuration of a round in the copy, over the same pool."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(config.workspace, folder / "workspace")
+    copy = config.model_copy(update={"workspace": str(folder / "workspace")})
+    write_config(copy)
+    return copy
+
+
+def stages_done(config):
+    """Name what the killed driver had finished."""
+    names = ("plan", "fit", "scores", "batch", "round")
+    folder = Path(config.workspace, "rounds", ROUND)
+    return ", ".join(name for name in names if (folder / f"{name}.json").exists()) or "nothing"
+
+
+def disturbed(config, environment, expected, *fault, after=None):
+    """Run a round with a fault, or kill it after some seconds, and run it again.
+
+    Returns:
+        Whether it is as an undisturbed one, and a line about it.
+    """
+    process = begin(config, ROUND, environment, *fault)
+    if after is not None:
+        time.sleep(after)
+        process.kill()
+    code, _ = finish(process)
+    done, before = stages_done(config), scored_rows(config)
+    finish(begin(config, ROUND, environment))
+    right = same(outcome(config, ROUND), expected)
+    twice = scored_rows(config) - len(expected["scores"])
+    fate = {0: "had ended", -9: "killed"}.get(code, "failed")
+    line = f"{fate:9}  done: {done:32}  scored before {before:4}, twice {twice:3}"
+    return right, line if right else f"{line}  NOT THE SAME"
+
+
+def halves(count):
+    """Before and after each of so many."""
+    return [number + half for number in range(1, count + 1) for half in (0, 0.5)]
+
+
+def faults_of(writes, calls, seconds, options):
+    """List what shall happen: a name, a fault for the driver, seconds until it is killed."""
+    draw = random.Random(options.seed)
+    for kind, what, count in (("kill", "write", writes), ("fail", "call", calls)):
+        for at in halves(count):
+            name = f"{kind} {'after' if at % 1 else 'before'} {what} {int(at)}"
+            yield name, (kind, at), None
+    for _ in range(options.random):
+        after = draw.uniform(0, seconds)
+        yield f"kill at {after:.1f} s", (), after
+
+
+def main():
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--random", type=int, default=30, help="kills at random moments")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)
+    environment, wrong, total = start_ray(), 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        config = prepare(Path(folder), options.images, k=10)
+        undisturbed = copy_of(config, Path(folder) / "undisturbed")
+        begun = time.monotonic()
+        _, counts = finish(begin(undisturbed, ROUND, environment))
+        seconds = time.monotonic() - begun
+        writes, calls = map(int, counts.split())
+        expected = outcome(undisturbed, ROUND)
+        print(
+            f"{options.images} images, 10 picks; undisturbed {seconds:.1f} s, {writes} writes, "
+            f"{calls} calls"
+        )
+        for name, fault, after in faults_of(writes, calls, seconds, options):
+            copy = copy_of(config, Path(folder) / "copy")
+            right, line = disturbed(copy, environment, expected, *fault, after=after)
+            total, wrong = total + 1, wrong + (not right)
+            print(f"{name:22} {line}")
+    print(f"{total - wrong} of {total} rounds left what an undisturbed one leaves, bit for bit")
+    ray.shutdown()
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

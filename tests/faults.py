@@ -1,0 +1,77 @@
+"""A round whose driver meets with a fault at one of its storage calls.
+
+python faults.py CONFIG ROUND              counts the calls, and runs the round to its end
+python faults.py CONFIG ROUND kill 3       is killed by SIGKILL just before its third write
+python faults.py CONFIG ROUND kill 3.5     is killed just after it
+python faults.py CONFIG ROUND fail 3       sees its third call fail, or 3.5: fail after it was done
+
+Killed are writes: files published, created and deleted, and commits to the manifest. Reads fail
+too. The last line printed is how many writes there were, and how many calls.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from baal_ray import storage
+from baal_ray.config import RoundConfig
+from baal_ray.driver import run_round
+from baal_ray.errors import StorageError
+from baal_ray.manifest import Manifest
+
+WRITES = [(storage, name) for name in ("publish", "create_if_absent", "delete")]
+WRITES += [(Manifest, name) for name in ("_create", "_merge")]
+READS = [(storage, name) for name in ("read", "exists", "list_files")]
+READS += [(Manifest, "_open")]
+
+
+class Calls:
+    """Counts calls, and lets a fault happen before one of them or after it."""
+
+    def __init__(self, fault: Callable[[], None], at: float | None) -> None:
+        self.made = 0
+        self._fault = fault
+        self._at = at
+
+    def watch(self, functions: list[tuple[Any, str]]) -> None:
+        """Stand between functions, by owner and name, and whoever calls them."""
+        for owner, name in functions:
+            setattr(owner, name, self._watched(getattr(owner, name)))
+
+    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self.made += 1
+            number = self.made
+            if self._at == number:
+                self._fault()
+            result = function(*args, **kwargs)
+            if self._at == number + 0.5:
+                self._fault()
+            return result
+
+        return called
+
+
+def die() -> None:
+    """As when the machine is lost."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail() -> None:
+    """As when the store is out of reach."""
+    raise StorageError("the store is out of reach, for once")
+
+
+if __name__ == "__main__":
+    path, round_id, kind, at = (*sys.argv[1:], "none", "0")[:4]
+    writes = Calls(die, float(at) if kind == "kill" else None)
+    writes.watch(WRITES)
+    calls = Calls(fail, float(at) if kind == "fail" else None)
+    calls.watch(WRITES + READS)
+    try:
+        print(run_round(RoundConfig.from_yaml(path), round_id).summary())
+    except StorageError as error:
+        sys.exit(str(error))
+    print(writes.made, calls.made)

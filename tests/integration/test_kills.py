@@ -1,0 +1,143 @@
+"""Rounds whose driver is really killed, and run again: as if nothing had happened.
+
+benchmarks/kills.py does this at every write, every call and at random moments.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import ray
+import yaml
+
+from baal_ray.config import RoundConfig
+from baal_ray.labelled_import import import_labelled_set
+from baal_ray.manifest import Manifest
+from baal_ray.workspace import manifest_uri
+from pools import round_config, write_labelled, write_pool
+
+FAULTS = Path(__file__).parents[1] / "faults.py"
+
+
+@pytest.fixture(scope="module")
+def environment(ray_cluster: None) -> dict[str, str]:
+    """Of a driver that joins the tests' cluster."""
+    return os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pool of 120 and a workspace with 30 labels, before its first round."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_pool(folder, images=120)
+    config = round_config(folder)
+    labelled = write_labelled(folder)
+    import_labelled_set(
+        Manifest(manifest_uri(config.workspace)),
+        labelled,
+        workspace=config.workspace,
+        classes=config.classes,
+    )
+    return folder
+
+
+@pytest.fixture
+def config(prepared: Path, tmp_path: Path) -> RoundConfig:
+    """A round in a copy of the prepared workspace, over the same pool."""
+    shutil.copytree(prepared / "workspace", tmp_path / "workspace")
+    pool = {"uri": str(prepared / "pool")}
+    config = round_config(tmp_path, pool=pool)
+    (tmp_path / "round.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return config
+
+
+def command(config: RoundConfig, round_id: str, *moment: str) -> list[str]:
+    path = str(Path(config.workspace).parent / "round.yaml")
+    return [sys.executable, str(FAULTS), path, round_id, *moment]
+
+
+def run(
+    config: RoundConfig, environment: dict[str, str], *moment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(config, "night", *moment), env=environment, capture_output=True, text=True
+    )
+
+
+def outcome(config: RoundConfig) -> dict[str, pd.DataFrame]:
+    """What a round leaves: its rows in the manifest, its batch, its scores."""
+    rows = Manifest(manifest_uri(config.workspace)).rows().to_pandas()
+    rows = rows.drop(columns=["acquired_at", "labelled_at"]).sort_values("id")
+    batch = pq.read_table(Path(config.workspace, "rounds", "night", "batch")).to_pandas()
+    scores = pq.read_table(Path(config.workspace, "scores")).to_pandas()
+    return {
+        "manifest": rows.reset_index(drop=True),
+        "batch": batch.sort_values("rank").reset_index(drop=True),
+        "scores": scores.sort_values("id").reset_index(drop=True),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    prepared: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """What comes of a round that nothing happens to, and its number of writes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(prepared / "workspace", folder / "workspace")
+    config = round_config(folder, pool={"uri": str(prepared / "pool")})
+    (folder / "round.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    done = run(config, environment)
+    assert done.returncode == 0, done.stderr
+    writes, _ = done.stdout.splitlines()[-1].split()
+    return outcome(config), int(writes)
+
+
+# The last write is round.json, the one before it the commit: killed before either, and in between.
+@pytest.mark.parametrize("from_last", [1, 0.5])
+def test_a_driver_killed_at_a_write_leaves_a_round_that_goes_on(
+    config: RoundConfig,
+    environment: dict[str, str],
+    undisturbed: tuple[dict[str, pd.DataFrame], int],
+    from_last: float,
+) -> None:
+    expected, writes = undisturbed
+    killed = run(config, environment, "kill", str(writes - from_last))
+    assert killed.returncode == -signal.SIGKILL
+    again = run(config, environment)
+    assert again.returncode == 0, again.stderr
+    for name, table in outcome(config).items():
+        pd.testing.assert_frame_equal(table, expected[name], check_exact=True)
+
+
+def test_two_drivers_of_one_round_commit_it_once(
+    config: RoundConfig,
+    environment: dict[str, str],
+    undisturbed: tuple[dict[str, pd.DataFrame], int],
+) -> None:
+    """The second begins while the first is at it, and waits; Ray would have room for both."""
+    both = []
+    for _ in range(2):
+        both.append(
+            subprocess.Popen(
+                command(config, "night"),
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        time.sleep(0.5)
+    told = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    committed = ["10 acquired by bald" in text for text in told]
+    before = ["committed already: nothing to do" in text for text in told]
+    assert sorted(committed) == sorted(before) == [False, True]
+    for name, table in outcome(config).items():
+        pd.testing.assert_frame_equal(table, undisturbed[0][name], check_exact=True)

@@ -1,0 +1,52 @@
+"""A round on a cluster that loses the machine at work, and is given another.
+
+python lost_node.py CONFIG ROUND fit|scores
+
+The head has one CPU, too few for the worker of the fit or the scoring actor, so they are on the
+second node. It is killed, all its processes at once, when the stage is under way there.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ray
+from ray._private.state import actors
+from ray.cluster_utils import Cluster
+
+from baal_ray.config import RoundConfig
+
+
+def at_work(stage: str, workspace: str) -> bool:
+    """Whether an epoch of the fit is kept, or the scoring actor has been alive for a second."""
+    if stage == "fit":
+        return any(Path(workspace, "fits").glob("*/checkpoint_*"))
+    scorers = [a for a in actors().values() if "PoolScorer" in a["ActorClassName"]]
+    if all(scorer["State"] != "ALIVE" for scorer in scorers):
+        return False
+    time.sleep(1)
+    return True
+
+
+if __name__ == "__main__":
+    path, round_id, stage = sys.argv[1:]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    node = cluster.add_node(num_cpus=2)
+    ray.init(cluster.address)
+    cluster.wait_for_nodes()
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "baal_ray", "run", path, "--round", round_id],
+        env=os.environ | {"RAY_ADDRESS": cluster.address},
+    )
+    workspace = RoundConfig.from_yaml(path).workspace
+    while driver.poll() is None and not at_work(stage, workspace):
+        time.sleep(0.1)
+    print("lost a node while", "working" if driver.poll() is None else "idle", flush=True)
+    cluster.remove_node(node, allow_graceful=False)
+    cluster.add_node(num_cpus=2)
+    code = driver.wait()
+    ray.shutdown()
+    cluster.shutdown()
+    sys.exit(code)

@@ -1,0 +1,63 @@
+"""One process of this machine at a time: a real second process holds what the first wants."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from baal_ray.lock import alone
+
+HOLDER = """
+import sys
+from baal_ray.lock import alone
+
+with alone(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    """A process that holds the round until its input ends or it is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("how", ["killed", "ended"])
+def test_the_second_waits_until_the_first_has_ended(tmp_path, holder, how, caplog):
+    entered = []
+
+    def enter():
+        with alone(str(tmp_path)):
+            entered.append(holder.poll() is None)
+
+    waiting = Thread(target=enter)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    assert not entered
+    if how == "killed":
+        os.kill(holder.pid, signal.SIGKILL)
+    else:
+        holder.stdin.close()
+    waiting.join(30)
+    assert len(entered) == 1
+    assert f"another process works on {tmp_path}" in caplog.text
+
+
+def test_another_round_waits_for_nobody(tmp_path, holder, caplog):
+    with alone(str(tmp_path / "other")):
+        assert holder.poll() is None
+    assert not caplog.text

@@ -1,0 +1,87 @@
+"""Real commands, and a real HTTP server."""
+
+import json
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from baal_ray.config import NotifyConfig
+from baal_ray.notification import notify, told_if_it_fails
+
+
+@pytest.fixture
+def webhook():
+    """A server that keeps what is posted to it, and answers with `status`."""
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.server.posted.append(json.loads(body))
+            self.send_response(self.server.status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
+        server.posted, server.status = [], 200
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def url_of(server):
+    return f"http://127.0.0.1:{server.server_port}/hooks/s3cret"
+
+
+def keeping(path):
+    """A command that keeps its input."""
+    keep = f"import sys; open({str(path)!r}, 'w').write(sys.stdin.read())"
+    return [sys.executable, "-c", keep]
+
+
+def test_command_and_url_get_the_same_message(webhook, tmp_path):
+    config = NotifyConfig(command=keeping(tmp_path / "told"), url=url_of(webhook))
+    notify(config, "night", "committed", "10 acquired")
+    expected = {
+        "round": "night",
+        "outcome": "committed",
+        "text": "baal_ray round night: 10 acquired",
+    }
+    assert webhook.posted == [expected]
+    assert json.loads((tmp_path / "told").read_text()) == expected
+
+
+def test_an_error_is_told_and_raised(webhook):
+    config = NotifyConfig(url=url_of(webhook))
+    with pytest.raises(ValueError, match="too late"), told_if_it_fails(config, "night"):
+        raise ValueError("too late")
+    (told,) = webhook.posted
+    assert (told["outcome"], told["text"]) == ("failed", "baal_ray round night: too late")
+
+
+def test_nobody_is_told_of_a_round_that_does_not_fail(webhook):
+    with told_if_it_fails(NotifyConfig(url=url_of(webhook)), "night"):
+        pass
+    assert webhook.posted == []
+
+
+def test_a_failure_to_tell_is_logged_without_the_secret(webhook, caplog):
+    webhook.status = 500
+    missing = ["/no/such/command", "s3cret"]
+    failing = [sys.executable, "-c", "raise SystemExit(3)", "s3cret"]
+    for config in (
+        NotifyConfig(url=url_of(webhook)),
+        NotifyConfig(url="http://127.0.0.1:1/s3cret"),
+        NotifyConfig(command=missing),
+        NotifyConfig(command=failing),
+    ):
+        notify(config, "night", "committed", "10 acquired")
+    assert [record.getMessage() for record in caplog.records] == [
+        "notify.url failed: HTTP Error 500: Internal Server Error",
+        "notify.url failed: <urlopen error [Errno 111] Connection refused>",
+        "notify.command failed: [Errno 2] No such file or directory: '/no/such/command'",
+        "notify.command failed with exit code 3",
+    ]

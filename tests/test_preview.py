@@ -1,0 +1,120 @@
+"""What a round would do, seen on workspaces in each of its states."""
+
+import json
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from baal_ray.labelled_import import import_labelled_set
+from baal_ray.manifest import Manifest
+from baal_ray.parquet import publish_table
+from baal_ray.preview import preview_round
+from baal_ray.schema import SCORES
+from baal_ray.scoring import fingerprint_uri
+from baal_ray.training import _job
+from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
+from pools import round_config, write_labelled, write_pool
+
+CHECKPOINT = "c0ffee" * 10 + "abcd"
+
+
+@pytest.fixture
+def config(tmp_path):
+    write_pool(tmp_path, images=100)
+    return round_config(tmp_path)
+
+
+def manifest_of(config):
+    return Manifest(manifest_uri(config.workspace))
+
+
+def bring_in_labels(config, tmp_path):
+    import_labelled_set(
+        manifest_of(config),
+        write_labelled(tmp_path),
+        workspace=config.workspace,
+        classes=config.classes,
+    )
+
+
+def write(path, content):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content))
+
+
+def finish(config, round_id, ids, **result):
+    """Leave a round as `run_round` does, as far as it is looked at."""
+    manifest_of(config).acquire(pa.table({"id": ids}), round_id)
+    record = {"round_id": round_id, "labels": 15, "scored": 50, **result}
+    write(Path(config.workspace, "rounds", round_id, "round.json"), {"result": record})
+
+
+def preview(config, round_id="night"):
+    return dict(line.split(maxsplit=1) for line in preview_round(config, round_id))
+
+
+def test_nothing_labelled(config):
+    assert preview(config) == {
+        "round": "night, new",
+        "pool": "100 images, of which 0 are acquired",
+        "fit": "nothing is labelled yet",
+        "score": "nothing: the first acquisition batch is random",
+        "acquire": "10 images by random",
+    }
+
+
+def test_a_first_fit(config, tmp_path):
+    bring_in_labels(config, tmp_path)
+    told = preview(config)
+    assert told["fit"] == "on 30 labels, for 3 epochs"
+    assert told["score"] == "100 images (0 have scores already), 4 posterior samples each"
+    assert told["acquire"] == "10 images by bald"
+    assert told["time"] == "not known before a first round has ended"
+
+
+def test_time_goes_by_the_last_round_that_scored(config, tmp_path):
+    """15 labels in 60 s and 50 images in 600 s: 30 in 120 s and 95 in 1,140 s."""
+    bring_in_labels(config, tmp_path)
+    finish(config, "old", ["image-0000"], seconds={"fit": 1.0, "score": 1.0, "select": 1.0})
+    seconds = {"fit": 60.0, "score": 600.0, "select": 3.0}
+    finish(config, "one", [f"image-{i:04}" for i in range(1, 5)], seconds=seconds)
+    finish(config, "two", ["elsewhere"], seconds={"fit": 0.0, "select": 1.0}, scored=0)
+    told = preview(config)
+    assert told["pool"] == "100 images, of which 5 are acquired"
+    assert told["score"].startswith("95 images ")
+    assert told["time"] == "about 21 min, going by round one: 2 min to fit, 19 min to score"
+
+
+def test_what_is_fitted_and_scored_already_is_not_done_again(config, tmp_path, caplog):
+    bring_in_labels(config, tmp_path)
+    caplog.set_level(logging.ERROR)  # no evaluation set
+    record = {"checkpoint": CHECKPOINT, "labels": 27, "history": []}
+    write(_job(config, manifest_of(config).labelled()).record, record)
+    checkpoint = checkpoint_uri(config.workspace, CHECKPOINT)
+    folder = fingerprint_uri(scores_uri(config.workspace), checkpoint, config.scoring, config.seed)
+    ids = pa.array([f"image-{i:04}" for i in range(60)])
+    nulls = {f.name: pa.nulls(60, f.type) for f in SCORES if f.name != "id"}
+    publish_table(folder, pa.table({"id": ids, **nulls}).select(SCORES.names))
+    finish(config, "one", ["image-0000"], seconds={"fit": 60.0, "score": 50.0, "select": 1.0})
+    told = preview(config)
+    assert told["fit"] == "not needed: checkpoint c0ffeec0ffee… was fitted on these labels"
+    assert told["score"].startswith("40 images (59 have scores already)")
+    assert told["time"] == "about 41 s, going by round one: 0 s to fit, 40 s to score"
+
+
+def test_a_round_that_was_begun_or_has_ended(config):
+    folder = Path(config.workspace, "rounds", "night")
+    write(folder / "plan.json", {})
+    write(folder / "fit.json", {})
+    assert preview(config)["round"] == "night, begun before; done: plan, fit"
+    write(folder / "round.json", {})
+    assert preview_round(config, "night") == ["round night is committed already: nothing to do"]
+
+
+def test_nothing_is_written(config, tmp_path):
+    bring_in_labels(config, tmp_path)
+    before = sorted(Path(config.workspace).rglob("*"))
+    preview(config)
+    assert sorted(Path(config.workspace).rglob("*")) == before

@@ -3,7 +3,7 @@
     BaalRayError
     ├── ConfigError               a configuration; carries every fault at once
     ├── StorageError              a path that cannot be read or written
-    │   └── CorruptFileError      a file whose bytes do not match the sha256 it is named by
+    │   └── CorruptFileError      a file that is not what its name promises, by sha256 or by format
     ├── PoolError                 the pool: a missing column, a wrong type, a null or doubled id
     ├── ImageError                one image that cannot be shown: a row's `error`
     ├── UnreadableImagesError     more images failed than `scoring.max_unreadable` allows
@@ -52,7 +52,7 @@ class StorageError(BaalRayError):
 
 
 class CorruptFileError(StorageError):
-    """A file's bytes do not match the sha256 in its name."""
+    """A file is not what its name promises: by its sha256, or by its format."""
 
 
 class PoolError(BaalRayError):

@@ -6,7 +6,6 @@ the change is checked and merged again on what is there now. So no change is los
 twice, and a reader sees all of one or nothing.
 """
 
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from baal_ray.errors import AlreadyAcquiredError, ManifestError, StorageError
+from baal_ray.remedies import told
 from baal_ray.schema import ACQUIRED, LABELLED, MANIFEST, RELEASED, STATUSES
 
 #: Tries of one change and the bounds of the waits between them: on average half a minute in all.
@@ -32,7 +32,6 @@ _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false"}
 
 _EXAMPLES = 5
 _TEXT = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
-_ANSI_OR_TREE = re.compile(r"\x1b\[[0-9;]*m|[\u21b3\s]+")
 
 
 class Manifest:
@@ -217,8 +216,10 @@ class Manifest:
             return schema.empty_table()
         lacking = ", ".join(sorted(set(MANIFEST.names) - {f.name for f in table.schema().fields}))
         if lacking:
-            told = f"{self.uri} is a Delta table but no manifest: it lacks {lacking}"
-            raise ManifestError(f"{told}. Give the manifest a folder of its own.")
+            raise ManifestError(
+                f"{self.uri} is a Delta table but no manifest: it lacks {lacking}. Give the "
+                "manifest a folder of its own."
+            )
         with _storage_errors(self.uri, "read"):
             # Rows are filtered after they are read: deltalake 1.6 gives pyarrow 26 the statistics
             # of longer strings as string_view, and a filter on such a column fails for that.
@@ -390,9 +391,7 @@ def _examples(ids: Any) -> str:
 
 @contextmanager
 def _storage_errors(uri: str, done: str) -> Iterator[None]:
-    """Tell Delta Lake's errors on one line, without the colours and the tree they come in."""
     try:
         yield
     except (DeltaError, OSError) as error:
-        reason = _ANSI_OR_TREE.sub(" ", str(error)).strip()
-        raise StorageError(f"the manifest {uri} cannot be {done}: {reason}") from error
+        raise StorageError(told(f"the manifest {uri} cannot be {done}", error)) from error

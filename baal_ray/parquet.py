@@ -1,15 +1,20 @@
 """Parquet files at any URI, opened to be streamed and published whole."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from baal_ray import storage
-from baal_ray.errors import StorageError
+from baal_ray.errors import CorruptFileError, StorageError
+from baal_ray.remedies import told
 
 _BUFFER_BYTES = 8 * 1024**2
+
+# Ray registers this type, and whoever looks at a value of it then runs what is pickled there.
+_PICKLED = "ray.data.arrow_pickled_object"
 
 
 @contextmanager
@@ -17,16 +22,44 @@ def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file; a row group is streamed page by page, not held.
 
     Raises:
+        CorruptFileError: it has pickled Python objects in it.
         StorageError: it cannot be read, or is no Parquet, as found on opening or while it is open.
     """
-    fs, path = storage.arrow_filesystem(uri)
     try:
-        with fs.open_input_file(path) as source:
-            yield pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        with storage.open_arrow(uri) as source:
+            yield _checked(source, uri, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except pa.ArrowInvalid as error:
         raise StorageError(f"{uri} is not a whole Parquet file: {error}") from error
     except OSError as error:
-        raise StorageError(f"{uri} cannot be read: {error}") from error
+        raise StorageError(told(f"{uri} cannot be read", error)) from error
+
+
+def parse_parquet(data: bytes, uri: str, wanted: Callable[[str], bool]) -> pa.Table:
+    """Those columns of a Parquet file whose names are wanted, its page checksums checked.
+
+    Raises:
+        CorruptFileError: the bytes are no Parquet file, or hold pickled Python objects.
+    """
+    try:
+        file = _checked(pa.BufferReader(data), uri, page_checksum_verification=True)
+        return file.read([name for name in file.schema_arrow.names if wanted(name)])
+    except (ValueError, OSError) as error:
+        raise CorruptFileError(f"{uri} is not a whole Parquet file: {error}") from error
+
+
+def _checked(source: pa.NativeFile, uri: str, **options: Any) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(source, **options)
+    except pa.ArrowInvalid:
+        raise
+    except ValueError as error:  # from an extension type that cannot read its own metadata
+        raise pa.ArrowInvalid(str(error)) from error
+    if _PICKLED in str(file.schema_arrow):
+        raise CorruptFileError(
+            f"{uri} has a column of pickled Python objects, which could run code when they are "
+            "read. Write it again without that column"
+        )
+    return file
 
 
 def publish_table(folder: str, table: pa.Table) -> str:

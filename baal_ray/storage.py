@@ -17,8 +17,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from baal_ray.errors import CorruptFileError, StorageError
+from baal_ray.redaction import redacted
+from baal_ray.remedies import told
 
 if TYPE_CHECKING:
+    import pyarrow
     import pyarrow.fs
 
 _SHA256 = re.compile(r"([0-9a-f]{64})(?:\.[a-z]+)?")
@@ -33,6 +36,10 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """
     if "://" not in uri:  # fsspec would take "::" in a file's name for a chain of filesystems
         return LocalFileSystem(), os.path.abspath(uri)
+    if "::" in uri:
+        raise StorageError(
+            f"{redacted(uri)} cannot be opened: '::' would chain file systems. Use another name."
+        )
     with _storage_errors(repr(uri), "opened"):
         fs, path = fsspec.core.url_to_fs(uri)
     return fs, path
@@ -46,6 +53,22 @@ def arrow_filesystem(uri: str) -> tuple["pyarrow.fs.FileSystem", str]:
     if isinstance(fs, LocalFileSystem):
         return pyarrow.fs.LocalFileSystem(), path
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
+
+
+def open_arrow(uri: str) -> "pyarrow.NativeFile":
+    """Open a file for pyarrow to read here and there in it.
+
+    Raises:
+        StorageError: the file is missing or cannot be read.
+    """
+    import pyarrow
+
+    fs, path = filesystem(uri)
+    with _storage_errors(uri, "read"):
+        if isinstance(fs, LocalFileSystem):
+            return pyarrow.OSFile(path)
+        # Not through `arrow_filesystem`, which takes whatever a store refuses for a missing file.
+        return pyarrow.PythonFile(fs.open(path, "rb"), mode="r")
 
 
 def join(uri: str, *parts: str) -> str:
@@ -133,15 +156,21 @@ def publish_by_sha256(folder_uri: str, data: bytes, extension: str) -> str:
     return uri
 
 
-def read(uri: str) -> bytes:
+def read(uri: str, *, follow_redirects: bool = True) -> bytes:
     """The bytes of a file.
+
+    Args:
+        uri: where it is.
+        follow_redirects: whether an HTTP server may send us elsewhere for it.
 
     Raises:
         StorageError: the file is missing or cannot be read.
     """
     fs, path = filesystem(uri)
+    # aiohttp refuses the first redirect when one is too many, and 0 means any number to it.
+    once = {} if follow_redirects or not uri.startswith("http") else {"max_redirects": 1}
     with _storage_errors(uri, "read"):
-        return bytes(fs.cat_file(path))
+        return bytes(fs.cat_file(path, **once))
 
 
 def read_verified(uri: str) -> bytes:
@@ -246,5 +275,4 @@ def _storage_errors(what: str, done: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each store has its own: OSError, botocore's, aiohttp's, Google's
-        reason = str(error) or type(error).__name__
-        raise StorageError(f"{what} cannot be {done}: {reason}") from error
+        raise StorageError(told(f"{what} cannot be {done}", error)) from error

@@ -1,0 +1,26 @@
+"""Secrets that stand in URIs and in what stores answer: recognised, and left out of messages."""
+
+import re
+
+_USERINFO = re.compile(r"(?<=://)[^\s/]*:[^\s/]*@|(?<=http://)[^\s/]+@|(?<=https://)[^\s/]+@")
+# A whole query is left out, up to what a message puts behind a URI.
+_QUERY = re.compile(r"(://[^\s?#]*)[?#]\S*?(?=[\"')\],;:.]*(?:\s|$))")
+# S3 sends an expired token back in its answer, which Delta Lake quotes.
+_XML = re.compile(r"<\?xml[^>]*>|</[\w-]+>|<(?!(?:Code|Message)>)[\w-]+(?: xmlns=\S*)?>[^<]*")
+_SECRET = re.compile(
+    r"[?#&;][^=]*(?:sig|token|secret|key|passw|pwd|credential|auth)[^=]*=", re.IGNORECASE
+)
+
+
+def redacted(text: str) -> str:
+    """A message without what may be secret in it.
+
+    What goes: of every URI the user and password, the query and the fragment, as a presigned URI
+    has its signature there; of a store's answer in XML all but its code and message.
+    """
+    return _QUERY.sub(r"\1?…", _USERINFO.sub("…@", _XML.sub(" ", text)))
+
+
+def has_secret(location: str) -> bool:
+    """Whether a path or URI has a password in it, or a query that looks like a signature."""
+    return bool(_USERINFO.search(location) or _SECRET.search(location))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 from ray.data import ActorPoolStrategy
@@ -22,9 +21,8 @@ from baal_ray.errors import CorruptFileError
 from baal_ray.first_samples import KeptLogProbs
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.model import DESCRIPTION
-from baal_ray.schema import (
-    SCORES,
-)
+from baal_ray.parquet import parse_parquet
+from baal_ray.schema import SCORES
 from baal_ray.scorer import PoolScorer, kept_share
 
 logger = logging.getLogger(__name__)
@@ -215,23 +213,30 @@ def score_files(folder: str) -> list[str]:
 def scored_already(folder: str) -> ScoredAlready:
     """What a folder of scores holds.
 
-    A file that is torn or rotten is deleted, and its images are scored again.
+    A file that is torn, rotten or none of scores is deleted, and its images are scored again.
     """
     hashes, unreadable = [hash_ids([])], [hash_ids([])]
     for file in score_files(folder):
         try:
-            data = storage.read_verified(file)
+            rows = _ids_and_errors(file)
         except CorruptFileError as error:
             logger.warning("%s Its images are scored again.", error)
             storage.delete(file)
             continue
-        rows = pq.read_table(pa.BufferReader(data), columns=["id", "error"])
         hashed = hash_ids(rows["id"])
         hashes.append(hashed)
         unreadable.append(hashed[rows["error"].is_valid().to_numpy()])
     return ScoredAlready(
         IdSet(np.unique(np.concatenate(hashes))), len(np.unique(np.concatenate(unreadable)))
     )
+
+
+def _ids_and_errors(file: str) -> pa.Table:
+    wanted = pa.schema([SCORES.field("id"), SCORES.field("error")])
+    rows = parse_parquet(storage.read_verified(file), file, wanted.names.__contains__)
+    if rows.schema != wanted:
+        raise CorruptFileError(f"{file} holds no scores.")
+    return rows
 
 
 def _described(checkpoint: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 One file of scores is in memory at a time, however large the pool.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Set
 from typing import get_args
 
@@ -10,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from baal_ray import storage
 from baal_ray.config import Rule
 from baal_ray.errors import SelectionError
 from baal_ray.ids import Ids, IdSet, hash_ids
+from baal_ray.parquet import parse_parquet
 from baal_ray.schema import BALD_WITHOUT, SMALL_IS_INFORMATIVE
+
+logger = logging.getLogger(__name__)
 
 RULES: tuple[str, ...] = get_args(Rule)
 
@@ -37,7 +40,8 @@ def top_k(
     never picked. At most 2k rows and one file are in memory at a time.
 
     Args:
-        scores_uri: a folder of score files, or the files themselves.
+        scores_uri: a folder of score files, or the files themselves. Of a folder that baal_ray
+            wrote only its own files count, each named by its sha256.
         k: how many; there may be fewer images than that.
         by: an acquisition rule: the name of a score column, or "random".
         seed: of the ties, and of "random".
@@ -50,7 +54,7 @@ def top_k(
     Raises:
         SelectionError: k is not positive, the rule or its column does not exist, there are no
             scores, or scores of different K are mixed.
-        CorruptFileError: a file's bytes are not those that its name promises.
+        CorruptFileError: a file's bytes are not those that its name promises, or no Parquet.
     """
     tables = map(_read, _files(scores_uri))
     return top_k_of(tables, k, by, seed, leave_out=leave_out, only=only)
@@ -183,17 +187,23 @@ class _Best:
 
 
 def _files(scores_uri: str | Iterable[str]) -> Iterable[str]:
-    if isinstance(scores_uri, str):
-        return storage.list_files(scores_uri, ".parquet")
-    return scores_uri
+    """The files of scores; beside ones that baal_ray wrote, others do not belong there."""
+    if not isinstance(scores_uri, str):
+        return scores_uri
+    files = storage.list_files(scores_uri, ".parquet")
+    ours = [file for file in files if storage.is_named_by_sha256(file)]
+    if ours and len(ours) < len(files):
+        strange = min(set(files) - set(ours))
+        logger.warning("%s is not named by a sha256, so baal_ray passes over it", strange)
+    return ours or files
 
 
 def _read(uri: str, columns: Set[str] | None = None) -> pa.Table:
     """Some columns of a file, or all but `log_probs`, which may be large."""
     data = storage.read_verified(uri) if storage.is_named_by_sha256(uri) else storage.read(uri)
-    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    names = [name for name in file.schema_arrow.names if name != "log_probs"]
-    return file.read([name for name in names if columns is None or name in columns])
+    return parse_parquet(
+        data, uri, lambda name: name in columns if columns else name != "log_probs"
+    )
 
 
 def _checked(tables: Iterable[pa.Table], needed: set[str]) -> Iterator[pa.Table]:

@@ -250,3 +250,23 @@ def test_a_rotten_file_is_recognised_before_it_is_opened(tmp_path, at):
 def test_scores_of_ones_own_need_no_sha256_in_their_name(tmp_path):
     pq.write_table(scores("ab", [0.1, 0.2]), tmp_path / "mine.parquet")
     assert picks(top_k(str(tmp_path), 1)) == ["b"]
+
+
+def test_what_does_not_belong_in_a_folder_of_ours_is_passed_over(tmp_path, caplog):
+    publish_table(str(tmp_path), scores("ab", [0.1, 0.2]))
+    pq.write_table(scores("evil", [9.0] * 4), tmp_path / "copy.parquet")
+    for name in (".DS_Store", "._a.parquet", "torn.parquet"):
+        (tmp_path / name).write_bytes(b"\0\0\0\1Bud1")
+    assert picks(top_k(str(tmp_path), 5)) == ["b", "a"]
+    assert count_eligible(str(tmp_path), "bald") == 2
+    assert "copy.parquet is not named by a sha256" in caplog.text
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"<html>"])
+def test_a_file_that_is_no_parquet_is_told_whatever_its_name(tmp_path, data):
+    (tmp_path / "mine.parquet").write_bytes(data)
+    with pytest.raises(CorruptFileError, match=r"mine\.parquet is not a whole Parquet file"):
+        top_k(str(tmp_path), 5)
+    named = storage.publish_by_sha256(str(tmp_path / "ours"), data, ".parquet")
+    with pytest.raises(CorruptFileError, match=f"{named} is not a whole Parquet file"):
+        top_k(str(tmp_path / "ours"), 5)

@@ -1,0 +1,75 @@
+import os
+import pickle
+import subprocess
+import sys
+from contextlib import suppress
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from baal_ray import storage
+from baal_ray.errors import BaalRayError, CorruptFileError
+from baal_ray.labels import import_labels
+from baal_ray.manifest import Manifest
+from baal_ray.parquet import open_parquet, parse_parquet
+from baal_ray.selection import top_k
+
+# In a process without Ray's types, so that nothing stands in the way of writing it.
+WRITE = """
+import sys
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+file, name, pickled = sys.argv[1], sys.argv[2], bytes.fromhex(sys.argv[3])
+kind = pa.binary() if name == "arrow.py_extension_type" else pa.large_binary()
+extension = {"ARROW:extension:name": name, "ARROW:extension:metadata": pickled}
+fields = [pa.field(column, kind, metadata=extension) for column in ("id", "label", "bald")]
+pq.write_table(pa.table([pa.array([pickled], kind)] * 3, schema=pa.schema(fields)), file)
+"""
+
+
+class Canary:
+    """Unpickling it touches a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("name", ["arrow.py_extension_type", "ray.data.arrow_pickled_object"])
+def test_pickled_objects_in_a_file_are_never_unpickled(tmp_path, name):
+    import ray.data  # noqa: F401  registers its own types, one of which unpickles
+
+    canary, file = tmp_path / "canary", str(tmp_path / "a.parquet")
+    pickled = pickle.dumps(Canary(canary))
+    subprocess.run([sys.executable, "-c", WRITE, file, name, pickled.hex()], check=True)
+    for read in (
+        lambda: list(open_and_read(file)),
+        lambda: parse_parquet(storage.read(file), file, bool).to_pylist(),
+        lambda: top_k(str(tmp_path), 1),
+        lambda: import_labels(Manifest(str(tmp_path / "m")), file, classes=["a", "b"]),
+    ):
+        if name == "arrow.py_extension_type":  # which nobody registers: plain bytes
+            with suppress(BaalRayError, pa.ArrowInvalid):
+                read()
+        else:
+            with pytest.raises(BaalRayError, match="a column of pickled Python objects"):
+                read()
+    assert not canary.exists()
+    pq.read_table(file).to_pylist()
+    assert canary.exists() == (name == "ray.data.arrow_pickled_object")
+
+
+def open_and_read(file):
+    with open_parquet(file) as parquet:
+        for batch in parquet.iter_batches():
+            yield batch.to_pylist()
+
+
+def test_bytes_that_are_no_parquet():
+    for data in (b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"<html>"):
+        with pytest.raises(CorruptFileError, match=r"a\.parquet is not a whole Parquet file"):
+            parse_parquet(data, "a.parquet", bool)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -17,10 +18,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from baal_ray import storage
 from baal_ray.errors import ConfigError, StorageError
+from baal_ray.redaction import has_secret, redacted
 
 Rule = Literal[
     "bald",
@@ -37,7 +39,23 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # which may be a password
+    )
+
+
+def _without_secret(location: str) -> str:
+    if has_secret(location):
+        raise PydanticCustomError(
+            "secret",
+            "carries credentials, which would be written to plans and logs; put them in the "
+            "environment of the driver and of every node",
+        )
+    return location
 
 
 def _absolute(location: str) -> str:
@@ -47,13 +65,15 @@ def _absolute(location: str) -> str:
     raise ValueError(f"it must be absolute, as jobs run elsewhere; write {absolute} or a URI")
 
 
+Location = Annotated[str, AfterValidator(_without_secret), AfterValidator(_absolute)]
+
+
 class PoolConfig(_Section):
     """Where the unlabelled images are."""
 
-    uri: str
+    uri: Location
     format: Literal["parquet", "files"] = "parquet"
-
-    _absolute = field_validator("uri")(_absolute)
+    roots: list[Location] = []
 
 
 class ModelConfig(_Section):
@@ -61,7 +81,7 @@ class ModelConfig(_Section):
 
     factory: str = "small_convnet"
     arguments: dict[str, Any] = {}
-    weights: str | None = None
+    weights: Annotated[str, AfterValidator(_without_secret)] | None = None
     output: Literal["logits", "log_probs"] = "logits"
     image_size: list[Count] = [32, 32]
     mean: list[float] = [0.485, 0.456, 0.406]
@@ -100,15 +120,10 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     augmentations: AugmentationConfig = AugmentationConfig()
-    evaluation_set: str | None = None
+    evaluation_set: Location | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     evaluation_samples: Count = 10
     max_failures: Annotated[int, Field(ge=0)] = 3
-
-    @field_validator("evaluation_set")
-    @classmethod
-    def _absolute(cls, location: str | None) -> str | None:
-        return None if location is None else _absolute(location)
 
 
 class StageConfig(_Section):
@@ -184,7 +199,7 @@ class NotifyConfig(_Section):
 class RoundConfig(_Section):
     """Everything a round needs to know; `RoundConfig.from_yaml` reads it from a file."""
 
-    workspace: str
+    workspace: Location
     classes: Annotated[list[str], Field(min_length=2)]
     pool: PoolConfig
     selection: SelectionConfig
@@ -194,8 +209,6 @@ class RoundConfig(_Section):
     resources: ResourcesConfig = ResourcesConfig()
     notify: NotifyConfig = NotifyConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-
-    _absolute = field_validator("workspace")(_absolute)
 
     def planned(self) -> dict[str, Any]:
         """What a round's plan fixes: all settings but those that do not change its result."""
@@ -247,17 +260,18 @@ class RoundConfig(_Section):
             ConfigError: the file cannot be read, is not YAML or breaks a rule; all faults are in
                 it.
         """
+        source = redacted(path)
         try:
             content = yaml.load(storage.read(path), Loader=_Loader)
         except StorageError as error:
-            raise ConfigError(path, [str(error)]) from error
+            raise ConfigError(source, [str(error)]) from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
-            raise ConfigError(path, [f"not YAML: {error}"]) from error
+            raise ConfigError(source, [f"not YAML: {_yaml_fault(error)}"]) from error
         if not isinstance(content, dict):
             raise ConfigError(
-                path, [f"holds a {type(content).__name__}; it must hold keys and values"]
+                source, [f"holds a {type(content).__name__}; it must hold keys and values"]
             )
-        return cls.from_dict(content, source=path)
+        return cls.from_dict(content, source=source)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], source: str = "configuration") -> "RoundConfig":
@@ -294,6 +308,13 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _yaml_fault(error: Exception) -> str:
+    """What is wrong and where; YAML's own message shows the line, and what may be secret in it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error)
+
+
 def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
     """One fault as thing, value, rule, and a remedy where there is one."""
     where = ".".join(map(str, detail["loc"])) or "configuration"
@@ -302,6 +323,8 @@ def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
             return f"{where} is not a setting{_suggestion(model, detail)}"
         case "missing":
             return f"{where} is missing; it has no default"
+        case "secret":
+            return f"{where} {detail['msg']}"
     rule = detail["msg"].removeprefix("Value error, ")
     rule = re.sub(r"^Input should be ", "it must be ", rule)
     if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
@@ -309,7 +332,7 @@ def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
     value = detail["input"]
     if detail["type"] == "value_error" and isinstance(value, dict | BaseModel):
         return f"{where}.{rule}"  # a section's own rule, which begins with the setting
-    return f"{where} is {value!r}; {rule}"
+    return redacted(f"{where} is {value!r}; {rule}")
 
 
 def _suggestion(model: type[BaseModel], detail: ErrorDetails) -> str:

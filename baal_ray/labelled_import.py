@@ -14,6 +14,7 @@ from baal_ray.label_files import Answer, Row, answers, as_text, check_class, par
 from baal_ray.labels import answer_table, check_same, in_manifest
 from baal_ray.manifest import Manifest
 from baal_ray.parquet import open_parquet, publish_table
+from baal_ray.redaction import redacted
 from baal_ray.schema import BATCH, RELEASED
 from baal_ray.workspace import batch_uri
 
@@ -146,7 +147,7 @@ def _image_batches(files: Sequence[str], rows: Sequence[Answer]) -> Iterator[pa.
                     raise LabelError(uri, ["it changed while it was read; import it again"])
                 for row in compress(these, batch["image"].is_null().to_pylist()):
                     raise LabelError(uri, [f"{row.where}: {row.id!r} has no image"])
-                yield _batch_rows(these, batch["image"], uri, first + 1)
+                yield _batch_rows(these, batch["image"], redacted(uri), first + 1)
                 first += batch.num_rows
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from baal_ray.errors import StorageError
 from baal_ray.ids import Hashes, IdSet
 from baal_ray.parquet import open_parquet
 from baal_ray.pool_listing import PoolFile, PoolListing
+from baal_ray.roots import Roots
 
 # Images held at a time while reading: 6 MB of 100 kB photographs, 300 MB of the largest.
 _ROWS_AT_A_TIME = 64
@@ -113,15 +115,17 @@ def _reader(
     listing: PoolListing, groups: list[tuple[PoolFile, int]], wanted: _Wanted
 ) -> Callable[[], Iterator[pa.Table]]:
     # The listing itself need not travel with each task.
-    column, root, images_are_files = listing.column, listing.root, listing.images_are_files
+    column, images_are_files = listing.column, listing.images_are_files
+    own, further = listing.root, listing.roots
 
     def read() -> Iterator[pa.Table]:
+        roots = Roots(own, further)  # here, as links lead elsewhere on each node
         for file, group in groups:
             for rows in _read_row_group(file.uri, group, column, wanted):
                 if column == "image":
                     yield _with_image(rows, file.uri)
                 else:
-                    yield _fetch(rows, None if images_are_files else file.uri, root)
+                    yield _fetch(rows, None if images_are_files else file.uri, roots)
 
     return read
 
@@ -152,26 +156,20 @@ def _with_image(rows: pa.Table, source: str) -> pa.Table:
     return pa.table(columns, schema=_ROWS)
 
 
-def _fetch(rows: pa.Table, source: str | None, root: str) -> pa.Table:
-    uris = [_absolute(uri, root) for uri in rows["uri"].to_pylist()]
+def _fetch(rows: pa.Table, source: str | None, roots: Roots) -> pa.Table:
+    uris = rows["uri"].to_pylist()
     with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
-        fetched = list(threads.map(_fetch_one, uris))
+        fetched = list(threads.map(partial(_fetch_one, roots=roots), uris))
     images, errors = [image for image, _ in fetched], [error for _, error in fetched]
     sources = uris if source is None else [source] * len(rows)
     columns = {"id": rows["id"], "source": sources, "image": images, "error": errors}
     return pa.table(columns, schema=_ROWS)
 
 
-def _fetch_one(uri: str | None) -> tuple[bytes | None, str | None]:
+def _fetch_one(uri: str | None, roots: Roots) -> tuple[bytes | None, str | None]:
     if uri is None:
         return None, "its uri is null"
     try:
-        return storage.read(uri), None
+        return storage.read(roots.resolve(uri), follow_redirects=False), None
     except StorageError as error:
         return None, str(error)
-
-
-def _absolute(uri: str | None, root: str) -> str | None:
-    if uri is None or "://" in uri or uri.startswith("/"):
-        return uri
-    return storage.join(root, uri)

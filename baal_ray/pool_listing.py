@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -49,12 +49,14 @@ class PoolListing:
         column: "image" when they hold encoded bytes, "uri" when they say where the bytes are.
         root: what relative URIs are relative to.
         images_are_files: whether the pool is a folder of image files, each its own `source`.
+        roots: where images may lie besides `root`.
     """
 
     files: list[PoolFile]
     column: Literal["image", "uri"]
     root: str
     images_are_files: bool
+    roots: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -129,7 +131,7 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
         )
     (column,) = by_column
     root = config.uri.rsplit("/", 1)[0] if uris == [config.uri] else config.uri
-    return PoolListing([file for file, _ in found], column, root, images_are_files)
+    return PoolListing([file for file, _ in found], column, root, images_are_files, config.roots)
 
 
 def check_ids(listing: PoolListing) -> None:

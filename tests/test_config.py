@@ -1,4 +1,5 @@
 import re
+import traceback
 
 import pytest
 
@@ -245,3 +246,49 @@ def test_a_plan_fixes_what_changes_the_result_only(read):
 def test_a_configuration_is_not_changed_once_read(read):
     with pytest.raises(ValueError, match="frozen"):
         read(MINIMAL).seed = 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("workspace", MINIMAL.replace("/data/work", "s3://ann:c4n4ry@bucket/work")),
+        ("pool.uri", MINIMAL.replace("s3://bucket/pool", "'https://h/?X-Amz-Signature=c4n4ry'")),
+        ("pool.uri", MINIMAL.replace("s3://bucket/pool", "'h.blob.core.windows.net?sig=c4n4ry'")),
+        ("pool.roots.1", MINIMAL.replace("pool}", "pool, roots: [/a, 'https://c4n4ry@h/']}")),
+        ("training.evaluation_set", f"{MINIMAL}training: {{evaluation_set: '/e?token=c4n4ry'}}"),
+        ("model.weights", f"{MINIMAL}model: {{weights: 'https://h/w.pt?sig=c4n4ry'}}"),
+    ],
+)
+def test_a_location_with_a_secret_is_refused_without_repeating_it(read, setting, text):
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{setting} carries credentials")
+    assert "put them in the environment" in fault
+    assert "c4n4ry" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_other_fault_repeats_a_secret(faults):
+    uri = "s3://ann:c4n4ry@bucket/pool?sig=c4n4ry"
+    for text in (
+        MINIMAL.replace("{uri: s3://bucket/pool}", uri),
+        MINIMAL.replace("{k: 100}", f"[{uri}]"),
+        MINIMAL.replace("s3://bucket/pool", f"{{a: '{uri}'}}"),
+        MINIMAL.replace("s3://bucket/pool", uri),
+        f"{MINIMAL}seed: {uri}: 1",
+    ):
+        told = faults(text)
+        assert told
+        assert "c4n4ry" not in "".join(told)
+    with pytest.raises(ConfigError) as caught:
+        RoundConfig.from_yaml("http://ann:c4n4ry@127.0.0.1:9/round.yaml?sig=c4n4ry")
+    assert "c4n4ry" not in str(caught.value)
+
+
+def test_further_roots_of_a_pool_are_absolute(read, faults):
+    roots = MINIMAL.replace("pool}", "pool, roots: [s3://other/photos, ROOT]}")
+    assert read(roots.replace("ROOT", "/data")).pool.roots == ["s3://other/photos", "/data"]
+    assert (
+        "pool.roots.1 is 'photos'; it must be absolute"
+        in faults(roots.replace("ROOT", "photos"))[0]
+    )

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray.exceptions import RayTaskError
 
+from answering import answering
 from baal_ray import pool_listing
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
@@ -22,8 +23,9 @@ def write(path, columns, **options):
     return str(path)
 
 
-def listed(uri, folder="", form="parquet"):
-    return list_pool(PoolConfig(uri=str(uri), format=form), str(folder))
+def listed(uri, folder="", form="parquet", roots=()):
+    config = PoolConfig(uri=str(uri), format=form, roots=[str(root) for root in roots])
+    return list_pool(config, str(folder))
 
 
 def read(listing, **which):
@@ -120,13 +122,15 @@ def test_uris_relative_and_absolute_and_out_of_reach(tmp_path):
         "url": f"file://{tmp_path}/c.jpg",
         "missing": "nothing.jpg",
         "refused": "http://127.0.0.1:9/a.jpg",
-        "unknown": "nothing://a.jpg",
+        "unknown": "nothing://a.jpg/b",
         "folder": "é",
         "null": None,
     }
     columns = {"id": list(uris), "uri": pa.array(uris.values()).dictionary_encode()}
     file = write(tmp_path / "pool" / "1.parquet", columns)
-    found = read(listed(tmp_path / "pool"))
+    found = read(
+        listed(tmp_path / "pool", roots=[tmp_path, "http://127.0.0.1:9/", "nothing://a.jpg"])
+    )
     assert {source for source, _, _ in found.values()} == {file}
     assert {i: image for i, (_, image, error) in found.items() if error is None} == {
         "relative": b"1",
@@ -195,3 +199,58 @@ def test_every_id_is_there_once(tmp_path, monkeypatch, per_partition):
 def test_spellings_of_one_character_are_two_ids(tmp_path):
     write(tmp_path / "1.parquet", {"id": ["é", "e\u0301", "a", "a\0"], "image": [b""] * 4})
     check_ids(listed(tmp_path))
+
+
+def test_hostile_uris_are_refused_and_not_one_byte_is_fetched(tmp_path, capfd):
+    """The canary beside the pool has an image's bytes, and so has whatever the server answers."""
+    pool, outside, secret = tmp_path / "pool", tmp_path / "outside.jpg", "c4n4ry"
+    (pool / "a").mkdir(parents=True)
+    outside.write_bytes(b"canary")
+    (pool / "link.jpg").symlink_to(outside)
+    (pool / "linked").symlink_to(tmp_path)
+    with answering(200, b"canary") as other, answering(302, b"", Location=other.url) as allowed:
+        uris = [
+            str(outside),
+            f"file://{outside}",
+            f"local://{outside}",
+            f"FILE://{outside}",
+            "../outside.jpg",
+            "a/../../outside.jpg",
+            "link.jpg",
+            "linked/outside.jpg",
+            f"simplecache::file://{outside}",
+            f"simplecache::{other.url}/a.jpg",
+            f"{other.url}/a.jpg?sig={secret}",
+            f"http://ann:{secret}@127.0.0.1:{other.server_port}/a.jpg",
+            f"{allowed.url}/photos/../a.jpg",
+            f"{allowed.url}/photos/%2e%2e/a.jpg",
+            f"{allowed.url}/photos/a::{other.url}/b.jpg",
+            f"{allowed.url}/photos/a.jpg?sig={secret}",
+            "http://169.254.169.254/latest/meta-data/",
+            "s3://bucket/a.jpg",
+        ]
+        write(pool / "1.parquet", {"id": uris, "uri": uris})
+        found = read(listed(pool, roots=[f"{allowed.url}/photos"]))
+        assert (other.requests, allowed.requests) == (0, 1)
+    assert [image for _, image, _ in found.values()] == [None] * len(uris)
+    errors = {uri: error for uri, (_, _, error) in found.items()}
+    assert [uri for uri, error in errors.items() if "pool.roots" not in error] == [
+        f"{allowed.url}/photos/a::{other.url}/b.jpg",
+        f"{allowed.url}/photos/a.jpg?sig={secret}",
+    ]
+    written = "".join(errors.values()) + "".join(capfd.readouterr())
+    assert secret not in written
+
+
+def test_links_out_of_a_folder_of_images_are_not_followed(tmp_path):
+    for name in ("pool/1.jpg", "elsewhere/2.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"image")
+    (tmp_path / "pool" / "2.jpg").symlink_to(tmp_path / "elsewhere" / "2.jpg")
+    found = read(listed(tmp_path / "pool", tmp_path / "listing", "files"))
+    assert found["1.jpg"][1:] == (b"image", None)
+    assert "which is" in found["2.jpg"][2]
+    assert "pool.roots" in found["2.jpg"][2]
+    roots = [tmp_path / "elsewhere"]
+    found = read(listed(tmp_path / "pool", tmp_path / "listing", "files", roots))
+    assert found["2.jpg"][1:] == (b"image", None)

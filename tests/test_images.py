@@ -392,10 +392,11 @@ def test_trailing_bytes_do_not_matter(data):
         (encode(NOISE, "GIF"), "looks like GIF"),
         (encode(NOISE, "BMP"), "looks like BMP"),
         (encode(NOISE, "TIFF"), "looks like TIFF"),
+        (encode(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), "looks like TIFF"),
         (b"\0\1\2\3", "4 bytes, begins with 00 01 02 03"),
         (b"RIFF\0\0\0\0WAVEfmt ", "WebP of 16 bytes cannot be decoded"),
     ],
-    ids=["empty", "html", "indented html", "gif", "bmp", "tiff", "bytes", "wave"],
+    ids=["empty", "html", "indented html", "gif", "bmp", "tiff", "float tiff", "bytes", "wave"],
 )
 def test_other_files_are_refused_by_name(data, match):
     with pytest.raises(ImageError, match=match):

@@ -1,7 +1,10 @@
 import csv
 import io
 import json
+import os
+import unicodedata
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +13,9 @@ from baal_ray import labels
 from baal_ray.errors import LabelError, StorageError
 from baal_ray.labels import LabelImport, export_labels, import_labels
 from baal_ray.manifest import Manifest
+from baal_ray.parquet import open_parquet, publish_table
+from baal_ray.schema import SCORES
+from baal_ray.selection import top_k
 
 CLASSES = ["cat", "dog", "3"]
 EXTENSIONS = [".csv", ".parquet", ".jsonl", ".ndjson"]
@@ -227,3 +233,42 @@ def test_another_label_needs_overwrite(manifest, path):
 def test_any_fsspec_uri_will_do(manifest):
     assert export_labels(manifest, "memory://bucket/todo.parquet") == 6
     assert import_labels(manifest, "memory://bucket/todo.parquet", classes=CLASSES).unanswered == 6
+
+
+AWKWARD = [
+    unicodedata.normalize("NFC", "é.jpg"),
+    unicodedata.normalize("NFD", "é.jpg"),
+    "🦊👩‍👩‍👧.png",
+    "a/../../b.jpg",
+    "/etc/passwd",
+    "..",
+    "x" * 1024,
+    *("1", "01", "1.0", "1e0", "0x1", "+1", "١", "NaN", "null", "true", "2026-11-22"),
+    *(" 1", "1 ", "a,b", 'a"b', "a\nb", "a\r\nb", "=1+1", "\ufeffa"),
+]
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_awkward_ids_go_through_every_file_byte_for_byte(tmp_path, extension):
+    """Pool → scores → selection → manifest → export → import, and no file is named by an id."""
+    work = tmp_path / "a" / "b" / "work"
+    pool = publish_table(
+        str(work / "pool"), pa.table({"id": AWKWARD, "image": [b""] * len(AWKWARD)})
+    )
+    with open_parquet(pool) as parquet:
+        ids = parquet.read(columns=["id"])["id"]
+    columns = {name: pa.nulls(len(ids), SCORES.field(name).type) for name in SCORES.names}
+    columns |= {"id": ids, "bald": pa.array(np.arange(len(ids)), pa.float32())}
+    publish_table(str(work / "scores"), pa.table(columns, schema=SCORES))
+    picks = top_k(str(work / "scores"), 100)
+    assert picks["id"].to_pylist() == AWKWARD[::-1]
+    manifest = Manifest(str(work / "manifest"))
+    manifest.acquire(picks, "2026-11-22")
+    path = str(work / f"todo{extension}")
+    assert export_labels(manifest, path) == len(AWKWARD)
+    fill_in(path, dict.fromkeys(AWKWARD, "cat"))
+    assert import_labels(manifest, path, classes=CLASSES).imported == len(AWKWARD)
+    assert sorted(labels_of(manifest)) == sorted(AWKWARD)
+    assert os.listdir(tmp_path) == ["a"]
+    names = "".join(str(file) for file in tmp_path.rglob("*"))
+    assert not any(id in names for id in AWKWARD if len(id) > 3 and id not in ("null", "true"))

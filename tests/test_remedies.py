@@ -3,9 +3,6 @@
 import os
 import resource
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 import pyarrow as pa
 import pytest
@@ -16,32 +13,10 @@ from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
 from baal_ray.parquet import open_parquet
+from disks import fill, mounted
 
 SECRET = "c4n4ry-session-token"
 ROWS = pa.table({"id": ["a"]})
-
-
-@contextmanager
-def mounted(folder, *options: str) -> Iterator[str]:
-    """A disk of one megabyte, from memory."""
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", ",".join(("size=1m", *options)), "tmpfs", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"this user may not mount a disk: {done.stderr.strip()}")
-    try:
-        yield str(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(path):
-    with open(path, "wb", buffering=0) as rest, suppress(OSError):
-        while rest.write(b"x" * 4096):
-            pass
 
 
 def told(act, *arguments):

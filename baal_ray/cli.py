@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import click
+from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +18,13 @@ _config_argument = click.argument("config_path", metavar="CONFIG")
 _round_option = click.option(
     "--round", "round_id", required=True, metavar="ID", help="Names the round, such as 2026-11-22."
 )
+
+
+_FORGETTING = """\
+This cannot be undone, and earlier versions of the manifest that held them cannot be read any more.
+Models that were fitted on them keep what they learned: the next fit is without them, and then
+`baal-ray prune --keep 1` removes the older models.
+The pool is yours: take them out of {pool} too, or the next round scores them again."""
 
 
 class _Group(click.Group):
@@ -106,7 +114,7 @@ def status(config_path: str) -> None:
     """Show the rounds of a workspace and what became of their picks."""
     from baal_ray.status import round_rows
 
-    table = Table("round", "rule", "acquired", "labelled", "accuracy before", box=None)
+    table = Table("round", "rule", "acquired", "labelled", "waiting", "accuracy before", box=None)
     for row in round_rows(RoundConfig.from_yaml(config_path).workspace):
         table.add_row(*row)
     Console().print(table)
@@ -180,6 +188,98 @@ def export(config_path: str, file: str, status: str, round_id: str | None) -> No
         manifest, file, status=None if status == "all" else status, round_id=round_id
     )
     click.echo(f"{count} rows written to {file}")
+
+
+@labels.command()
+@_config_argument
+@click.argument("file", required=False)
+@click.option("--round", "round_id", metavar="ID", help="All of this round that nobody labelled.")
+def release(config_path: str, file: str | None, round_id: str | None) -> None:
+    """Give images that nobody labelled back to the pool: those in FILE, or of a round.
+
+    FILE (.csv, .parquet or .jsonl) has a column `id`, as exported files do.
+    """
+    from baal_ray.labels import release_images
+
+    if (file is None) == (round_id is None):
+        raise click.UsageError("Give either FILE or --round.")
+    config = RoundConfig.from_yaml(config_path)
+    count = release_images(_manifest(config), config.workspace, path=file, round_id=round_id)
+    click.echo(f"{count} images released: they can be picked again")
+
+
+@labels.command()
+@_config_argument
+@click.argument("file")
+def reject(config_path: str, file: str) -> None:
+    """Mark the images in FILE as unusable: they get no label and are not picked again.
+
+    FILE (.csv, .parquet or .jsonl) has a column `id`, as exported files do.
+    """
+    from baal_ray.labels import reject_images
+
+    count = reject_images(_manifest(RoundConfig.from_yaml(config_path)), file)
+    click.echo(f"{count} images rejected: they are not picked again")
+
+
+@main.command()
+@_config_argument
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--file", help="Those in the column `id` of a .csv, .parquet or .jsonl file, too.")
+@click.option("--yes", is_flag=True, help="Do it. Without, only what it would do is shown.")
+def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) -> None:
+    """Remove images from manifest, batches, scores and listings, for good."""
+    from baal_ray.forgetting import find_traces, forget_images
+    from baal_ray.label_files import read_ids
+
+    config = RoundConfig.from_yaml(config_path)
+    wanted = list(dict.fromkeys([*ids, *(read_ids(file) if file else [])]))
+    if not wanted:
+        raise click.UsageError("Name the images to forget: ID... or --file.")
+    traces = (forget_images if yes else find_traces)(config.workspace, wanted)
+    table = Table("file", "images", box=None)
+    for trace in traces:
+        table.add_row(trace.uri, str(len(trace.ids)))
+    Console().print(table)
+    held = {id for trace in traces for id in trace.ids}
+    click.echo(
+        f"{len(held)} of {len(wanted)} images were in {len(traces)} files of {config.workspace}"
+    )
+    click.echo(_FORGETTING.format(pool=config.pool.uri))
+    if not yes:
+        click.echo("Nothing was removed. --yes removes it.")
+
+
+@main.command()
+@_config_argument
+@click.option(
+    "--keep",
+    default=7,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep models and scores of the last N finished rounds.",
+)
+@click.option("--yes", is_flag=True, help="Remove it. Without, it is only shown.")
+def prune(config_path: str, keep: int, yes: bool) -> None:
+    """Remove old models, their scores, leftovers, and files of old versions of the manifest."""
+    from baal_ray.pruning import plan_pruning
+
+    pruning = plan_pruning(RoundConfig.from_yaml(config_path).workspace, keep=keep)
+    table = Table("what", "count", "size", "such as", box=None)
+    for removal in pruning.removals:
+        count, size = str(len(removal.uris)), filesize.decimal(removal.bytes)
+        table.add_row(removal.what, count, size, removal.uris[0])
+    Console().print(table)
+    if pruning.waiting_for:
+        rounds = ", ".join(pruning.waiting_for)
+        click.echo(f"All models and scores stay until these rounds are finished: {rounds}")
+    if yes:
+        pruning.run()
+    total = filesize.decimal(sum(removal.bytes for removal in pruning.removals))
+    click.echo(
+        f"{total} removed" if yes else f"{total} can go. Nothing was removed; --yes removes it."
+    )
 
 
 def _manifest(config: RoundConfig) -> Any:

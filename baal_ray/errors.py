@@ -16,6 +16,7 @@
     │   └── AlreadyAcquiredError  another round took some of these ids first
     ├── LabelError                a file of labels; carries every fault at once
     ├── PlanMismatchError         a round was planned otherwise; carries every difference
+    ├── UnfinishedRoundError      a round that is not finished needs what was to be changed
     ├── ResourceError             the cluster can never give what the configuration asks for
     └── SubmissionError           a Ray job that could not be submitted or followed
 
@@ -112,6 +113,21 @@ class LabelError(_FaultsError):
 
 class PlanMismatchError(_FaultsError):
     """A round was planned otherwise than it is run now; `faults` lists what differs."""
+
+
+class UnfinishedRoundError(BaalRayError):
+    """Rounds that are not finished need what was to be changed; nothing was."""
+
+    def __init__(self, rounds: Sequence[str]) -> None:
+        super().__init__(list(rounds))
+        self.rounds = list(rounds)
+
+    def __str__(self) -> str:
+        return (
+            f"unfinished: {', '.join(self.rounds)}; a round needs images, scores and the manifest "
+            "as they were when it was planned. Run each of them to its end first. To give one up "
+            "instead, of which the manifest has no picks, delete its folder below rounds/."
+        )
 
 
 class ResourceError(BaalRayError):

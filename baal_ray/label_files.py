@@ -14,6 +14,7 @@ from baal_ray.parquet import open_parquet
 Row = tuple[str, dict[str, Any]]  #: where in the file it is, and its values by column
 
 COLUMNS = ("id", "label", "labelled_by")
+_NEEDED = ("id", "label")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_FAULTS = 20
@@ -39,6 +40,21 @@ def read_answers(path: str, faults: list[str]) -> Iterator[Answer]:
     return answers(_READERS[extension_of(path)](path, faults), faults)
 
 
+def read_ids(path: str) -> list[str]:
+    """The ids in a file that has at least a column of them, each once.
+
+    Raises:
+        LabelError: everything that is wrong with the file.
+        StorageError: the file cannot be read, or is no whole Parquet file.
+    """
+    faults: list[str] = []
+    rows = _READERS[extension_of(path)](path, faults, ("id",))
+    ids_alone = ((where, {"id": row["id"]}) for where, row in rows)
+    ids = [answer.id for answer in answers(ids_alone, faults)]
+    refuse(path, faults)
+    return ids
+
+
 def extension_of(path: str) -> str:
     """Which of the known extensions a file's name has.
 
@@ -51,7 +67,7 @@ def extension_of(path: str) -> str:
     raise LabelError(path, [f"the name of the file must end in one of {', '.join(_READERS)}"])
 
 
-def _csv_rows(path: str, faults: list[str]) -> Iterator[Row]:
+def _csv_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     header: list[str] = []
     line = 1
@@ -63,7 +79,7 @@ def _csv_rows(path: str, faults: list[str]) -> Iterator[Row]:
                 continue
             if not header:
                 header = row
-                if not _has_columns(header, where, faults):
+                if not _has_columns(header, where, faults, needed):
                     return
             elif len(row) == len(header):
                 yield where, dict(zip(header, row, strict=True))
@@ -73,10 +89,10 @@ def _csv_rows(path: str, faults: list[str]) -> Iterator[Row]:
     except csv.Error as error:
         faults.append(f"line {line}: {error}; what follows was not read")
     if not header:
-        _has_columns(header, "line 1", faults)
+        _has_columns(header, "line 1", faults, needed)
 
 
-def _json_rows(path: str, faults: list[str]) -> Iterator[Row]:
+def _json_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> Iterator[Row]:
     for number, text in enumerate(_text(path).split("\n"), start=1):
         where = f"line {number}"
         try:
@@ -85,16 +101,18 @@ def _json_rows(path: str, faults: list[str]) -> Iterator[Row]:
             faults.append(f"{where}: this is not JSON: {error}")
             continue
         if isinstance(row, dict):
-            if _has_columns(list(row), where, faults):
+            if _has_columns(list(row), where, faults, needed):
                 yield where, row
         elif text.strip():
-            faults.append(f"{where}: this is not a JSON object with an id and a label")
+            faults.append(f"{where}: this is not a JSON object with {' and '.join(needed)}")
 
 
-def parquet_rows(path: str, faults: list[str], of: str = "") -> Iterator[Row]:
+def parquet_rows(
+    path: str, faults: list[str], needed: Sequence[str] = _NEEDED, *, of: str = ""
+) -> Iterator[Row]:
     """The rows of a Parquet file; `of` says which, where there are several."""
     with open_parquet(path) as file:
-        if not _has_columns(file.schema_arrow.names, f"{of}schema", faults):
+        if not _has_columns(file.schema_arrow.names, f"{of}schema", faults, needed):
             return
         row = 0
         for batch in file.iter_batches(columns=list(COLUMNS)):
@@ -103,9 +121,11 @@ def parquet_rows(path: str, faults: list[str], of: str = "") -> Iterator[Row]:
                 yield f"{of}row {row}", values
 
 
-def _has_columns(names: Sequence[str], where: str, faults: list[str]) -> bool:
-    """Whether both columns are there once; if not, that is noted."""
-    wrong = [name for name in ("id", "label") if list(names).count(name) != 1]
+def _has_columns(
+    names: Sequence[str], where: str, faults: list[str], needed: Sequence[str]
+) -> bool:
+    """Whether the columns needed are there once; if not, that is noted."""
+    wrong = [name for name in needed if list(names).count(name) != 1]
     for name in wrong:
         count = "is there more than once" if name in names else "is missing"
         faults.append(f"{where}: column {name!r} {count}; there are {', '.join(names) or 'none'}")

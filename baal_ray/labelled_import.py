@@ -91,7 +91,7 @@ def _set_rows(files: Sequence[str], faults: list[str]) -> Iterator[Row]:
         if kinds.get("image") not in _BINARY:
             kind = kinds.get("image", "missing")
             faults.append(f"{of}schema: column 'image' is {kind}; it must be encoded bytes")
-        yield from parquet_rows(uri, faults, of)
+        yield from parquet_rows(uri, faults, of=of)
 
 
 def _sha256(rows: Sequence[Answer]) -> str:

@@ -12,15 +12,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from baal_ray import storage
+from baal_ray.errors import UnfinishedRoundError
 from baal_ray.label_files import (
     COLUMNS,
     Answer,
     check_class,
     extension_of,
     read_answers,
+    read_ids,
     refuse,
 )
 from baal_ray.manifest import Manifest
+from baal_ray.rounds import unfinished_rounds
 from baal_ray.schema import ACQUIRED, LABELLED
 
 _EXPORTED = ("id", "source", "round", "rank", "score", "status", "label", "labelled_by")
@@ -83,10 +86,57 @@ def import_labels(
     )
 
 
+def release_images(
+    manifest: Manifest, workspace: str, *, path: str | None = None, round_id: str | None = None
+) -> int:
+    """Give images that nobody labelled back to the pool, all of them or none.
+
+    Args:
+        manifest: where the images are.
+        workspace: the workspace of the manifest.
+        path: a file with a column `id`, as `import_labels` reads them, that says which.
+        round_id: without a file, all of this round that wait for a label.
+
+    Returns:
+        The number of images released; those that were before are left alone.
+
+    Raises:
+        LabelError: everything that is wrong with the file.
+        ManifestError: an image does not wait for a label, or is not in the manifest.
+        UnfinishedRoundError: the round that acquired them could not finish without them.
+        StorageError: the file cannot be read, or the manifest cannot be read or written.
+    """
+    waiting = manifest.rows(round_id=round_id, status=ACQUIRED)
+    ids = waiting["id"] if path is None else pa.array(read_ids(path), pa.string())
+    rounds = waiting.filter(pc.is_in(waiting["id"], ids))["round"].to_pylist()
+    needed_by = sorted(set(rounds) & set(unfinished_rounds(workspace)))
+    if needed_by:
+        raise UnfinishedRoundError(needed_by)
+    return manifest.release(pa.table({"id": ids}))
+
+
+def reject_images(manifest: Manifest, path: str) -> int:
+    """Mark images that cannot be labelled, so that they are not picked again, all or none.
+
+    Args:
+        manifest: where the images are.
+        path: a file with a column `id`, as `import_labels` reads them, that says which.
+
+    Returns:
+        The number of images rejected; those that were before are left alone.
+
+    Raises:
+        LabelError: everything that is wrong with the file.
+        ManifestError: an image does not wait for a label, or is not in the manifest.
+        StorageError: the file cannot be read, or the manifest cannot be read or written.
+    """
+    return manifest.reject(pa.table({"id": pa.array(read_ids(path), pa.string())}))
+
+
 def export_labels(
     manifest: Manifest, path: str, *, status: str | None = ACQUIRED, round_id: str | None = None
 ) -> int:
-    """Write a file of images for annotators, round by round, most informative first.
+    """Write a file of images for annotators, oldest round first, most informative first.
 
     With its label column filled in, the file is ready for `import_labels`.
 
@@ -105,9 +155,13 @@ def export_labels(
         StorageError: the manifest cannot be read or the file cannot be written.
     """
     extension = extension_of(path)
-    rows = manifest.rows(round_id=round_id, status=status).select(_EXPORTED)
-    rows = rows.sort_by([(name, "ascending") for name in ("round", "rank", "id")])
-    storage.publish(path, _serialised(rows, extension))
+    rows = manifest.rows(round_id=round_id, status=status)
+    age = pc.index_in(rows["round"], pa.array(manifest.rounds(), pa.string()))
+    order = rows.append_column("age", age)
+    order = pc.sort_indices(
+        order, [(name, "ascending") for name in ("age", "round", "rank", "id")]
+    )
+    storage.publish(path, _serialised(rows.select(_EXPORTED).take(order), extension))
     return int(rows.num_rows)
 
 

@@ -8,7 +8,7 @@ twice, and a reader sees all of one or nothing.
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -18,20 +18,31 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from baal_ray.errors import AlreadyAcquiredError, ManifestError, StorageError
+from baal_ray.errors import ManifestError, StorageError
+from baal_ray.manifest_changes import (
+    addition,
+    column,
+    ids_of,
+    kept_ids,
+    new_rows,
+    relabelling,
+    settling,
+)
 from baal_ray.remedies import told
-from baal_ray.schema import ACQUIRED, LABELLED, MANIFEST, RELEASED, STATUSES
+from baal_ray.schema import ACQUIRED, LABELLED, MANIFEST, REJECTED, RELEASED, STATUSES
 
 #: Tries of one change and the bounds of the waits between them: on average half a minute in all.
 _TRIES = 16
 _FIRST_WAIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 8.0
 
-#: Time travel needs the whole log; Delta deletes entries older than 30 days by default.
-_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false"}
+#: Time travel needs the whole log; Delta deletes entries older than 30 days by default. And it
+#: writes the first and last value of each column there, where no image could be forgotten.
+_CONFIGURATION = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.dataSkippingNumIndexedCols": "0",
+}
 
-_EXAMPLES = 5
-_TEXT = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 
 class Manifest:
@@ -99,11 +110,11 @@ class Manifest:
             ManifestError: an id is null or doubled, or the round is there with other ids.
         """
         names = ("source", "rank", "score", "rule", "model")
-        columns = {"id": _ids(batch)} | {name: _column(batch, name) for name in names}
+        columns = {"id": ids_of(batch)} | {name: column(batch, name) for name in names}
         if "rank" not in batch.column_names:
             columns["rank"] = pa.array(range(1, batch.num_rows + 1), pa.int32())
-        rows = _new_rows(columns, round=round_id, status=ACQUIRED, acquired_at=datetime.now(UTC))
-        return self._commit("acquire", lambda current: _addition(current, rows))
+        rows = new_rows(columns, round=round_id, status=ACQUIRED, acquired_at=datetime.now(UTC))
+        return self._commit("acquire", lambda current: addition(current, rows))
 
     def add_labelled(self, table: pa.Table, round_id: str, *, labelled_by: str | None) -> int:
         """Add images that come with their labels, all of them or nothing, once.
@@ -124,12 +135,12 @@ class Manifest:
         now = datetime.now(UTC)
         same = {"status": LABELLED, "labelled_by": labelled_by, "labelled_at": now}
         columns = {
-            "id": _ids(table),
-            "label": _column(table, "label", needed=True),
-            "source": _column(table, "source"),
+            "id": ids_of(table),
+            "label": column(table, "label", needed=True),
+            "source": column(table, "source"),
         }
-        rows = _new_rows(columns, round=round_id, acquired_at=now, **same)
-        return self._commit("add_labelled", lambda current: _addition(current, rows))
+        rows = new_rows(columns, round=round_id, acquired_at=now, **same)
+        return self._commit("add_labelled", lambda current: addition(current, rows))
 
     def label(self, labels: pa.Table, *, overwrite: bool = False) -> int:
         """Label images that are in the manifest, all of them or none.
@@ -145,9 +156,49 @@ class Manifest:
             ManifestError: an id is null, doubled or not in the manifest, a label is null, or an
                 image is labelled otherwise and `overwrite` is false.
         """
-        columns = {"id": _ids(labels), "label": _column(labels, "label", needed=True)}
-        answers = pa.table(columns | {"labelled_by": _column(labels, "labelled_by")})
-        return self._commit("label", lambda current: _relabelling(current, answers, overwrite))
+        columns = {"id": ids_of(labels), "label": column(labels, "label", needed=True)}
+        answers = pa.table(columns | {"labelled_by": column(labels, "labelled_by")})
+        return self._commit("label", lambda current: relabelling(current, answers, overwrite))
+
+    def release(self, images: pa.Table) -> int:
+        """Give images that wait for a label back to the pool, all of them or none.
+
+        Args:
+            images: column `id`; others are ignored.
+
+        Returns:
+            The number of rows changed; those that are released already are left alone.
+
+        Raises:
+            ManifestError: an id is null, doubled or not in the manifest, or an image does not
+                wait for a label.
+        """
+        ids = pa.table({"id": ids_of(images)})
+        return self._commit("release", lambda current: settling(current, ids, RELEASED))
+
+    def reject(self, images: pa.Table) -> int:
+        """Mark images that wait for a label as unusable, so that they are not picked again.
+
+        Arguments, result and errors are those of `release`.
+        """
+        ids = pa.table({"id": ids_of(images)})
+        return self._commit("reject", lambda current: settling(current, ids, REJECTED))
+
+    def forget(self, images: pa.Table) -> int:
+        """Delete the rows of images; those that are not there are no fault.
+
+        Earlier versions of the table still have them, in files that are not among `files`.
+
+        Args:
+            images: column `id`; others are ignored.
+
+        Returns:
+            The number of rows deleted.
+        """
+        ids = ids_of(images)
+        return self._commit(
+            "forget", lambda current: current.filter(pc.is_in(current["id"], ids)), delete=True
+        )
 
     def labelled(self) -> pa.Table:
         """The labelled images, sorted by id."""
@@ -170,15 +221,23 @@ class Manifest:
 
     def ids(self) -> pa.ChunkedArray:
         """The ids that the pool must leave out: all but the released ones."""
-        return _kept_ids(self._read(self._open(), ("id", "status")))
+        return kept_ids(self._read(self._open(), ("id", "status")))
+
+    def rounds(self) -> list[str]:
+        """The rounds in the order in which they came into the table, whatever clocks said."""
+        events = reversed(self.history())
+        came = (
+            event["round"] for event in events if event["change"] in ("acquire", "add_labelled")
+        )
+        return list(dict.fromkeys(came))
 
     def history(self) -> list[dict[str, Any]]:
         """What happened to the table, newest first.
 
         Returns:
             For each version `version`, `timestamp` (UTC), `operation` (Delta's name), `change`
-            (`acquire`, `add_labelled` or `label`), `round` (None for labels of several rounds)
-            and `rows` (how many changed); the last three are None for what others did to it.
+            (the name of the method), `round` (None when rows of several rounds changed) and
+            `rows` (how many); the last three are None for what others did to it.
         """
         table = self._latest()._open()
         with _storage_errors(self.uri, "read"):
@@ -194,6 +253,26 @@ class Manifest:
             for version, entry in numbered
             if self._pinned is None or version <= self._pinned
         ]
+
+    def files(self) -> list[str]:
+        """Names of the data files of this version, in the table's folder."""
+        table = self._open()
+        return [] if table is None else [uri.rsplit("/", 1)[-1] for uri in table.file_uris()]
+
+    def unneeded_files(self, *, keep: Sequence[int] = ()) -> list[str]:
+        """Names of the data files, in the table's folder, that only old versions need, or none.
+
+        Old is what was replaced more than a week ago; time travel there ends without them.
+
+        Args:
+            keep: versions that are to stay readable however old they are.
+        """
+        table = self._latest()._open()
+        if table is None:
+            return []
+        kept = [version for version in keep if version >= 0]
+        with _storage_errors(self.uri, "read"):
+            return table.vacuum(dry_run=True, full=True, keep_versions=kept or None)
 
     def _latest(self) -> "Manifest":
         return Manifest(self.uri, storage_options=self._storage_options)
@@ -225,7 +304,9 @@ class Manifest:
             # of longer strings as string_view, and a filter on such a column fails for that.
             return table.to_pyarrow_dataset().to_table(columns=schema.names).cast(schema)
 
-    def _commit(self, change: str, plan: Callable[[pa.Table], pa.Table]) -> int:
+    def _commit(
+        self, change: str, plan: Callable[[pa.Table], pa.Table], *, delete: bool = False
+    ) -> int:
         """Plan a change on the latest version and merge it there, until no one else came first."""
         if self._pinned is not None:
             where = f"{self.uri} at version {self._pinned}"
@@ -238,7 +319,7 @@ class Manifest:
             if table is None:
                 self._create()  # whoever else creates it may have filled it by now: look again
                 continue
-            if self._merge(table, rows, change):
+            if self._merge(table, rows, change, delete):
                 return int(rows.num_rows)
             ceiling = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**attempt)
             time.sleep(secrets.SystemRandom().uniform(0, ceiling))
@@ -247,7 +328,7 @@ class Manifest:
             "written. Run this again when fewer of them write."
         )
 
-    def _merge(self, table: DeltaTable, rows: pa.Table, change: str) -> bool:
+    def _merge(self, table: DeltaTable, rows: pa.Table, change: str, delete: bool) -> bool:
         """Whether the rows became the version right after the table's; if not, nothing did."""
         rounds = pc.unique(rows["round"]).to_pylist()
         round_id = rounds[0] if len(rounds) == 1 else None
@@ -256,9 +337,13 @@ class Manifest:
         properties = CommitProperties(custom_metadata=about, max_commit_retries=0)
         with _storage_errors(self.uri, "written"):
             try:
-                table.merge(
+                merge = table.merge(
                     rows, "new.id = old.id", "new", "old", commit_properties=properties
-                ).when_matched_update_all().when_not_matched_insert_all().execute()
+                )
+                if delete:
+                    merge.when_matched_delete().execute()
+                else:
+                    merge.when_matched_update_all().when_not_matched_insert_all().execute()
             except CommitFailedError:
                 return False
         return True
@@ -276,117 +361,6 @@ class Manifest:
             except (DeltaError, OSError):
                 if self._open() is None:
                     raise
-
-
-def _addition(current: pa.Table, rows: pa.Table) -> pa.Table:
-    """The rows of a round to add: none where the round is there already."""
-    if rows.num_rows == 0:
-        return rows
-    there = current.filter(pc.equal(current["round"], rows["round"][0]))
-    if there.num_rows:
-        _refuse_other_ids(there, rows)
-        _refuse_other_labels(_matching(there, rows), rows, "Change them with Manifest.label.")
-        return rows.slice(0, 0)
-    taken = rows["id"].filter(pc.is_in(rows["id"], _kept_ids(current)))
-    if len(taken):
-        raise AlreadyAcquiredError(taken.to_pylist())
-    return rows
-
-
-def _relabelling(current: pa.Table, answers: pa.Table, overwrite: bool) -> pa.Table:
-    """The rows of answered images as they shall be, less those that are so now."""
-    before = _matching(current, answers)
-    if not overwrite:
-        _refuse_other_labels(before, answers, "Pass overwrite=True to change them.")
-    labelled = pc.equal(before["status"], LABELLED)
-    same = pc.and_(labelled, pc.equal(before["label"], answers["label"]))
-    changes = pc.invert(pc.fill_null(same, False))
-    before, answers = before.filter(changes), answers.filter(changes)
-    columns = {name: before[name] for name in MANIFEST.names}
-    columns |= {name: answers[name] for name in ("label", "labelled_by")}
-    del columns["status"], columns["labelled_at"]
-    return _new_rows(columns, status=LABELLED, labelled_at=datetime.now(UTC))
-
-
-def _new_rows(columns: dict[str, Any], **same: Any) -> pa.Table:
-    """Manifest rows from columns and from values that all rows share; the rest is null."""
-    if "round" in same and not same["round"]:
-        raise ManifestError("round_id is empty; it must be a name, such as '2026-11-22'")
-    count = len(columns["id"])
-    filled = {f.name: pa.repeat(pa.scalar(same.get(f.name), f.type), count) for f in MANIFEST}
-    filled |= columns
-    return pa.table([filled[name] for name in MANIFEST.names], schema=MANIFEST)
-
-
-def _matching(current: pa.Table, asked: pa.Table) -> pa.Table:
-    """The manifest's rows for these ids, in their order."""
-    found = pc.index_in(asked["id"], current["id"])
-    if found.null_count:
-        unknown = asked["id"].filter(pc.is_null(found))
-        raise ManifestError(
-            f"{len(unknown)} ids are not in the manifest ({_examples(unknown)}); only images that "
-            "it holds can be labelled. Acquire them first, or leave them out."
-        )
-    return current.take(found)
-
-
-def _refuse_other_ids(there: pa.Table, rows: pa.Table) -> None:
-    new = rows["id"].filter(pc.invert(pc.is_in(rows["id"], there["id"])))
-    if len(new) or rows.num_rows != there.num_rows:
-        raise ManifestError(
-            f"round {there['round'][0].as_py()!r} is in the manifest with {there.num_rows} ids, "
-            f"but these are {rows.num_rows}, of which {len(new)} are not among them "
-            f"({_examples(new)}); a round is committed once. Choose another round id."
-        )
-
-
-def _refuse_other_labels(before: pa.Table, answers: pa.Table, remedy: str) -> None:
-    other = pc.and_(
-        pc.equal(before["status"], LABELLED), pc.not_equal(before["label"], answers["label"])
-    )
-    ids, old, new = (c.filter(other) for c in (before["id"], before["label"], answers["label"]))
-    if len(ids):
-        triples = zip(*(c.slice(0, _EXAMPLES).to_pylist() for c in (ids, old, new)), strict=True)
-        examples = ", ".join(f"{id!r} is {was!r}, not {now!r}" for id, was, now in triples)
-        raise ManifestError(f"{len(ids)} images are labelled otherwise ({examples}). {remedy}")
-
-
-def _kept_ids(rows: pa.Table) -> pa.ChunkedArray:
-    return rows.filter(pc.not_equal(rows["status"], RELEASED))["id"]
-
-
-def _ids(table: pa.Table) -> pa.Array:
-    ids = _column(table, "id", needed=True)
-    counts = ids.value_counts()
-    doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if len(doubled):
-        examples = _examples(doubled)
-        raise ManifestError(f"{len(doubled)} ids are doubled ({examples}); each may be there once")
-    return ids
-
-
-def _column(table: pa.Table, name: str, *, needed: bool = False) -> pa.Array:
-    """A column as the manifest has it; nulls where the table does not."""
-    kind = MANIFEST.field(name).type
-    if name not in table.column_names:
-        if needed:
-            raise ManifestError(f"column {name!r} is missing; there are {table.column_names}")
-        return pa.nulls(table.num_rows, kind)
-    column = table[name].combine_chunks()
-    if needed and column.null_count:
-        count = f"{column.null_count} of {len(column)} rows"
-        raise ManifestError(f"column {name!r} is null in {count}. Leave these rows out.")
-    given = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) and given not in _TEXT:
-        raise ManifestError(f"column {name!r} is {given}; it must be string. Cast it first.")
-    try:
-        return column.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ManifestError(f"column {name!r} is {given}; it must fit {kind}: {error}") from error
-
-
-def _examples(ids: Any) -> str:
-    return ", ".join(map(repr, ids.slice(0, _EXAMPLES).to_pylist()))
 
 
 @contextmanager

@@ -135,6 +135,8 @@ def score_images(
     """
     if not config.further_stages or keep_by == "random":
         keep_by = None
+    depends_on = json.dumps(_depends_on(checkpoint, config, seed), indent=2, sort_keys=True)
+    storage.publish(storage.join(folder, "fingerprint.json"), depends_on.encode())
     height, width = _described(checkpoint)["model"]["image_size"]
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
@@ -186,7 +188,12 @@ def decode(
 
 def fingerprint_uri(scores: str, checkpoint: str, config: ScoringConfig, seed: int) -> str:
     """The folder of a fingerprint: a hash of all that scores depend on, but the pool."""
-    depends_on = {
+    depends_on = json.dumps(_depends_on(checkpoint, config, seed), sort_keys=True)
+    return storage.join(scores, storage.sha256(depends_on.encode())[:32])
+
+
+def _depends_on(checkpoint: str, config: ScoringConfig, seed: int) -> dict[str, Any]:
+    return {
         "checkpoint": checkpoint.rstrip("/").rsplit("/", 1)[-1],
         "samples": config.samples,
         "masks": config.masks,
@@ -199,8 +206,6 @@ def fingerprint_uri(scores: str, checkpoint: str, config: ScoringConfig, seed: i
         "engine": _ENGINE,
         "torch": torch.__version__,
     }
-    fingerprint = storage.sha256(json.dumps(depends_on, sort_keys=True).encode())[:32]
-    return storage.join(scores, fingerprint)
 
 
 def score_files(folder: str) -> list[str]:

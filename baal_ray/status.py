@@ -2,11 +2,10 @@
 
 import json
 from collections import Counter
-from datetime import datetime
 
 from baal_ray import storage
 from baal_ray.manifest import Manifest
-from baal_ray.schema import LABELLED
+from baal_ray.schema import ACQUIRED, LABELLED
 from baal_ray.workspace import manifest_uri, rounds_uri
 
 
@@ -14,19 +13,19 @@ def round_rows(workspace: str) -> list[tuple[str, ...]]:
     """One row a round, in the order in which they came into the manifest.
 
     Returns:
-        Round, rule, images acquired, images labelled, and the accuracy on the evaluation set of
-        the model that chose them. A labelled set that was brought in whole counts as a round.
+        Round, rule, images acquired, images labelled, images that wait for a label, and the
+        accuracy on the evaluation set of the model that chose them. A labelled set that was
+        brought in whole counts as a round.
     """
-    rows = Manifest(manifest_uri(workspace)).rows()
-    first: dict[str, datetime] = {}
+    manifest = Manifest(manifest_uri(workspace))
+    rows = manifest.rows()
     acquired: Counter[str] = Counter()
-    labelled: Counter[str] = Counter()
+    by_status: Counter[tuple[str, str]] = Counter()
     rules: dict[str, str] = {}
-    columns = (rows[name].to_pylist() for name in ("round", "status", "rule", "acquired_at"))
-    for round_id, status, rule, acquired_at in zip(*columns, strict=True):
-        first[round_id] = acquired_at
+    columns = (rows[name].to_pylist() for name in ("round", "status", "rule"))
+    for round_id, status, rule in zip(*columns, strict=True):
         acquired[round_id] += 1
-        labelled[round_id] += status == LABELLED
+        by_status[round_id, status] += 1
         rules[round_id] = rule or "labelled set"
     accuracy = _accuracies(workspace)
     return [
@@ -34,10 +33,12 @@ def round_rows(workspace: str) -> list[tuple[str, ...]]:
             round_id,
             rules[round_id],
             str(acquired[round_id]),
-            str(labelled[round_id]),
+            str(by_status[round_id, LABELLED]),
+            str(by_status[round_id, ACQUIRED]),
             accuracy.get(round_id, ""),
         )
-        for round_id in sorted(first, key=lambda r: first[r])
+        for round_id in manifest.rounds()
+        if round_id in acquired
     ]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 _SHA256 = re.compile(r"([0-9a-f]{64})(?:\.[a-z]+)?")
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -213,6 +214,50 @@ def delete(uri: str) -> None:
     except StorageError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
+
+
+def delete_tree(uri: str) -> None:
+    """Remove a file, or a folder or prefix with all below it; no fault if it is gone already.
+
+    Raises:
+        StorageError: something in it cannot be removed.
+    """
+    fs, path = filesystem(uri)
+    if exists(uri):
+        with _storage_errors(uri, "deleted"):
+            fs.rm(path, recursive=True)
+
+
+def size(uri: str) -> int:
+    """The bytes of a file, or of all files below a folder or prefix; 0 if it is absent.
+
+    Raises:
+        StorageError: the store does not say.
+    """
+    fs, path = filesystem(uri)
+    if not exists(uri):
+        return 0
+    with _storage_errors(uri, "measured"):
+        return int(fs.du(path))
+
+
+def unfinished_files(uri: str) -> dict[str, float]:
+    """What writers that were killed left below a local folder, and when each was last written to.
+
+    An object store keeps nothing of a PUT that did not end.
+
+    Returns:
+        Seconds since the epoch, by path.
+    """
+    fs, path = filesystem(uri)
+    if not isinstance(fs, LocalFileSystem):
+        return {}
+    files = fs.find(path, detail=True).items()
+    return {
+        file: details["mtime"]
+        for file, details in files
+        if _UNFINISHED.fullmatch(file.rsplit("/", 1)[-1])
+    }
 
 
 def exists(uri: str) -> bool:

@@ -1,13 +1,16 @@
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
 from baal_ray.cli import main
 from baal_ray.errors import ConfigError, PoolError, in_plain_words
+from baal_ray.manifest import Manifest
 
 
 @pytest.fixture
@@ -66,10 +69,53 @@ def test_labels_come_in_and_show_up(config: str, tmp_path: Path):
     assert "nobody" in imported.output
 
 
-def test_status_loads_neither_torch_nor_ray(config: str):
+@pytest.mark.parametrize("arguments", [["forget", "a", "z"], ["prune"]], ids=lambda a: a[0])
+def test_nothing_is_removed_without_yes(config: str, tmp_path: Path, arguments: list[str]):
+    """What is shown is what goes; a second time there is nothing left to go."""
+    workspace = tmp_path / "workspace"
+    Manifest(f"{workspace}/manifest").acquire(pa.table({"id": ["a", "b"]}), "first")
+    orphan = workspace / "scores" / f".x.{'0' * 16}.tmp"
+    orphan.parent.mkdir()
+    orphan.write_text("a")
+    os.utime(orphan, (0, 0))
+    before = sorted(workspace.rglob("*"))
+    command, *ids = arguments
+    shown = CliRunner().invoke(main, [command, config, *ids])
+    assert "othing was removed" in shown.output
+    assert sorted(workspace.rglob("*")) == before
+    done = CliRunner().invoke(main, [command, config, *ids, "--yes"])
+    assert (shown.exit_code, done.exit_code) == (0, 0), done.output
+    assert shown.output.splitlines()[0] == done.output.splitlines()[0]
+    assert not orphan.exists()
+    assert Manifest(f"{workspace}/manifest").ids().to_pylist() == (["b"] if ids else ["a", "b"])
+    again = CliRunner().invoke(main, [command, config, *ids, "--yes"])
+    assert again.exit_code == 0
+    assert "0 of 2 images" in again.output if ids else "0 bytes" in again.output
+
+
+def test_what_to_forget_or_release_must_be_named(config: str):
+    for arguments in (["forget", config], ["labels", "release", config]):
+        assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def test_images_are_released_by_their_round_and_rejected_by_a_file(config: str, tmp_path: Path):
+    manifest = Manifest(f"{tmp_path}/workspace/manifest")
+    manifest.acquire(pa.table({"id": ["a", "b"]}), "first")
+    (tmp_path / "unusable.csv").write_text("id\na\n")
+    runner = CliRunner()
+    rejected = runner.invoke(main, ["labels", "reject", config, f"{tmp_path}/unusable.csv"])
+    assert rejected.output.startswith("1 images rejected")
+    released = runner.invoke(main, ["labels", "release", config, "--round", "first"])
+    assert released.output.startswith("1 images released")
+    assert manifest.rows()["status"].to_pylist() == ["rejected", "released"]
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["prune"], ["forget", "a"]], ids=lambda a: a[0])
+def test_bookkeeping_loads_neither_torch_nor_ray(config: str, arguments: list[str]):
+    command, *ids = arguments
     code = (
         "import sys; from baal_ray.cli import main; "
-        f"main(['status', {config!r}], standalone_mode=False); "
+        f"main({[command, config, *ids]!r}, standalone_mode=False); "
         "print({'torch', 'ray'} & set(sys.modules))"
     )
     printed = subprocess.run(

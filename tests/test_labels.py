@@ -9,9 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from baal_ray import labels
-from baal_ray.errors import LabelError, StorageError
-from baal_ray.labels import LabelImport, export_labels, import_labels
+from baal_ray import labels, storage
+from baal_ray.errors import LabelError, ManifestError, StorageError, UnfinishedRoundError
+from baal_ray.labels import (
+    LabelImport,
+    export_labels,
+    import_labels,
+    reject_images,
+    release_images,
+)
 from baal_ray.manifest import Manifest
 from baal_ray.parquet import open_parquet, publish_table
 from baal_ray.schema import SCORES
@@ -101,17 +107,17 @@ def fill_in(path, answers):
             )
 
 
-def test_exported_rows_come_most_informative_first_round_by_round(manifest, tmp_path):
-    manifest.acquire(pa.table({"id": ["0"]}), "2026-11-23")
+def test_exported_rows_come_oldest_round_first_and_most_informative_first(manifest, tmp_path):
+    manifest.acquire(pa.table({"id": ["0"]}), "2026-11-21")
     manifest.add_labelled(pa.table({"id": ["s"], "label": ["cat"]}), "0 seeds", labelled_by="x")
     path = str(tmp_path / "all.jsonl")
     assert export_labels(manifest, path, status=None) == 8
     with open(path, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    assert [row["id"] for row in rows][:3] == ["s", "a", "b"]
-    assert rows[-1]["id"] == "0"
+    assert [row["id"] for row in rows][:3] == ["a", "b", "c"]
+    assert [row["id"] for row in rows][-2:] == ["0", "s"]
     assert list(rows[0]) == list(labels._EXPORTED)
-    assert export_labels(manifest, path, round_id="2026-11-23") == 1
+    assert export_labels(manifest, path, round_id="2026-11-21") == 1
     assert export_labels(manifest, path, status="labelled") == 1
 
 
@@ -272,3 +278,71 @@ def test_awkward_ids_go_through_every_file_byte_for_byte(tmp_path, extension):
     assert os.listdir(tmp_path) == ["a"]
     names = "".join(str(file) for file in tmp_path.rglob("*"))
     assert not any(id in names for id in AWKWARD if len(id) > 3 and id not in ("null", "true"))
+
+
+def test_a_label_that_was_refused_leaves_the_good_rows_beside_it_unwritten(manifest, path):
+    """Half of the file is good; nothing of it comes in until all is."""
+    good = "".join(f"{id},cat\n" for id in "abc")
+    for bad in ("007,horse\n", "nobody,cat\n", "a,cat\n", "a,dog\n", ",cat\n", "007\n"):
+        (fault,) = faults_of(manifest, path(f"id,label\n{good}{bad}"))
+        assert fault.startswith("line 5: ")
+    assert import_labels(manifest, path(f"id,label\n{good}"), classes=CLASSES).imported == 3
+
+
+def test_an_exported_file_says_which_images_go_back_to_the_pool(manifest, tmp_path, path):
+    import_labels(manifest, path("id,label\na,cat\n"), classes=CLASSES)
+    todo = str(tmp_path / "todo.csv")
+    assert export_labels(manifest, todo) == 5
+    assert release_images(manifest, str(tmp_path), path=todo) == 5
+    assert release_images(manifest, str(tmp_path), path=todo) == 0
+    assert manifest.ids().to_pylist() == ["a"]
+
+
+def test_of_a_round_all_that_nobody_labelled_goes_back(manifest, tmp_path, path):
+    manifest.acquire(pa.table({"id": ["z"]}), "2026-11-23")
+    import_labels(manifest, path("id,label\na,cat\n"), classes=CLASSES)
+    assert release_images(manifest, str(tmp_path), round_id="2026-11-22") == 5
+    assert sorted(manifest.ids().to_pylist()) == ["a", "z"]
+
+
+def test_a_labelled_image_is_not_released(manifest, tmp_path, path):
+    import_labels(manifest, path("id,label\na,cat\n"), classes=CLASSES)
+    with pytest.raises(ManifestError, match="'a' is labelled"):
+        release_images(manifest, str(tmp_path), path=path("id\nb\na\n"))
+    assert len(manifest.rows(status="acquired")) == 5
+
+
+def test_images_of_a_round_that_is_unfinished_are_not_released(manifest, tmp_path, path):
+    """It would find its picks in the manifest, but not all of them, once another acquires some."""
+    plan = f"{tmp_path}/rounds/2026-11-22/plan.json"
+    storage.publish(plan, b"{}")
+    with pytest.raises(UnfinishedRoundError, match="2026-11-22"):
+        release_images(manifest, str(tmp_path), path=path("id\nb\n"))
+    storage.publish(f"{tmp_path}/rounds/2026-11-22/round.json", b"{}")
+    assert release_images(manifest, str(tmp_path), path=path("id\nb\n")) == 1
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_rejected_images_need_no_label(manifest, tmp_path, extension):
+    file = str(tmp_path / f"unusable{extension}")
+    content = {
+        ".csv": b"why,id\nblurred,a\n",
+        ".jsonl": b'{"id": "a", "label": 2.5}\n',
+        ".ndjson": b'{"id": "a"}\n',
+    }
+    if extension in content:
+        storage.publish(file, content[extension])
+    else:
+        pq.write_table(pa.table({"id": ["a"], "label": [float("nan")]}), file)
+    assert reject_images(manifest, file) == 1
+    assert manifest.rows(status="rejected")["id"].to_pylist() == ["a"]
+
+
+def test_every_fault_of_a_file_of_ids_is_told(manifest, path):
+    with pytest.raises(LabelError) as caught:
+        reject_images(manifest, path('id\na\n\n""\na\n'))
+    told = ["line 4: the id is empty", "line 5: id 'a' is there before; each may be there once"]
+    assert caught.value.faults == told[1:] or caught.value.faults == told
+    with pytest.raises(LabelError, match="line 1: column 'id' is missing"):
+        reject_images(manifest, path("label\ncat\n"))
+    assert len(manifest.rows(status="acquired")) == 6

@@ -1,0 +1,126 @@
+"""Forget images everywhere in a workspace: its manifest, batches, scores and listings.
+
+The manifest goes first: from then on nothing asks for the images, so a workspace of which half is
+done is whole, and the rest is found again. What is done is not looked for, only what is left; so
+it can be killed and run again. Files are replaced by files without the images, never changed.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from baal_ray import storage
+from baal_ray.manifest import Manifest
+from baal_ray.parquet import open_parquet, publish_table
+from baal_ray.rounds import refuse_unfinished
+from baal_ray.workspace import manifest_uri, round_uri, rounds_uri, scores_uri
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A file of the workspace that holds some of the images.
+
+    Attributes:
+        uri: the file.
+        ids: which of them it holds.
+    """
+
+    uri: str
+    ids: list[str]
+
+
+def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
+    """The files that hold images, by their ids; only the column of ids is read of each.
+
+    The manifest's are among them, those of its earlier versions too.
+
+    Raises:
+        StorageError: a file cannot be read; nobody knows what it holds.
+    """
+    wanted = pa.array(ids, pa.string())
+    found = (Trace(file, _ids_in(file, wanted)) for file in _files(workspace))
+    return [trace for trace in found if trace.ids]
+
+
+def forget_images(workspace: str, ids: Sequence[str]) -> list[Trace]:
+    """Remove images from all that the workspace holds; what models learned of them stays.
+
+    Returns:
+        What held them, besides the manifest's own files.
+
+    Raises:
+        UnfinishedRoundError: a round is not finished. If it began in this very moment, the images
+            are out of the manifest already, and the rest is to be done when it is finished.
+        StorageError: a file cannot be read or written; run it again.
+    """
+    refuse_unfinished(workspace)
+    manifest = Manifest(manifest_uri(workspace))
+    manifest.forget(pa.table({"id": pa.array(ids, pa.string())}))
+    # Planned before the deletion, a round would miss the versions of the manifest that go now.
+    refuse_unfinished(workspace)
+    traces = find_traces(workspace, ids)
+    for trace in traces:
+        if trace.uri.startswith(storage.join(manifest_uri(workspace), "")):
+            storage.delete(trace.uri)
+        else:
+            _replace(workspace, trace)
+    for file in storage.unfinished_files(workspace):  # which may hold them, too
+        storage.delete(file)
+    return traces
+
+
+def _files(workspace: str) -> Iterator[str]:
+    """Every file of ours with ids in it."""
+    for folder in (rounds_uri(workspace), scores_uri(workspace)):
+        files = storage.list_files(folder, ".parquet")
+        yield from (file for file in files if storage.is_named_by_sha256(file))
+    # Those of merges that failed are in no version, so what the folder holds counts.
+    yield from storage.list_files(manifest_uri(workspace), ".parquet")
+
+
+def _ids_in(uri: str, wanted: pa.Array) -> list[str]:
+    with open_parquet(uri) as file:
+        ids = file.read(columns=["id"])["id"].cast(pa.string())
+    found: list[str] = pc.unique(ids.filter(pc.is_in(ids, wanted))).to_pylist()
+    return found
+
+
+def _replace(workspace: str, trace: Trace) -> None:
+    """Publish the file without the images, have its round name that one, then delete it."""
+    folder, name = trace.uri.rsplit("/", 1)
+    rows = pq.read_table(pa.BufferReader(storage.read_verified(trace.uri)))
+    gone = pc.is_in(rows["id"].cast(pa.string()), pa.array(trace.ids, pa.string()))
+    new = publish_table(folder, rows.filter(pc.invert(gone)))
+    below = storage.join(rounds_uri(workspace), "")
+    if trace.uri.startswith(below):
+        round_id = trace.uri[len(below) :].split("/")[0]
+        _rename(round_uri(workspace, round_id), name, new)
+    storage.delete(trace.uri)
+
+
+def _rename(round_folder: str, name: str, new: str) -> None:
+    with open_parquet(new) as file:
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    for uri in storage.list_files(round_folder, ".json"):
+        before = json.loads(storage.read(uri))
+        after = _renamed(before, name, new.rsplit("/", 1)[-1], groups)
+        if after != before:
+            storage.publish(uri, json.dumps(after, indent=2, ensure_ascii=False).encode())
+
+
+def _renamed(value: Any, name: str, new: str, groups: list[int]) -> Any:
+    """A JSON value with a file's new name in place of the old, and its row groups where listed."""
+    if isinstance(value, str):
+        return value.removesuffix(name) + new if value.endswith(name) else value
+    if isinstance(value, list):
+        return [_renamed(item, name, new, groups) for item in value]
+    if isinstance(value, dict):
+        renamed = {key: _renamed(item, name, new, groups) for key, item in value.items()}
+        listed = "row_groups" in value and renamed != value
+        return renamed | {"row_groups": groups} if listed else renamed
+    return value

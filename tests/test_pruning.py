@@ -1,0 +1,169 @@
+import json
+import os
+import time
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from baal_ray import storage
+from baal_ray.manifest import Manifest
+from baal_ray.pruning import plan_pruning
+from baal_ray.workspace import manifest_uri
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """Four nights: the first at random, then model a, model b twice; and a fit by hand."""
+    workspace = str(tmp_path)
+    for number, checkpoint in enumerate([None, "a", "b", "b"]):
+        begin(workspace, f"night-{number + 8}", number, checkpoint)
+        write(workspace, f"rounds/night-{number + 8}/batch/1.parquet", "image")
+        finish(workspace, f"night-{number + 8}", checkpoint)
+    for checkpoint in ("a", "b", "hand"):
+        fitted(workspace, checkpoint)
+    return workspace
+
+
+def begin(workspace, round_id, version, *checkpoint):
+    write(workspace, f"rounds/{round_id}/plan.json", {"manifest_version": version})
+    for sha256 in checkpoint:
+        write(workspace, f"rounds/{round_id}/fit.json", {"checkpoint": sha256})
+
+
+def finish(workspace, round_id, checkpoint):
+    write(workspace, f"rounds/{round_id}/round.json", {"result": {"checkpoint": checkpoint}})
+
+
+def fitted(workspace, name):
+    """What a fit and the scoring with its model leave behind, and Ray Train."""
+    write(workspace, f"checkpoints/{name}/model.safetensors", "weights")
+    write(workspace, f"fits/{name}/fit.json", {"checkpoint": name})
+    write(workspace, f"fits/{name}/checkpoint_2026/state.pt", "state")
+    for samples in (8, 100):
+        write(workspace, f"scores/{name}{samples}/fingerprint.json", {"checkpoint": name})
+        write(workspace, f"scores/{name}{samples}/1.parquet", "scores")
+
+
+def write(workspace, name, content):
+    data = content if isinstance(content, str) else json.dumps(content)
+    storage.publish(f"{workspace}/{name}", data.encode())
+
+
+def files(workspace):
+    return {file[len(workspace) + 1 :] for file in storage.list_files(workspace)}
+
+
+def prune(workspace, keep=1):
+    """What goes when the workspace is pruned."""
+    before = files(workspace)
+    pruning = plan_pruning(workspace, keep=keep)
+    assert files(workspace) == before
+    sizes = {removal.what: removal.bytes for removal in pruning.removals}
+    pruning.run()
+    gone = before - files(workspace)
+    assert plan_pruning(workspace, keep=keep).removals == []
+    return gone, sizes
+
+
+OLD = {
+    "checkpoints/a/model.safetensors",
+    "fits/a/fit.json",
+    "fits/a/checkpoint_2026/state.pt",
+    "scores/a8/fingerprint.json",
+    "scores/a8/1.parquet",
+    "scores/a100/fingerprint.json",
+    "scores/a100/1.parquet",
+}
+EPOCHS = {"fits/b/checkpoint_2026/state.pt", "fits/hand/checkpoint_2026/state.pt"}
+
+
+def test_a_new_workspace_has_nothing_to_prune(tmp_path):
+    assert plan_pruning(str(tmp_path), keep=1).removals == []
+
+
+def test_what_only_old_rounds_used_goes_and_all_else_stays(workspace):
+    gone, sizes = prune(workspace)
+    assert gone == OLD | EPOCHS
+    assert sizes["models"] == len("weights")
+    assert sizes["epochs of finished fits"] == 2 * len("state")
+
+
+@pytest.mark.parametrize("keep", [3, 4, 100])
+def test_the_last_rounds_keep_theirs(workspace, keep):
+    assert prune(workspace, keep)[0] == EPOCHS | {"fits/a/checkpoint_2026/state.pt"}
+
+
+def test_the_last_rounds_are_those_of_the_last_versions_whatever_they_are_called(workspace):
+    begin(workspace, "0", 9, "c")
+    finish(workspace, "0", "c")
+    fitted(workspace, "c")
+    gone, _ = prune(workspace)
+    assert {"checkpoints/a/model.safetensors", "checkpoints/b/model.safetensors"} <= gone
+    assert "checkpoints/c/model.safetensors" not in gone
+
+
+def test_an_unfinished_round_keeps_its_model(workspace):
+    begin(workspace, "night-12", 4, "a")
+    assert prune(workspace)[0] == EPOCHS | {"fits/a/checkpoint_2026/state.pt"}
+
+
+def test_a_round_that_has_no_model_yet_might_take_any(workspace):
+    begin(workspace, "night-12", 4)
+    assert plan_pruning(workspace, keep=1).waiting_for == ["night-12"]
+    assert prune(workspace)[0] == set()
+
+
+def test_killed_between_any_two_removals_the_rest_goes_the_next_time(workspace, monkeypatch):
+    """A fit's record never outlives its model: the same labels would get a model that is gone."""
+    removals = [uri for r in plan_pruning(workspace, keep=1).removals for uri in r.uris]
+    for uri in removals:
+        monkeypatch.setattr(storage, "delete_tree", only(uri, storage.delete_tree))
+        with pytest.raises(KeyboardInterrupt):
+            plan_pruning(workspace, keep=1).run()
+        monkeypatch.undo()
+        for record in storage.list_files(f"{workspace}/fits", "/fit.json"):
+            checkpoint = json.loads(storage.read(record))["checkpoint"]
+            assert storage.exists(f"{workspace}/checkpoints/{checkpoint}")
+    assert plan_pruning(workspace, keep=1).removals == []
+
+
+def only(uri, delete):
+    def delete_it_and_stop(found):
+        assert found == uri
+        delete(found)
+        raise KeyboardInterrupt
+
+    return delete_it_and_stop
+
+
+def test_what_killed_writers_left_goes_after_a_day(tmp_path):
+    names = [f".{name}.{'0' * 16}.tmp" for name in ("old.parquet", "new.parquet")]
+    for name in [*names, ".old.parquet.tmp"]:
+        write(str(tmp_path), f"scores/0/{name}", "half a f")
+    yesterday = time.time() - 25 * 3600
+    for name in (names[0], ".old.parquet.tmp"):
+        os.utime(tmp_path / "scores" / "0" / name, (yesterday, yesterday))
+    (removal,) = plan_pruning(str(tmp_path), keep=1).removals
+    assert removal.uris == [str(tmp_path / "scores" / "0" / names[0])]
+    assert removal.bytes == len("half a f")
+
+
+def test_the_manifest_keeps_its_rows_and_the_versions_that_unfinished_rounds_began_at(tmp_path):
+    workspace = str(tmp_path)
+    manifest = Manifest(manifest_uri(workspace))
+    for number in range(4):
+        manifest.acquire(pa.table({"id": [str(number)]}), f"night-{number}")
+        manifest.label(pa.table({"id": ["0"], "label": [str(number)]}), overwrite=True)
+    assert plan_pruning(workspace, keep=1).removals == []  # all of it is of this week
+    no_time = {"delta.deletedFileRetentionDuration": "interval 0 days"}
+    DeltaTable(manifest.uri).alter.set_table_properties(no_time)
+    begin(workspace, "night-4", 4)
+    rows, planned_on = manifest.rows(), manifest.at(4).rows()
+    gone, sizes = prune(workspace)
+    assert gone
+    assert list(sizes) == ["files of the manifest's versions older than a week"]
+    assert manifest.rows() == rows
+    assert manifest.at(4).rows() == planned_on
+    assert manifest.rounds() == [f"night-{number}" for number in range(4)]
+    manifest.acquire(pa.table({"id": ["4"]}), "night-4")

@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from baal_ray import storage
+from baal_ray.errors import UnfinishedRoundError
+from baal_ray.rounds import finished_rounds, read_stage, refuse_unfinished, unfinished_rounds
+from baal_ray.workspace import round_uri
+
+
+def put(workspace, round_id, name, content="{}"):
+    storage.publish(f"{round_uri(workspace, round_id)}/{name}", content.encode())
+
+
+def finish(workspace, round_id, version):
+    put(workspace, round_id, "plan.json", json.dumps({"manifest_version": version}))
+    put(workspace, round_id, "round.json")
+
+
+def test_a_new_workspace_has_no_rounds(tmp_path):
+    assert finished_rounds(str(tmp_path)) == unfinished_rounds(str(tmp_path)) == []
+    refuse_unfinished(str(tmp_path))
+    assert read_stage(str(tmp_path), "night-1", "plan") is None
+
+
+def test_finished_rounds_are_in_the_order_of_the_versions_they_began_at(tmp_path):
+    workspace = str(tmp_path)
+    for round_id, version in (("night-9", 2), ("night-10", 11), ("a", -1), ("night-8", 2)):
+        finish(workspace, round_id, version)
+    assert finished_rounds(workspace) == ["a", "night-8", "night-9", "night-10"]
+
+
+@pytest.mark.parametrize("file", ["pool/1.parquet", "plan.json", "scores.json"])
+def test_a_round_that_was_begun_is_unfinished_until_its_record_is_there(tmp_path, file):
+    workspace = str(tmp_path)
+    finish(workspace, "done", 0)
+    put(workspace, "labelled-0123", "batch/1.parquet")
+    put(workspace, "night", file)
+    assert unfinished_rounds(workspace) == ["night"]
+    with pytest.raises(UnfinishedRoundError, match="unfinished: night;") as caught:
+        refuse_unfinished(workspace)
+    assert caught.value.rounds == ["night"]
+    put(workspace, "night", "round.json")
+    assert unfinished_rounds(workspace) == []

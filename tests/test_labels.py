@@ -1,16 +1,25 @@
 import csv
 import io
 import json
+import multiprocessing
 import os
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from baal_ray import labels, storage
-from baal_ray.errors import LabelError, ManifestError, StorageError, UnfinishedRoundError
+from baal_ray.errors import (
+    AlreadyAcquiredError,
+    LabelError,
+    ManifestError,
+    StorageError,
+    UnfinishedRoundError,
+)
 from baal_ray.labels import (
     LabelImport,
     export_labels,
@@ -340,9 +349,64 @@ def test_rejected_images_need_no_label(manifest, tmp_path, extension):
 
 def test_every_fault_of_a_file_of_ids_is_told(manifest, path):
     with pytest.raises(LabelError) as caught:
-        reject_images(manifest, path('id\na\n\n""\na\n'))
-    told = ["line 4: the id is empty", "line 5: id 'a' is there before; each may be there once"]
-    assert caught.value.faults == told[1:] or caught.value.faults == told
+        reject_images(manifest, path("id,why\na,dark\n,blurred\na,torn\n"))
+    assert caught.value.faults == [
+        "line 3: the id is empty",
+        "line 4: id 'a' is there before; each may be there once",
+    ]
     with pytest.raises(LabelError, match="line 1: column 'id' is missing"):
         reject_images(manifest, path("label\ncat\n"))
     assert len(manifest.rows(status="acquired")) == 6
+
+
+def acquire_all(uri, name, start, results):
+    """Want what another process wants too, and what it took, leave: as rounds do."""
+    manifest = Manifest(uri)
+    start.wait()
+    for number in range(4):
+        wanted = [f"{number}-{i}" for i in range(6)][:: -1 if name == "second" else 1]
+        while wanted:
+            try:
+                manifest.acquire(pa.table({"id": wanted[:4]}), f"{name}-{number}")
+                break
+            except AlreadyAcquiredError as error:
+                wanted = [id for id in wanted if id not in error.ids]
+        results.put((f"{name}-{number}", sorted(wanted[:4])))
+
+
+def import_all(uri, folder, start, results):
+    """Import files of labels, one by one."""
+    start.wait()
+    for number, id in enumerate("abc"):
+        path = f"{folder}/{number}.csv"
+        storage.publish(path, f"id,label\n{id},dog\n".encode())
+        done = import_labels(Manifest(uri), path, classes=CLASSES)
+        results.put((id, done.imported))
+
+
+@pytest.mark.timeout(120)
+def test_labels_come_in_while_rounds_commit_and_nothing_is_lost_or_doubled(manifest, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["baal_ray.labels", "pandas", "pytest"])
+    start, results = context.Barrier(3), context.Queue()
+    processes = [
+        context.Process(target=target, args=(manifest.uri, name, start, results))
+        for target, name in (
+            (acquire_all, "first"),
+            (acquire_all, "second"),
+            (import_all, str(tmp_path)),
+        )
+    ]
+    for process in processes:
+        process.start()
+    promised = dict(results.get(timeout=60) for _ in range(11))
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert {id: promised.pop(id) for id in "abc"} == dict.fromkeys("abc", 1)
+    assert labels_of(manifest) == dict.fromkeys("abc", "dog")
+    rows = manifest.rows().filter(pc.not_equal(manifest.rows()["round"], "2026-11-22"))
+    assert Counter(rows["id"].to_pylist()) == {f"{n}-{i}": 1 for n in range(4) for i in range(6)}
+    for round_id, ids in promised.items():
+        assert manifest.rows(round_id=round_id)["id"].to_pylist() == ids
+    assert len(manifest.history()) == 1 + 1 + 3 + sum(map(bool, promised.values()))

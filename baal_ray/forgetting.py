@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from baal_ray import storage
 from baal_ray.manifest import Manifest
 from baal_ray.parquet import open_parquet, publish_table
-from baal_ray.rounds import refuse_unfinished
-from baal_ray.workspace import manifest_uri, round_uri, rounds_uri, scores_uri
+from baal_ray.rounds import refuse_unfinished, round_ids
+from baal_ray.workspace import manifest_uri, rounds_uri, scores_uri
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,12 @@ class Trace:
 
     Attributes:
         uri: the file.
+        round_folder: the folder of the round that names it, if one does.
         ids: which of them it holds.
     """
 
     uri: str
+    round_folder: str | None
     ids: list[str]
 
 
@@ -43,7 +45,7 @@ def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
         StorageError: a file cannot be read; nobody knows what it holds.
     """
     wanted = pa.array(ids, pa.string())
-    found = (Trace(file, _ids_in(file, wanted)) for file in _files(workspace))
+    found = (Trace(*file, _ids_in(file[0], wanted)) for file in _files(workspace))
     return [trace for trace in found if trace.ids]
 
 
@@ -65,22 +67,24 @@ def forget_images(workspace: str, ids: Sequence[str]) -> list[Trace]:
     refuse_unfinished(workspace)
     traces = find_traces(workspace, ids)
     for trace in traces:
-        if trace.uri.startswith(storage.join(manifest_uri(workspace), "")):
-            storage.delete(trace.uri)
-        else:
-            _replace(workspace, trace)
+        if storage.is_named_by_sha256(trace.uri):
+            _replace(trace)
+        storage.delete(trace.uri)
     for file in storage.unfinished_files(workspace):  # which may hold them, too
         storage.delete(file)
     return traces
 
 
-def _files(workspace: str) -> Iterator[str]:
-    """Every file of ours with ids in it."""
-    for folder in (rounds_uri(workspace), scores_uri(workspace)):
-        files = storage.list_files(folder, ".parquet")
-        yield from (file for file in files if storage.is_named_by_sha256(file))
+def _files(workspace: str) -> Iterator[tuple[str, str | None]]:
+    """Every file of ours with ids in it, and the folder of the round that names it."""
+    rounds = [storage.join(rounds_uri(workspace), id) for id in round_ids(workspace)]
+    for folder in (*rounds, scores_uri(workspace)):
+        for file in storage.list_files(folder, ".parquet"):
+            if storage.is_named_by_sha256(file):
+                yield file, folder if folder in rounds else None
     # Those of merges that failed are in no version, so what the folder holds counts.
-    yield from storage.list_files(manifest_uri(workspace), ".parquet")
+    for file in storage.list_files(manifest_uri(workspace), ".parquet"):
+        yield file, None
 
 
 def _ids_in(uri: str, wanted: pa.Array) -> list[str]:
@@ -90,17 +94,14 @@ def _ids_in(uri: str, wanted: pa.Array) -> list[str]:
     return found
 
 
-def _replace(workspace: str, trace: Trace) -> None:
-    """Publish the file without the images, have its round name that one, then delete it."""
+def _replace(trace: Trace) -> None:
+    """Publish the file without the images, and have its round name that one."""
     folder, name = trace.uri.rsplit("/", 1)
     rows = pq.read_table(pa.BufferReader(storage.read_verified(trace.uri)))
     gone = pc.is_in(rows["id"].cast(pa.string()), pa.array(trace.ids, pa.string()))
     new = publish_table(folder, rows.filter(pc.invert(gone)))
-    below = storage.join(rounds_uri(workspace), "")
-    if trace.uri.startswith(below):
-        round_id = trace.uri[len(below) :].split("/")[0]
-        _rename(round_uri(workspace, round_id), name, new)
-    storage.delete(trace.uri)
+    if trace.round_folder is not None:
+        _rename(trace.round_folder, name, new)
 
 
 def _rename(round_folder: str, name: str, new: str) -> None:

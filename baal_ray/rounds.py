@@ -15,6 +15,11 @@ def read_stage(workspace: str, round_id: str, stage: str) -> dict[str, Any] | No
     return found
 
 
+def round_ids(workspace: str) -> list[str]:
+    """All of them, labelled sets that were brought in too, sorted."""
+    return sorted(_folders(workspace))
+
+
 def finished_rounds(workspace: str) -> list[str]:
     """The rounds that ran to their end, in the order of the manifest's versions they began at."""
     begun = {

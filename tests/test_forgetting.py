@@ -29,8 +29,11 @@ def name_of(uri):
 
 @pytest.fixture
 def workspace(tmp_path):
-    """One finished round, of which the first image is labelled, and a labelled set."""
-    workspace = f"{tmp_path}/workspace"
+    return fill(f"{tmp_path}/workspace")
+
+
+def fill(workspace):
+    """One finished round, of which two images are labelled, and a labelled set."""
     round_ = f"{workspace}/rounds/night-1"
     uris = [f"/pool/{id}" for id in IDS]
     listing = publish_table(f"{round_}/pool", table(IDS, uri=uris))
@@ -74,7 +77,7 @@ def without_the_manifest(workspace):
 def test_a_forgotten_image_is_named_nowhere_and_the_others_are_where_they_were(workspace):
     before = Manifest(f"{workspace}/manifest").rows()
     traces = forget_images(workspace, FORGOTTEN)
-    assert {id for trace in traces for id in trace.ids} == set(FORGOTTEN)
+    assert ids_of(traces) == set(FORGOTTEN)
     for name, text in everything(workspace).items():
         assert not any(id in text for id in FORGOTTEN), name
     rest = [id for id in IDS if id not in FORGOTTEN]
@@ -142,6 +145,23 @@ def test_another_image_of_an_old_version_of_the_manifest_stays_readable(workspac
     assert manifest.at(1).rows()["id"].to_pylist() == IDS[4:]
     with pytest.raises(StorageError, match="cannot be read"):
         manifest.at(2).rows()
+
+
+def test_on_an_object_store_too(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    workspace = fill(f"{bucket}/work space/rounds")
+    assert len(find_traces(workspace, FORGOTTEN)) > 5
+    forget_images(workspace, FORGOTTEN)
+    assert find_traces(workspace, FORGOTTEN) == []
+    assert ids_of(find_traces(workspace, IDS)) == set(IDS) - set(FORGOTTEN)
+    (batch,) = storage.list_files(f"{workspace}/rounds/night-1/batch")
+    named = json.loads(storage.read(f"{workspace}/rounds/night-1/batch.json"))["files"]
+    assert named == [name_of(batch)]
+    assert forget_images(workspace, FORGOTTEN) == []
+
+
+def ids_of(traces):
+    return {id for trace in traces for id in trace.ids}
 
 
 def test_nothing_is_forgotten_while_a_round_is_unfinished(workspace):

@@ -14,8 +14,11 @@ from baal_ray.workspace import manifest_uri
 
 @pytest.fixture
 def workspace(tmp_path):
+    return fill(str(tmp_path))
+
+
+def fill(workspace):
     """Four nights: the first at random, then model a, model b twice; and a fit by hand."""
-    workspace = str(tmp_path)
     for number, checkpoint in enumerate([None, "a", "b", "b"]):
         begin(workspace, f"night-{number + 8}", number, checkpoint)
         write(workspace, f"rounds/night-{number + 8}/batch/1.parquet", "image")
@@ -87,6 +90,11 @@ def test_what_only_old_rounds_used_goes_and_all_else_stays(workspace):
     assert gone == OLD | EPOCHS
     assert sizes["models"] == len("weights")
     assert sizes["epochs of finished fits"] == 2 * len("state")
+
+
+def test_on_an_object_store_too(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    assert prune(fill(f"{bucket}/work space"))[0] == OLD | EPOCHS
 
 
 @pytest.mark.parametrize("keep", [3, 4, 100])

@@ -124,9 +124,9 @@ class UnfinishedRoundError(BaalRayError):
 
     def __str__(self) -> str:
         return (
-            f"unfinished: {', '.join(self.rounds)}; a round needs images, scores and the manifest "
-            "as they were when it was planned. Run each of them to its end first. To give one up "
-            "instead, of which the manifest has no picks, delete its folder below rounds/."
+            f"rounds that are unfinished: {', '.join(self.rounds)}. They need images, scores and "
+            "the manifest as they were when they began. Run each of them to its end first; to "
+            "give up one of which the manifest has no picks, delete its folder below rounds/."
         )
 
 

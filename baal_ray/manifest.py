@@ -187,7 +187,7 @@ class Manifest:
     def forget(self, images: pa.Table) -> int:
         """Delete the rows of images; those that are not there are no fault.
 
-        Earlier versions of the table still have them, in files that are not among `files`.
+        The data files of earlier versions still have them.
 
         Args:
             images: column `id`; others are ignored.
@@ -254,11 +254,6 @@ class Manifest:
             if self._pinned is None or version <= self._pinned
         ]
 
-    def files(self) -> list[str]:
-        """Names of the data files of this version, in the table's folder."""
-        table = self._open()
-        return [] if table is None else [uri.rsplit("/", 1)[-1] for uri in table.file_uris()]
-
     def unneeded_files(self, *, keep: Sequence[int] = ()) -> list[str]:
         """Names of the data files, in the table's folder, that only old versions need, or none.
 
@@ -270,7 +265,8 @@ class Manifest:
         table = self._latest()._open()
         if table is None:
             return []
-        kept = [version for version in keep if version >= 0]
+        # deltalake 1.6 fails unless they are sorted.
+        kept = sorted({version for version in keep if version >= 0})
         with _storage_errors(self.uri, "read"):
             return table.vacuum(dry_run=True, full=True, keep_versions=kept or None)
 

@@ -166,12 +166,14 @@ def test_the_manifest_keeps_its_rows_and_the_versions_that_unfinished_rounds_beg
     assert plan_pruning(workspace, keep=1).removals == []  # all of it is of this week
     no_time = {"delta.deletedFileRetentionDuration": "interval 0 days"}
     DeltaTable(manifest.uri).alter.set_table_properties(no_time)
-    begin(workspace, "night-4", 4)
-    rows, planned_on = manifest.rows(), manifest.at(4).rows()
+    planned_on = {"night-4": 4, "night-5": 2, "night-6": -1}
+    for round_id, version in planned_on.items():
+        begin(workspace, round_id, version)
+    rows, then = manifest.rows(), [manifest.at(v).rows() for v in planned_on.values()]
     gone, sizes = prune(workspace)
     assert gone
     assert list(sizes) == ["files of the manifest's versions older than a week"]
     assert manifest.rows() == rows
-    assert manifest.at(4).rows() == planned_on
+    assert [manifest.at(version).rows() for version in planned_on.values()] == then
     assert manifest.rounds() == [f"night-{number}" for number in range(4)]
     manifest.acquire(pa.table({"id": ["4"]}), "night-4")

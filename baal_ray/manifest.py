@@ -44,7 +44,6 @@ _CONFIGURATION = {
 }
 
 
-
 class Manifest:
     """The labelled manifest at a local path or a URI that Delta Lake opens (`s3://`, `gs://`).
 

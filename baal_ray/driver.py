@@ -229,7 +229,7 @@ class _Round:
             scores_uri(config.workspace), checkpoint, config.scoring, config.seed
         )
         already = scored_already(folder)
-        pool = read_pool(listing, leave_out=self._acquired() | already.ids)
+        pool = read_pool(listing, leave_out=self._acquired() | already)
         done = score_images(
             pool,
             checkpoint,
@@ -245,8 +245,8 @@ class _Round:
             raise UnreadableImagesError(
                 f"{done.unreadable} of {done.rows} images are unreadable; scoring.max_unreadable "
                 f"allows {allowed:.2%}. The column `error` in {folder} says why, image by image; "
-                "mend the pool and name another round, or allow more and run this one again: "
-                "nothing is scored twice"
+                "mend that or allow more, and run this round again: these images are tried again, "
+                "and the others are not scored twice"
             )
         return {"scores": folder, "scored": done.scored, "unreadable": done.unreadable}
 

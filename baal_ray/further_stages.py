@@ -17,7 +17,6 @@ from baal_ray.ids import IdSet
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing
 from baal_ray.scoring import (
-    ScoredAlready,
     fingerprint_uri,
     score_files,
     score_images,
@@ -134,7 +133,7 @@ class _Stage:
         scores = scores_uri(self.config.workspace)
         return fingerprint_uri(scores, self.checkpoint, self.scoring, self.config.seed)
 
-    def _missing(self, candidates: pa.Table) -> tuple[pa.Table, ScoredAlready]:
-        """Which candidates have no row yet, and which images have."""
+    def _missing(self, candidates: pa.Table) -> tuple[pa.Table, IdSet]:
+        """Which candidates have no scores yet, and which images have."""
         already = scored_already(self._folder)
-        return candidates.filter(pa.array(~already.ids.contains(candidates["id"]))), already
+        return candidates.filter(pa.array(~already.contains(candidates["id"]))), already

@@ -107,7 +107,9 @@ def _fits(workspace: str, old: set[str]) -> list[str]:
 
 
 def _scores(workspace: str, old: set[str]) -> list[str]:
-    records = storage.list_files(scores_uri(workspace), "/fingerprint.json")
+    folder = scores_uri(workspace)
+    names = [name for name in storage.walk_files(folder) if name.endswith("/_fingerprint.json")]
+    records = [storage.join(folder, name) for name in names]
     return [_folder(uri) for uri in records if json.loads(storage.read(uri))["checkpoint"] in old]
 
 

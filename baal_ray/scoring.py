@@ -42,21 +42,14 @@ class Scores:
     Attributes:
         uri: their folder.
         scored: images scored by this call.
-        rows: images with a row, from this call and earlier ones.
-        unreadable: how many of those have an error in place of scores.
+        rows: images with a score or an error, from this call and earlier ones.
+        unreadable: how many of those have an error, which is always of this call: they are tried
+            again each time.
     """
 
     uri: str
     scored: int
     rows: int
-    unreadable: int
-
-
-@dataclass(frozen=True)
-class ScoredAlready:
-    """What a folder of scores holds: the ids with a row, and how many of them have an error."""
-
-    ids: IdSet
     unreadable: int
 
 
@@ -95,7 +88,7 @@ def score_pool(
     check_resources(resources)
     folder = fingerprint_uri(scores, checkpoint, config, seed)
     already = scored_already(folder)
-    leave_out = ray.put(already.ids.hashes)
+    leave_out = ray.put(already.hashes)
 
     def not_scored_yet(rows: pa.Table) -> pa.Table:
         return rows.filter(pa.array(~IdSet(ray.get(leave_out)).contains(rows["id"])))
@@ -110,7 +103,7 @@ def score_images(
     pool: ray.data.Dataset,
     checkpoint: str,
     folder: str,
-    already: ScoredAlready,
+    already: IdSet,
     config: ScoringConfig,
     resources: ResourcesConfig,
     seed: int,
@@ -126,7 +119,7 @@ def score_images(
         pool: as for `score_pool`.
         checkpoint: as for `score_pool`.
         folder: of the fingerprint.
-        already: what is in it.
+        already: the images that have scores in it.
         config: as for `score_pool`.
         resources: as for `score_pool`.
         seed: as for `score_pool`.
@@ -136,7 +129,7 @@ def score_images(
     if not config.further_stages or keep_by == "random":
         keep_by = None
     depends_on = json.dumps(_depends_on(checkpoint, config, seed), indent=2, sort_keys=True)
-    storage.publish(storage.join(folder, "fingerprint.json"), depends_on.encode())
+    storage.publish(storage.join(folder, "_fingerprint.json"), depends_on.encode())
     height, width = _described(checkpoint)["model"]["image_size"]
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
@@ -163,7 +156,7 @@ def score_images(
     scored.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
     written = sink.written
     return Scores(
-        folder, written.rows, written.rows + len(already.ids), written.errors + already.unreadable
+        folder, written.rows - written.errors, written.rows + len(already), written.errors
     )
 
 
@@ -215,25 +208,21 @@ def score_files(folder: str) -> list[str]:
     ]
 
 
-def scored_already(folder: str) -> ScoredAlready:
-    """What a folder of scores holds.
+def scored_already(folder: str) -> IdSet:
+    """The images that have scores in a folder; those with an error are to be tried again.
 
     A file that is torn, rotten or none of scores is deleted, and its images are scored again.
     """
-    hashes, unreadable = [hash_ids([])], [hash_ids([])]
+    hashes = [hash_ids([])]
     for file in score_files(folder):
         try:
             rows = _ids_and_errors(file)
         except CorruptFileError as error:
             logger.warning("%s Its images are scored again.", error)
             storage.delete(file)
-            continue
-        hashed = hash_ids(rows["id"])
-        hashes.append(hashed)
-        unreadable.append(hashed[rows["error"].is_valid().to_numpy()])
-    return ScoredAlready(
-        IdSet(np.unique(np.concatenate(hashes))), len(np.unique(np.concatenate(unreadable)))
-    )
+        else:
+            hashes.append(hash_ids(rows["id"].filter(rows["error"].is_null())))
+    return IdSet(np.unique(np.concatenate(hashes)))
 
 
 def _ids_and_errors(file: str) -> pa.Table:

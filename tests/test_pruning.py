@@ -44,7 +44,7 @@ def fitted(workspace, name):
     write(workspace, f"fits/{name}/fit.json", {"checkpoint": name})
     write(workspace, f"fits/{name}/checkpoint_2026/state.pt", "state")
     for samples in (8, 100):
-        write(workspace, f"scores/{name}{samples}/fingerprint.json", {"checkpoint": name})
+        write(workspace, f"scores/{name}{samples}/_fingerprint.json", {"checkpoint": name})
         write(workspace, f"scores/{name}{samples}/1.parquet", "scores")
 
 
@@ -54,7 +54,7 @@ def write(workspace, name, content):
 
 
 def files(workspace):
-    return {file[len(workspace) + 1 :] for file in storage.list_files(workspace)}
+    return {name for name in storage.walk_files(workspace) if "/_delta_log/" not in name}
 
 
 def prune(workspace, keep=1):
@@ -73,9 +73,9 @@ OLD = {
     "checkpoints/a/model.safetensors",
     "fits/a/fit.json",
     "fits/a/checkpoint_2026/state.pt",
-    "scores/a8/fingerprint.json",
+    "scores/a8/_fingerprint.json",
     "scores/a8/1.parquet",
-    "scores/a100/fingerprint.json",
+    "scores/a100/_fingerprint.json",
     "scores/a100/1.parquet",
 }
 EPOCHS = {"fits/b/checkpoint_2026/state.pt", "fits/hand/checkpoint_2026/state.pt"}

@@ -391,11 +391,18 @@ def test_unreadable_images_are_rows_with_an_error_up_to_a_limit(tmp_path: Path) 
     config = config.model_copy(update={"scoring": scoring})
     result = run_round(config, "night")
     assert (result.scored, result.unreadable, result.acquired) == (0, 4, 10)
-    scores = pq.read_table(scores_of(config, "night")).to_pandas().set_index("id")
+    scores = pq.read_table(scores_of(config, "night")).to_pandas()
+    scores = scores.drop_duplicates(["id", "error"]).set_index("id")
     assert scores["error"].notna().sum() == 4
     assert scores.loc[list(broken), ["bald", "confidence", "predicted"]].isna().all().all()
     assert not set(manifest_of(config).rows(round_id="night")["id"].to_pylist()) & set(broken)
     assert scores.loc["html", "error"] != scores.loc["empty", "error"]
+
+    # What is mended is scored by the next round, with the same model.
+    rows["image"] = [picture(0, seed) for seed in range(4)]
+    pq.write_table(pa.table(rows), tmp_path / "pool" / "broken.parquet")
+    result = run_round(config, "later")
+    assert (result.scored, result.unreadable) == (4, 0)
 
 
 def test_a_folder_of_image_files_is_a_pool(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_nights_go_on_without_what_was_forgotten_and_pruned(tmp_path: Path) -> N
     plan_pruning(config.workspace, keep=1).run()
     left = {path.name for path in Path(config.workspace, "checkpoints").iterdir()}
     assert left == {second.checkpoint}
-    (fingerprint,) = Path(config.workspace, "scores").glob("*/fingerprint.json")
+    (fingerprint,) = Path(config.workspace, "scores").glob("*/_fingerprint.json")
     assert json.loads(fingerprint.read_text())["checkpoint"] == second.checkpoint
 
     again = fit_model(config, manifest.at(manifest.version).labelled())

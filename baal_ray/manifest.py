@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from baal_ray import storage
 from baal_ray.errors import ManifestError, StorageError
 from baal_ray.manifest_changes import (
     addition,
@@ -28,6 +29,7 @@ from baal_ray.manifest_changes import (
     relabelling,
     settling,
 )
+from baal_ray.racing_creates import check_racing_creates
 from baal_ray.remedies import told
 from baal_ray.schema import ACQUIRED, LABELLED, MANIFEST, REJECTED, RELEASED, STATUSES
 
@@ -70,6 +72,7 @@ class Manifest:
             raise StorageError(f"{uri!r} has a % in it; Delta Lake misreads it. Use another path.")
         self.uri = uri
         self._storage_options = storage_options
+        self._reached_by_fsspec = storage_options is None  # which knows only the environment
         self._pinned: int | None = None
 
     @property
@@ -345,6 +348,8 @@ class Manifest:
 
     def _create(self) -> None:
         """Create the empty table; if another process does so first, its table is as good."""
+        if self._reached_by_fsspec and not storage.is_local(self.uri):
+            check_racing_creates(self.uri)
         with _storage_errors(self.uri, "created"):
             try:
                 DeltaTable.create(

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -70,6 +70,11 @@ def open_arrow(uri: str) -> "pyarrow.NativeFile":
             return pyarrow.OSFile(path)
         # Not through `arrow_filesystem`, which takes whatever a store refuses for a missing file.
         return pyarrow.PythonFile(fs.open(path, "rb"), mode="r")
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI or path is on a file system of this machine."""
+    return isinstance(filesystem(uri)[0], LocalFileSystem)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -313,6 +318,30 @@ def walk_files(uri: str) -> Iterator[str]:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             below = f"{folder.rstrip('/')}/"[len(root) + 1 :]
             yield from sorted(below + name for name in names if name and name[0] != ".")
+
+
+@contextmanager
+def scratch_folder(parent: str) -> Iterator[str]:
+    """A hidden folder below another, to try the store with; gone at the end with all its files.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    uri = join(parent, f"_scratch-{secrets.token_hex(8)}")
+    try:
+        yield uri
+    except BaseException:
+        with suppress(StorageError):  # what went wrong before says more
+            _delete_folder(uri)
+        raise
+    _delete_folder(uri)
+
+
+def _delete_folder(uri: str) -> None:
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    with _storage_errors(uri, "deleted"), suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
 
 
 @contextmanager

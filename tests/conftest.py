@@ -1,5 +1,6 @@
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,12 +43,22 @@ def bucket(s3_environment: dict[str, str]) -> Iterator[str]:
     """An empty bucket in moto's S3, which s3fs and boto3 take for the real one."""
     import boto3
     import s3fs
-    from moto.server import ThreadedMotoServer
+    from moto.moto_server import threaded_moto_server
+
+    one_at_a_time = threading.Lock()
+
+    class Serialized(threaded_moto_server.DomainDispatcherApplication):
+        """Conditional writes are atomic in S3, and race in moto's threads."""
+
+        def __call__(self, *request):
+            with one_at_a_time:
+                return super().__call__(*request)
 
     port = int(s3_environment["AWS_ENDPOINT_URL"].rsplit(":", 1)[1])
-    server = ThreadedMotoServer("127.0.0.1", port=port)
-    server.start()
+    server = threaded_moto_server.ThreadedMotoServer("127.0.0.1", port=port)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threaded_moto_server, "DomainDispatcherApplication", Serialized)
+        server.start()
         for name, value in s3_environment.items():
             patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()

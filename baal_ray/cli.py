@@ -3,16 +3,20 @@
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import filesize
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import baal_ray
 from baal_ray.config import RoundConfig
 from baal_ray.errors import in_plain_words
+
+if TYPE_CHECKING:
+    from baal_ray.doctor import Finding
 
 _config_argument = click.argument("config_path", metavar="CONFIG")
 _round_option = click.option(
@@ -118,6 +122,39 @@ def status(config_path: str) -> None:
     for row in round_rows(RoundConfig.from_yaml(config_path).workspace):
         table.add_row(*row)
     Console().print(table)
+
+
+@main.command()
+@_config_argument
+def doctor(config_path: str) -> None:
+    """Try everything that a round relies on, and say what is ok and what to do.
+
+    Run it where the round will run, in a job if that is a cluster:
+    `ray job submit --working-dir . -- baal-ray doctor CONFIG`.
+    """
+    logging.disable(logging.WARNING)
+    # A terminal breaks long lines; whoever reads a pipe gets a check a line.
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    with console.status("loading Ray") as status:
+        from baal_ray.doctor import examine
+
+        failed = False
+        for finding in examine(config_path, announce=status.update):
+            failed |= finding.outcome == "failed"
+            console.print(_shown(finding))
+    sys.exit(failed)
+
+
+def _shown(finding: "Finding") -> Table:
+    mark, style = {"ok": ("ok", "green"), "failed": ("FAILED", "bold red")}.get(
+        finding.outcome, ("?", "yellow")
+    )
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_column(width=6)
+    line.add_column(width=14)
+    line.add_column(overflow="fold")
+    line.add_row(Text(mark, style), finding.check, Text(finding.text))
+    return line
 
 
 @main.group()

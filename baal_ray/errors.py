@@ -148,13 +148,13 @@ def in_plain_words() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        ours = _ours(error)
+        ours = our_error(error)
         if ours is None:
             raise
         raise SystemExit(f"Error: {ours}") from error
 
 
-def _ours(error: BaseException | None) -> BaalRayError | None:
+def our_error(error: BaseException | None) -> BaalRayError | None:
     """The first error of our own along the chain of causes."""
     while error is not None:
         # Ray raises a class that is both its own and ours; `cause` is the one that was raised.

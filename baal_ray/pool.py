@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,30 @@ def read_pool(
         override_num_blocks=max(1, min(row_groups, _READ_TASKS)),
     )
     return dataset
+
+
+def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
+    """A few images from each of some places all over the pool, read here and now.
+
+    Args:
+        listing: the pool.
+        places: from how many row groups, at most.
+        images: how many of each, at most.
+
+    Returns:
+        Columns as `read_pool` gives them.
+    """
+    groups = [
+        (file, group)
+        for file in listing.files
+        for group, rows in enumerate(file.row_groups)
+        if rows
+    ]
+    picked = np.linspace(0, len(groups) - 1, min(places, len(groups))).astype(int)
+    everything = _Wanted(ray.put(IdSet.of([]).hashes), listed=False)
+    reads = [_reader(listing, [groups[i]], everything)() for i in picked]
+    firsts = [rows.slice(0, images) for read in reads for rows in islice(read, 1)]
+    return pa.concat_tables([_ROWS.empty_table(), *firsts])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from baal_ray import pool_listing
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet
-from baal_ray.pool import read_pool
+from baal_ray.pool import read_pool, sample_pool
 from baal_ray.pool_listing import check_ids, list_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -57,6 +57,20 @@ def test_encoded_images_less_those_left_out_or_only_those_asked_for(tmp_path):
     assert read(listing, only=IdSet.of(some)) == {i: everything[i] for i in some}
     assert read_pool(listing, leave_out=IdSet.of(everything)).count() == 0
     assert read_pool(listing, only=IdSet.of([])).count() == 0
+
+
+def test_a_sample_is_from_all_over_the_pool(tmp_path):
+    for number in range(10):
+        rows = images(100 * number, 100 * (number + 1))
+        write(tmp_path / f"{number}.parquet", rows, row_group_size=50)
+    empty = {"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())}
+    write(tmp_path / "5.parquet", empty)
+    sample = sample_pool(listed(tmp_path), places=3, images=2)
+    assert sample["id"].to_pylist() == ["0", "1", "400", "401", "950", "951"]
+    assert sample["image"].to_pylist() == [
+        image_id.encode() for image_id in sample["id"].to_pylist()
+    ]
+    assert len(sample_pool(listed(tmp_path / "5.parquet"), places=3, images=2)) == 0
 
 
 def test_null_images_and_other_types_and_files_without_rows(tmp_path):

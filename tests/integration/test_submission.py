@@ -3,14 +3,10 @@
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,22 +18,11 @@ from baal_ray.config import RoundConfig
 from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
 from baal_ray.workspace import manifest_uri, scores_uri
+from clusters import BIN, start_head, stop
 from pools import round_config, table, write_pool
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 POOL, LABELLED, K = 300, 30, 10
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on; all are held at once so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @dataclass
@@ -45,6 +30,7 @@ class Cluster:
     """A head on this machine, and the environment of whoever may talk to it."""
 
     address: str
+    gcs: str
     environment: dict[str, str]
 
     def run(self, *command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -59,7 +45,7 @@ class Cluster:
         )
 
     def submit(self, config: str, round_id: str, **environment: str) -> tuple[int, str]:
-        talker = Cluster(self.address, self.environment | environment)
+        talker = Cluster(self.address, self.gcs, self.environment | environment)
         done = talker.run("baal-ray", "submit", config, "--round", round_id)
         return done.returncode, done.stdout
 
@@ -76,49 +62,13 @@ def cluster() -> Iterator[Cluster]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=environment, check=True)
-    head, address = start_head(home, environment)
+    head = start_head(home, environment, "--dashboard-host=0.0.0.0")
     try:
-        yield Cluster(address, environment | {"RAY_ADDRESS": address})
+        talker = environment | {"RAY_ADDRESS": head.dashboard}
+        yield Cluster(head.dashboard, head.address, talker)
     finally:
-        stop(head)
+        stop(head.process)
         shutil.rmtree(home, ignore_errors=True)
-
-
-def start_head(home: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
-    """Start Ray; again when it gives up, as it does after 30 seconds on a machine that is busy."""
-    for attempt in range(3):
-        gcs, dashboard, client, agent = free_ports(4)
-        log = home / f"start-{attempt}.log"
-        with log.open("wb") as output:
-            head = subprocess.Popen(
-                [
-                    *(BIN / "ray", "start", "--head", "--block", f"--temp-dir={home}/{attempt}"),
-                    *(f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=2"),
-                    f"--ray-client-server-port={client}",
-                    f"--dashboard-agent-listen-port={agent}",
-                    *("--min-worker-port=0", "--max-worker-port=0"),
-                    "--object-store-memory=200000000",
-                ],
-                env=environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        while head.poll() is None:
-            if "Ray runtime started" in log.read_text():
-                return head, f"http://127.0.0.1:{dashboard}"
-            time.sleep(0.2)
-        stop(head)
-    pytest.fail(f"Ray did not start: {log.read_text()}")
-
-
-def stop(head: subprocess.Popen[bytes]) -> None:
-    """End a head and what it started, which is in its process group."""
-    head.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        head.wait(30)
-    with suppress(ProcessLookupError):
-        os.killpg(head.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +89,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RoundConfig:
         classes=config.classes,
     )
     return config
+
+
+def test_a_dashboard_that_wants_a_token_is_told_from_one_that_does_not(cluster: Cluster):
+    """test_doctor.py has the other."""
+    ask = "import ray; from baal_ray.dashboard import dashboard_answers as answers; "
+    asked = cluster.run("python", "-c", f"{ask}ray.init({cluster.gcs!r}); print(answers())")
+    assert "'holders of the token'" in asked.stdout
 
 
 @pytest.mark.timeout(900)

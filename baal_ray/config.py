@@ -331,7 +331,8 @@ def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
         rule += "; put it in quotes"
     value = detail["input"]
     if detail["type"] == "value_error" and isinstance(value, dict | BaseModel):
-        return f"{where}.{rule}"  # a section's own rule, which begins with the setting
+        # A section's own rule, which begins with the setting.
+        return f"{where}.{rule}" if detail["loc"] else rule
     return redacted(f"{where} is {value!r}; {rule}")
 
 

@@ -36,6 +36,7 @@ from baal_ray.parquet import open_parquet, publish_table
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
 from baal_ray.scoring import fingerprint_uri, score_images, scored_already
+from baal_ray.shared_workspace import check_workspace
 from baal_ray.termination import ending_at_once
 from baal_ray.training import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
@@ -144,6 +145,7 @@ class _Round:
             connect()
             with ending_at_once(self._where):
                 check_resources(self._config.resources)
+                check_workspace(self._config.workspace)
                 return self._run()
 
     def _run(self) -> RoundResult:

@@ -143,7 +143,7 @@ def test_impossible_further_stages(faults, stages, told):
 def test_one_sample_cannot_disagree(faults, read, by):
     one = "scoring: {samples: 1}"
     (told,) = faults(f"{MINIMAL.replace('k: 100', f'k: 100, by: {by}')}{one}")
-    assert told.startswith(f"configuration.scoring.samples is 1; for selection.by {by} it must be")
+    assert told.startswith(f"scoring.samples is 1; for selection.by {by} it must be")
     assert read(f"{MINIMAL.replace('k: 100', 'k: 100, by: margin')}{one}").scoring.samples == 1
 
 

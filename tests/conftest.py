@@ -1,6 +1,7 @@
 import os
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,9 @@ def bucket(s3_environment: dict[str, str]) -> Iterator[str]:
         for name, value in s3_environment.items():
             patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
+        # What moto holds outlives its server.
+        reset = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()
         boto3.client("s3").create_bucket(Bucket="bucket")
         yield "s3://bucket"
     s3fs.S3FileSystem.clear_instance_cache()

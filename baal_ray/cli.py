@@ -92,7 +92,21 @@ def run(config_path: str, round_id: str, dry_run: bool) -> None:
     "on this machine]",
 )
 @click.option("--working-dir", help="The folder the job takes along.  [default: that of CONFIG]")
-def submit(config_path: str, round_id: str, address: str | None, working_dir: str | None) -> None:
+@click.option(
+    "--env",
+    "environment",
+    multiple=True,
+    metavar="NAME",
+    help="A variable of this shell that the job gets too; may be repeated. Ray's dashboard shows "
+    "its value.",
+)
+def submit(
+    config_path: str,
+    round_id: str,
+    address: str | None,
+    working_dir: str | None,
+    environment: tuple[str, ...],
+) -> None:
     """Run a round as a job on a Ray cluster, follow its log, and exit with its exit code.
 
     The same round submitted again joins the job that runs or has succeeded; after one that failed
@@ -107,6 +121,7 @@ def submit(config_path: str, round_id: str, address: str | None, working_dir: st
         round_id,
         address=address,
         working_dir=working_dir or os.path.dirname(os.path.abspath(config_path)),
+        environment=environment,
         echo=lambda text: click.echo(text, nl=False),
     )
     sys.exit(code)

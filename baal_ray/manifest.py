@@ -6,6 +6,7 @@ the change is checked and merged again on what is there now. So no change is los
 twice, and a reader sees all of one or nothing.
 """
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from baal_ray import storage
+from baal_ray.delta_options import delta_options
 from baal_ray.errors import ManifestError, StorageError
 from baal_ray.manifest_changes import (
     addition,
@@ -63,7 +65,7 @@ class Manifest:
 
         Args:
             uri: where the table is.
-            storage_options: passed to Delta Lake, which reads the environment as well.
+            storage_options: more for Delta Lake than it finds in the environment.
 
         Raises:
             StorageError: the path is one that Delta Lake misreads.
@@ -71,7 +73,7 @@ class Manifest:
         if "://" not in uri and "%" in uri:  # Delta Lake decodes %20 where it reads, not writes
             raise StorageError(f"{uri!r} has a % in it; Delta Lake misreads it. Use another path.")
         self.uri = uri
-        self._storage_options = storage_options
+        self._storage_options = delta_options(os.environ) | (storage_options or {})
         self._reached_by_fsspec = storage_options is None  # which knows only the environment
         self._pinned: int | None = None
 

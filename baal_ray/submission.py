@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -52,6 +52,7 @@ def submit_round(
     *,
     address: str | None,
     working_dir: str,
+    environment: Sequence[str] = (),
     echo: Echo,
 ) -> int:
     """Run a round on a cluster and wait for its end.
@@ -67,6 +68,8 @@ def submit_round(
         address: of the Ray dashboard, such as http://127.0.0.1:8265; by default Ray looks for it.
         working_dir: the folder that the job runs in, uploaded with all its files but the
             workspace and the images: the configuration, and the module of your own model.
+        environment: names of variables whose values here the job and its workers get too, such as
+            AWS_SECRET_ACCESS_KEY. Whoever may look at Ray's dashboard sees the values.
         echo: what to do with each piece of the log.
 
     Returns:
@@ -74,7 +77,7 @@ def submit_round(
 
     Raises:
         ConfigError: the round's id cannot be one.
-        SubmissionError: there is no cluster, or it refuses the job.
+        SubmissionError: there is no cluster, it refuses the job, or a variable is not set.
     """
     round_uri(config.workspace, round_id)  # raises where the id cannot be one
     folder, path = os.path.abspath(working_dir), os.path.abspath(config_path)
@@ -88,7 +91,11 @@ def submit_round(
         config=shlex.quote(os.path.relpath(path, folder)),
         round_id=round_id,
     )
-    runtime_env = {"working_dir": folder, "excludes": _data_in(folder, config)}
+    runtime_env = {
+        "working_dir": folder,
+        "excludes": _data_in(folder, config),
+        "env_vars": _values_of(environment),
+    }
     name = f"baal-ray-{sha256(config.workspace.encode())[:8]}-{round_id}"
     with _plain_errors(address):
         client = _connect(address)
@@ -108,6 +115,16 @@ def _data_in(folder: str, config: RoundConfig) -> list[str]:
     locations = [config.workspace, config.pool.uri, config.training.evaluation_set]
     inside = [at for at in locations if at is not None and at.startswith(folder + os.sep)]
     return ["/" + os.path.relpath(location, folder) for location in inside]
+
+
+def _values_of(names: Sequence[str]) -> dict[str, str]:
+    lacking = [name for name in names if name not in os.environ]
+    if lacking:
+        raise SubmissionError(
+            f"--env names {', '.join(map(repr, lacking))}, which is not set here; export it, and "
+            "give its name alone"
+        )
+    return {name: os.environ[name] for name in names}
 
 
 def _connect(address: str | None) -> JobSubmissionClient:

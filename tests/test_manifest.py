@@ -430,38 +430,9 @@ def test_a_change_gives_up_after_bounded_tries(manifest, monkeypatch):
         manifest.acquire(batch("a"), "r")
 
 
-@pytest.fixture
-def s3(monkeypatch):
-    """A bucket on a real S3 protocol server: its URI and the options to reach it."""
-    boto3 = pytest.importorskip("boto3")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    server.start()
-    endpoint = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
-    options = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-    }
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    client.create_bucket(Bucket="bucket")
-    yield "s3://bucket", options
-    server.stop()
-
-
 @pytest.mark.timeout(60)
-def test_object_store(s3):
-    uri, options = s3
-    manifest = Manifest(f"{uri}/work space/manifest", storage_options=options)
+def test_on_an_object_store_the_environment_is_enough(bucket, tmp_path):
+    manifest = Manifest(f"{bucket}/{tmp_path.name}/work space/manifest")
     assert manifest.version == -1
     assert manifest.acquire(batch("a", "b/c", score=[0.5, 0.25]), "r") == 2
     assert manifest.label(labels(a="cat")) == 1
@@ -470,4 +441,4 @@ def test_object_store(s3):
     assert column(manifest.rows(), "label") == {"a": "cat", "b/c": None}
     assert manifest.at(1).labelled().num_rows == 0
     with pytest.raises(StorageError, match="NoSuchBucket"):
-        Manifest("s3://nowhere/manifest", storage_options=options).ids()
+        Manifest("s3://nowhere/manifest").ids()

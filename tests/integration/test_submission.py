@@ -44,9 +44,11 @@ class Cluster:
             timeout=250,
         )
 
-    def submit(self, config: str, round_id: str, **environment: str) -> tuple[int, str]:
+    def submit(
+        self, config: str, round_id: str, *options: str, **environment: str
+    ) -> tuple[int, str]:
         talker = Cluster(self.address, self.gcs, self.environment | environment)
-        done = talker.run("baal-ray", "submit", config, "--round", round_id)
+        done = talker.run("baal-ray", "submit", config, "--round", round_id, *options)
         return done.returncode, done.stdout
 
 
@@ -110,9 +112,11 @@ def test_rounds_as_jobs(cluster: Cluster, config: RoundConfig):
     assert "RAY_AUTH_TOKEN" in output
     assert "Traceback" not in output
 
-    code, output = cluster.submit(path, "night-1")
+    code, output = cluster.submit(path, "night-1", "--env", "STORE_KEY", STORE_KEY="of tests")
     assert code == 0, output
     assert "night-1-1 is submitted" in output
+    assert "of tests" not in output
+    assert "'env_vars': {'STORE_KEY': 'of tests'}" in cluster.run("ray", "job", "list").stdout
     assert output.count(f"{K} acquired by bald") == 1
     rows = manifest.rows(round_id="night-1")
     assert sorted(rows["rank"].to_pylist()) == list(range(1, K + 1))

@@ -3,9 +3,12 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from faulty_s3 import FaultyS3
 
 TESTS = Path(__file__).parent
 
@@ -28,11 +31,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def s3_environment() -> dict[str, str]:
     """What turns S3 clients to `bucket`; Ray's workers have it from the start."""
+    if "BAAL_RAY_TEST_S3" in os.environ:  # tests/stores/start_radosgw.sh
+        return _s3_environment(os.environ["BAAL_RAY_TEST_S3"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    return _s3_environment(f"http://127.0.0.1:{port}")
+
+
+def _s3_environment(endpoint: str) -> dict[str, str]:
     return {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -41,9 +50,24 @@ def s3_environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def bucket(s3_environment: dict[str, str]) -> Iterator[str]:
-    """An empty bucket in moto's S3, which s3fs and boto3 take for the real one."""
+    """A bucket in moto's S3, which s3fs and boto3 take for the real one; else in that given."""
     import boto3
     import s3fs
+
+    with pytest.MonkeyPatch.context() as patch, _moto(s3_environment["AWS_ENDPOINT_URL"]):
+        for name, value in s3_environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield "s3://bucket"
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+@contextmanager
+def _moto(endpoint: str) -> Iterator[None]:
+    if "BAAL_RAY_TEST_S3" in os.environ:
+        yield
+        return
     from moto.moto_server import threaded_moto_server
 
     one_at_a_time = threading.Lock()
@@ -55,18 +79,28 @@ def bucket(s3_environment: dict[str, str]) -> Iterator[str]:
             with one_at_a_time:
                 return super().__call__(*request)
 
-    port = int(s3_environment["AWS_ENDPOINT_URL"].rsplit(":", 1)[1])
+    port = int(endpoint.rsplit(":", 1)[1])
     server = threaded_moto_server.ThreadedMotoServer("127.0.0.1", port=port)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threaded_moto_server, "DomainDispatcherApplication", Serialized)
         server.start()
-        for name, value in s3_environment.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
         # What moto holds outlives its server.
-        reset = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+        reset = urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")
         urllib.request.urlopen(reset).close()
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield "s3://bucket"
-    s3fs.S3FileSystem.clear_instance_cache()
+        yield
     server.stop()
+
+
+@pytest.fixture
+def faulty_s3(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """The way to `bucket`, with faults that no client tries again to get round."""
+    import s3fs
+
+    server = FaultyS3(os.environ["AWS_ENDPOINT_URL"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield server
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.shutdown()

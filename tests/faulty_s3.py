@@ -1,6 +1,7 @@
-"""An S3 server with faults: a proxy before a real one, which loses requests and answers."""
+"""An S3 server with faults: a proxy before a real one that loses requests and answers."""
 
 import threading
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
@@ -30,29 +31,42 @@ class FaultyS3(ThreadingHTTPServer):
         self.set_fault(None)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def set_fault(self, fault: Fault | None, number: int = 0) -> None:
-        """Choose what happens to the request of this number, counted from 0 and from now on.
+    def set_fault(
+        self,
+        fault: Fault | None,
+        number: int = 0,
+        prefix: str = "",
+        also: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Choose what happens to which request, from now on.
 
         Args:
             fault: `refused`: the connection breaks before the server has the request. `lost`: the
                 server does it, and the connection breaks before the client has the answer.
                 `gone`: this request and all that follow are refused.
-            number: which request.
+            number: of the request, counted from 0 among those that start with `prefix`.
+            prefix: such as "PUT /bucket/workspace/manifest".
+            also: called at the fault, just before the connection breaks.
         """
         self.requests: list[str] = []
-        self._fault, self._number = fault, number
+        self.also = also
+        self._fault, self._number, self._prefix = fault, number, prefix
+        self._counted = 0
 
     def fault_of(self, request: str) -> Fault | None:
-        """Count a request; gives its fault."""
+        """Take note of a request; gives its fault."""
         with self.one_at_a_time:
-            number = len(self.requests)
             self.requests.append(request)
+            if not request.startswith(self._prefix):
+                return None
+            number, self._counted = self._counted, self._counted + 1
         hit = number >= self._number if self._fault == "gone" else number == self._number
         return self._fault if hit else None
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # which would hold each answer's body back for 40 ms
     server: FaultyS3
 
     def do_GET(self) -> None:
@@ -64,13 +78,15 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is None:
             self._pass_on(answer, content)
         else:
-            self.close_connection = True  # without a word, so the client sees it break
+            self.server.also()
+            self.close_connection = True  # without a word
 
     do_DELETE = do_HEAD = do_POST = do_PUT = do_GET
 
     def _ask(self, body: bytes) -> tuple[HTTPResponse, bytes]:
         connection = HTTPConnection(self.server.upstream, timeout=60)
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in self.server.strip}
+        dropped = {"connection", *self.server.strip}
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
         connection.request(self.command, self.path, body, headers | {"Connection": "close"})
         answer = connection.getresponse()
         content = answer.read()

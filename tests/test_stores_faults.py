@@ -1,0 +1,167 @@
+"""Every request to a store in turn fails, or is done and its answer lost: old state or new."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from baal_ray import storage
+from baal_ray.errors import AlreadyAcquiredError, StorageError
+from baal_ray.manifest import Manifest
+from faulty_s3 import Fault, FaultyS3
+
+FAULTS: list[Fault] = ["refused", "lost", "gone"]
+
+each_fault = pytest.mark.parametrize("fault", FAULTS)
+
+
+@pytest.fixture
+def root(bucket: str, tmp_path: Path) -> str:
+    return f"{bucket}/{tmp_path.name}"
+
+
+def batch(*ids: str) -> pa.Table:
+    return pa.table({"id": list(ids)})
+
+
+def each_request(server: FaultyS3, fault: Fault, act: Callable[[int], object]) -> Iterator[int]:
+    """Do it again and again, with a fault one request later each time, until none is left."""
+    for number in count():
+        server.set_fault(fault, number)
+        with suppress(StorageError):
+            act(number)
+        asked = len(server.requests)
+        server.set_fault(None)
+        yield number
+        if asked <= number:
+            return
+
+
+@each_fault
+def test_a_commit_is_whole_and_made_once(faulty_s3: FaultyS3, root: str, fault: Fault) -> None:
+    """From no table at all, so its creation is among the requests."""
+
+    def manifest(number: int) -> Manifest:
+        return Manifest(f"{root}/{number}")
+
+    def acquire(number: int) -> None:
+        manifest(number).acquire(batch("a", "b"), "r")
+
+    for number in each_request(faulty_s3, fault, acquire):
+        assert manifest(number).ids().to_pylist() in ([], ["a", "b"])
+        acquire(number)
+        assert sorted(manifest(number).ids().to_pylist()) == ["a", "b"]
+        assert manifest(number).version == 1  # 0 is the empty table
+    assert number > 10
+
+
+@pytest.mark.parametrize("fault", ["refused", "lost"])
+def test_a_commit_that_the_client_tries_again_is_made_once(
+    faulty_s3: FaultyS3, root: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delta Lake repeats a lost commit, and is told that the version is there: by itself."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    manifest = Manifest(f"{root}/manifest")
+    manifest.acquire(batch("a"), "before")
+    commit = f"PUT /bucket/{root.rsplit('/', 1)[1]}/manifest/_delta_log/"
+    faulty_s3.set_fault(fault, 0, commit)
+    manifest.acquire(batch("b"), "r")
+    assert sum(request.startswith(commit) for request in faulty_s3.requests) == 2
+    assert sorted(manifest.ids().to_pylist()) == ["a", "b"]
+    assert manifest.version == 2
+
+
+@each_fault
+def test_a_file_is_created_once(faulty_s3: FaultyS3, root: str, fault: Fault) -> None:
+    won: dict[int, bool] = {}
+
+    def create(number: int) -> None:
+        won[number] = storage.create_if_absent(f"{root}/{number}", b"ours")
+
+    for number in each_request(faulty_s3, fault, create):
+        there = storage.exists(f"{root}/{number}")
+        assert there or not won.get(number)
+        assert storage.create_if_absent(f"{root}/{number}", b"theirs") == (not there)
+        assert storage.read(f"{root}/{number}") == (b"ours" if there else b"theirs")
+    assert won[number]
+
+
+@each_fault
+def test_a_file_is_replaced_whole_or_not_at_all(
+    faulty_s3: FaultyS3, root: str, fault: Fault
+) -> None:
+    uri, old, new = f"{root}/file", b"old" * 100_000, b"new" * 100_000
+    storage.publish(uri, old)
+    for _ in each_request(faulty_s3, fault, lambda _: storage.publish(uri, new)):
+        assert storage.read(uri) in (old, new)
+        storage.publish(uri, new)
+        assert storage.read(uri) == new
+        storage.publish(uri, old)
+
+
+@each_fault
+def test_what_is_read_and_listed_is_whole_or_an_error(
+    faulty_s3: FaultyS3, root: str, fault: Fault
+) -> None:
+    names = [f"{root}/{name}" for name in ("a/1", "a/2", "b")]
+    for name in names:
+        storage.publish(name, name.encode() * 1000)
+    seen: list[object] = []
+    reads: list[tuple[Callable[[], object], object]] = [
+        (lambda: storage.read(names[0]), names[0].encode() * 1000),
+        (lambda: storage.list_files(root), names),
+        (lambda: sorted(storage.walk_files(root)), ["a/1", "a/2", "b"]),
+        (lambda: storage.exists(names[0]), True),
+    ]
+    for read, whole in reads:
+        for _ in each_request(faulty_s3, fault, lambda _, read=read: seen.append(read())):
+            assert all(what == whole for what in seen)
+        assert seen
+        seen.clear()
+
+
+@each_fault
+def test_a_file_that_may_be_deleted_already_is_deleted(
+    faulty_s3: FaultyS3, root: str, fault: Fault
+) -> None:
+    uri = f"{root}/file"
+    storage.publish(uri, b"x")
+    for _ in each_request(faulty_s3, fault, lambda _: storage.delete(uri)):
+        storage.delete(uri)
+        assert not storage.exists(uri)
+        storage.publish(uri, b"x")
+
+
+def test_of_many_who_create_a_file_one_wins(faulty_s3: FaultyS3, root: str) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        won = list(
+            threads.map(
+                lambda number: storage.create_if_absent(f"{root}/plan", bytes([number])), range(8)
+            )
+        )
+    assert won.count(True) == 1
+    assert storage.read(f"{root}/plan") == bytes([won.index(True)])
+
+
+def test_rounds_that_commit_at_once_all_land(faulty_s3: FaultyS3, root: str) -> None:
+    """Each wants what the others want, and takes the next best where it comes too late."""
+
+    def acquire(name: str) -> list[str]:
+        wanted = [f"image-{i}" for i in range(12)]
+        while True:
+            try:
+                Manifest(f"{root}/manifest").acquire(batch(*wanted[:3]), name)
+            except AlreadyAcquiredError as error:
+                wanted = [id for id in wanted if id not in error.ids]
+            else:
+                return wanted[:3]
+
+    with ThreadPoolExecutor(4) as threads:
+        picks = list(threads.map(acquire, "abcd"))
+    ids = Manifest(f"{root}/manifest").ids().to_pylist()
+    assert sorted(ids) == sorted(id for pick in picks for id in pick)
+    assert len(set(ids)) == 12

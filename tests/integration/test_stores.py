@@ -1,0 +1,130 @@
+"""Whole rounds where everything is on S3: pool, evaluation set and workspace."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import yaml
+
+from baal_ray import storage
+from baal_ray.config import RoundConfig
+from baal_ray.driver import RoundResult, run_round
+from baal_ray.labelled_import import import_labelled_set
+from baal_ray.manifest import Manifest
+from baal_ray.workspace import manifest_uri, round_uri
+from faulty_s3 import FaultyS3
+from pools import round_config, table, write_labelled, write_pool
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+RUN = "import sys; from baal_ray.cli import main; main(['run', sys.argv[1], '--round', 'night'])"
+
+
+def upload(path: str | Path, uri: str) -> str:
+    storage.publish(uri, Path(path).read_bytes())
+    return uri
+
+
+@pytest.fixture(scope="module")
+def images(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """On S3 a pool of 100 images and an evaluation set; in the folder, a labelled set."""
+    folder = tmp_path_factory.mktemp("stores")
+    for path in Path(write_pool(folder, images=100, per_file=50)).iterdir():
+        upload(path, f"{bucket}/{folder.name}/pool/{path.name}")
+    upload(write_labelled(folder, 7000, 21), f"{bucket}/{folder.name}/evaluation.parquet")
+    write_labelled(folder)
+    return folder
+
+
+def new_workspace(bucket: str, images: Path, name: str, workers: int = 0) -> RoundConfig:
+    """With thirty labelled images."""
+    root = f"{bucket}/{images.name}"
+    config = round_config(
+        images,
+        workspace=f"{root}/{name}",
+        pool={"uri": f"{root}/pool"},
+        training={"evaluation_set": f"{root}/evaluation.parquet"},
+        resources={"training_workers": workers},
+    )
+    import_labelled_set(
+        Manifest(manifest_uri(config.workspace)),
+        str(images / "labelled-9000.parquet"),
+        workspace=config.workspace,
+        classes=config.classes,
+    )
+    return config
+
+
+def picks(config: RoundConfig) -> list[tuple[str, int]]:
+    rows = Manifest(manifest_uri(config.workspace)).rows(round_id="night").sort_by("rank")
+    return list(zip(rows["id"].to_pylist(), rows["rank"].to_pylist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bucket: str, images: Path) -> tuple[RoundConfig, RoundResult]:
+    config = new_workspace(bucket, images, "undisturbed")
+    return config, run_round(config, "night")
+
+
+def test_a_round_fits_scores_and_acquires(undisturbed: tuple[RoundConfig, RoundResult]) -> None:
+    config, result = undisturbed
+    assert (result.labels, result.scored, result.acquired) == (30, 100, 10)
+    assert result.metrics["images"] == 21
+    assert [rank for _, rank in picks(config)] == list(range(1, 11))
+    done = json.loads(storage.read(f"{round_uri(config.workspace, 'night')}/round.json"))
+    scores = [
+        pq.read_table(path, filesystem=fs)
+        for fs, path in map(storage.arrow_filesystem, storage.list_files(done["scores"]))
+    ]
+    ids = [image_id for part in scores for image_id in part["id"].to_pylist()]
+    assert sorted(ids) == table(0, 100)["id"].to_pylist()
+
+
+def test_the_same_round_again_writes_nothing(
+    undisturbed: tuple[RoundConfig, RoundResult], faulty_s3: FaultyS3
+) -> None:
+    config, _ = undisturbed
+    assert run_round(config, "night").committed_before
+    assert faulty_s3.requests
+    assert {request.split()[0] for request in faulty_s3.requests} <= {"GET", "HEAD"}
+
+
+def test_a_fit_in_a_worker_keeps_its_epochs_on_the_store(bucket: str, images: Path) -> None:
+    config = new_workspace(bucket, images, "worker", workers=1)
+    result = run_round(config, "night")
+    assert (result.labels, result.scored, result.acquired) == (30, 100, 10)
+    fits = storage.list_files(f"{config.workspace}/fits")
+    assert any(uri.endswith("/state.pt") for uri in fits)
+
+
+def test_a_driver_killed_at_its_writes_makes_the_same_picks(
+    bucket: str,
+    images: Path,
+    undisturbed: tuple[RoundConfig, RoundResult],
+    faulty_s3: FaultyS3,
+) -> None:
+    """Before its scores are noted, after its commit is made, and before it says so."""
+    config = new_workspace(bucket, images, "killed")
+    path = images / "killed.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    put = f"PUT /{config.workspace.removeprefix('s3://')}/"
+    for fault, what in [
+        ("refused", "rounds/night/scores.json"),
+        ("lost", "manifest/_delta_log/00000000000000000002.json"),
+        ("refused", "rounds/night/round.json"),
+    ]:
+        driver = subprocess.Popen([sys.executable, "-c", RUN, str(path)], env=environment)
+        faulty_s3.set_fault(fault, 0, put + what, also=driver.kill)
+        assert driver.wait(120) == -signal.SIGKILL, what
+    faulty_s3.set_fault(None)
+    assert run_round(config, "night").acquired == 10
+    assert picks(config) == picks(undisturbed[0])
+    # The empty table is 0, and the labelled images are 1.
+    assert Manifest(manifest_uri(config.workspace)).version == 2

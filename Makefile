@@ -36,6 +36,12 @@ test-fast: $(INSTALLED) ## the tests that need no Ray cluster, under a minute
 test-integration: $(INSTALLED) ## the tests on a real local Ray cluster, some minutes
 	$(BIN)/pytest -m integration $(ARGS)
 
+.PHONY: test-stores
+test-stores: $(INSTALLED) ## the tests of object stores on a real Ceph gateway, which Debian has
+	tests/stores/start_radosgw.sh $(BIN)/pytest tests/test_storage.py tests/test_stores_faults.py \
+	  tests/test_manifest.py::test_on_an_object_store_the_environment_is_enough \
+	  tests/integration/test_stores.py $(ARGS)
+
 .PHONY: check
 check: $(INSTALLED) ## formatting, lint, types, import layers and spelling; changes nothing
 	@failed=; for tool in "ruff format --check ." "ruff check ." mypy lint-imports codespell; do \

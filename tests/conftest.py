@@ -69,6 +69,7 @@ def _moto(endpoint: str) -> Iterator[None]:
         yield
         return
     from moto.moto_server import threaded_moto_server
+    from werkzeug.serving import WSGIRequestHandler
 
     one_at_a_time = threading.Lock()
 
@@ -82,6 +83,7 @@ def _moto(endpoint: str) -> Iterator[None]:
     port = int(endpoint.rsplit(":", 1)[1])
     server = threaded_moto_server.ThreadedMotoServer("127.0.0.1", port=port)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WSGIRequestHandler, "disable_nagle_algorithm", True)  # 40 ms a body
         patch.setattr(threaded_moto_server, "DomainDispatcherApplication", Serialized)
         server.start()
         # What moto holds outlives its server.

@@ -29,7 +29,7 @@ class FaultyS3(ThreadingHTTPServer):
         self.upstream = urlsplit(upstream).netloc
         self.one_at_a_time = threading.Lock()
         self.set_fault(None)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def set_fault(
         self,

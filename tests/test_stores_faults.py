@@ -16,8 +16,6 @@ from faulty_s3 import Fault, FaultyS3
 
 FAULTS: list[Fault] = ["refused", "lost", "gone"]
 
-each_fault = pytest.mark.parametrize("fault", FAULTS)
-
 
 @pytest.fixture
 def root(bucket: str, tmp_path: Path) -> str:
@@ -28,35 +26,38 @@ def batch(*ids: str) -> pa.Table:
     return pa.table({"id": list(ids)})
 
 
-def each_request(server: FaultyS3, fault: Fault, act: Callable[[int], object]) -> Iterator[int]:
-    """Do it again and again, with a fault one request later each time, until none is left."""
-    for number in count():
-        server.set_fault(fault, number)
-        with suppress(StorageError):
-            act(number)
-        asked = len(server.requests)
-        server.set_fault(None)
-        yield number
-        if asked <= number:
-            return
+def each_request(server: FaultyS3, act: Callable[[str], object]) -> Iterator[str]:
+    """Do it again and again, with each fault one request later each time, until none is left.
+
+    What is done is given a name of its own, such as "lost-3", which is yielded after it.
+    """
+    for fault in FAULTS:
+        for number in count():
+            server.set_fault(fault, number)
+            with suppress(StorageError):
+                act(f"{fault}-{number}")
+            asked = len(server.requests)
+            server.set_fault(None)
+            yield f"{fault}-{number}"
+            if asked <= number:
+                break
 
 
-@each_fault
-def test_a_commit_is_whole_and_made_once(faulty_s3: FaultyS3, root: str, fault: Fault) -> None:
+def test_a_commit_is_whole_and_made_once(faulty_s3: FaultyS3, root: str) -> None:
     """From no table at all, so its creation is among the requests."""
 
-    def manifest(number: int) -> Manifest:
-        return Manifest(f"{root}/{number}")
+    def manifest(name: str) -> Manifest:
+        return Manifest(f"{root}/{name}")
 
-    def acquire(number: int) -> None:
-        manifest(number).acquire(batch("a", "b"), "r")
+    def acquire(name: str) -> None:
+        manifest(name).acquire(batch("a", "b"), "r")
 
-    for number in each_request(faulty_s3, fault, acquire):
-        assert manifest(number).ids().to_pylist() in ([], ["a", "b"])
-        acquire(number)
-        assert sorted(manifest(number).ids().to_pylist()) == ["a", "b"]
-        assert manifest(number).version == 1  # 0 is the empty table
-    assert number > 10
+    for name in each_request(faulty_s3, acquire):
+        assert manifest(name).ids().to_pylist() in ([], ["a", "b"])
+        acquire(name)
+        assert sorted(manifest(name).ids().to_pylist()) == ["a", "b"]
+        assert manifest(name).version == 1  # 0 is the empty table
+    assert int(name.removeprefix("gone-")) > 10
 
 
 @pytest.mark.parametrize("fault", ["refused", "lost"])
@@ -75,38 +76,31 @@ def test_a_commit_that_the_client_tries_again_is_made_once(
     assert manifest.version == 2
 
 
-@each_fault
-def test_a_file_is_created_once(faulty_s3: FaultyS3, root: str, fault: Fault) -> None:
-    won: dict[int, bool] = {}
+def test_a_file_is_created_once(faulty_s3: FaultyS3, root: str) -> None:
+    won: dict[str, bool] = {}
 
-    def create(number: int) -> None:
-        won[number] = storage.create_if_absent(f"{root}/{number}", b"ours")
+    def create(name: str) -> None:
+        won[name] = storage.create_if_absent(f"{root}/{name}", b"ours")
 
-    for number in each_request(faulty_s3, fault, create):
-        there = storage.exists(f"{root}/{number}")
-        assert there or not won.get(number)
-        assert storage.create_if_absent(f"{root}/{number}", b"theirs") == (not there)
-        assert storage.read(f"{root}/{number}") == (b"ours" if there else b"theirs")
-    assert won[number]
+    for name in each_request(faulty_s3, create):
+        there = storage.exists(f"{root}/{name}")
+        assert there or not won.get(name)
+        assert storage.create_if_absent(f"{root}/{name}", b"theirs") == (not there)
+        assert storage.read(f"{root}/{name}") == (b"ours" if there else b"theirs")
+    assert won[name]
 
 
-@each_fault
-def test_a_file_is_replaced_whole_or_not_at_all(
-    faulty_s3: FaultyS3, root: str, fault: Fault
-) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(faulty_s3: FaultyS3, root: str) -> None:
     uri, old, new = f"{root}/file", b"old" * 100_000, b"new" * 100_000
     storage.publish(uri, old)
-    for _ in each_request(faulty_s3, fault, lambda _: storage.publish(uri, new)):
+    for _ in each_request(faulty_s3, lambda _: storage.publish(uri, new)):
         assert storage.read(uri) in (old, new)
         storage.publish(uri, new)
         assert storage.read(uri) == new
         storage.publish(uri, old)
 
 
-@each_fault
-def test_what_is_read_and_listed_is_whole_or_an_error(
-    faulty_s3: FaultyS3, root: str, fault: Fault
-) -> None:
+def test_what_is_read_and_listed_is_whole_or_an_error(faulty_s3: FaultyS3, root: str) -> None:
     names = [f"{root}/{name}" for name in ("a/1", "a/2", "b")]
     for name in names:
         storage.publish(name, name.encode() * 1000)
@@ -118,19 +112,16 @@ def test_what_is_read_and_listed_is_whole_or_an_error(
         (lambda: storage.exists(names[0]), True),
     ]
     for read, whole in reads:
-        for _ in each_request(faulty_s3, fault, lambda _, read=read: seen.append(read())):
+        for _ in each_request(faulty_s3, lambda _, read=read: seen.append(read())):
             assert all(what == whole for what in seen)
         assert seen
         seen.clear()
 
 
-@each_fault
-def test_a_file_that_may_be_deleted_already_is_deleted(
-    faulty_s3: FaultyS3, root: str, fault: Fault
-) -> None:
+def test_a_file_that_may_be_deleted_already_is_deleted(faulty_s3: FaultyS3, root: str) -> None:
     uri = f"{root}/file"
     storage.publish(uri, b"x")
-    for _ in each_request(faulty_s3, fault, lambda _: storage.delete(uri)):
+    for _ in each_request(faulty_s3, lambda _: storage.delete(uri)):
         storage.delete(uri)
         assert not storage.exists(uri)
         storage.publish(uri, b"x")

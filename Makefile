@@ -38,7 +38,7 @@ test-integration: $(INSTALLED) ## the tests on a real local Ray cluster, some mi
 
 .PHONY: test-stores
 test-stores: $(INSTALLED) ## the tests of object stores on a real Ceph gateway, which Debian has
-	tests/stores/start_radosgw.sh $(BIN)/pytest tests/test_storage.py tests/test_stores_faults.py \
+	tests/stores/start_radosgw.sh $(BIN)/pytest tests/test_storage.py tests/integration/test_stores_faults.py \
 	  tests/test_manifest.py::test_on_an_object_store_the_environment_is_enough \
 	  tests/integration/test_stores.py $(ARGS)
 

@@ -1,3 +1,4 @@
+import time
 from concurrent.futures import ProcessPoolExecutor
 from http.client import HTTPConnection
 from multiprocessing import get_context
@@ -14,6 +15,9 @@ from faulty_s3 import FaultyS3, _Handler
 
 BATCH = pa.table({"id": ["a"]})
 
+# Copies in a cluster are not written in no time; a test on one machine would often be too quick.
+_SECONDS_TO_WRITE = 0.05
+
 
 class LooksBeforeItWrites(_Handler):
     """As OpenStack Swift: whether the file is there is asked first, and by then it may come."""
@@ -23,6 +27,7 @@ class LooksBeforeItWrites(_Handler):
         upstream.request("HEAD", self.path)
         there = upstream.getresponse().status != 404  # 403 to a stranger
         upstream.close()
+        time.sleep(_SECONDS_TO_WRITE)
         if there and self.headers["If-None-Match"]:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response_only(412)

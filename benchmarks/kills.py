@@ -18,6 +18,7 @@ import ray
 from rounds import begin, finish, outcome, prepare, same, scored_rows, start_ray, write_config
 
 ROUND = "night"
+KINDS = ["writes", "calls", "random"]
 
 
 def copy_of(config, folder):
@@ -64,11 +65,12 @@ def halves(count):
 def faults_of(writes, calls, seconds, options):
     """List what shall happen: a name, a fault for the driver, seconds until it is killed."""
     draw = random.Random(options.seed)
-    for kind, what, count in (("kill", "write", writes), ("fail", "call", calls)):
-        for at in halves(count):
-            name = f"{kind} {'after' if at % 1 else 'before'} {what} {int(at)}"
+    counts = {"writes": ("kill", writes), "calls": ("fail", calls)}
+    for what, (kind, count) in counts.items():
+        for at in halves(count) if what in options.kinds else ():
+            name = f"{kind} {'after' if at % 1 else 'before'} {what[:-1]} {int(at)}"
             yield name, (kind, at), None
-    for _ in range(options.random):
+    for _ in range(options.random if "random" in options.kinds else 0):
         after = draw.uniform(0, seconds)
         yield f"kill at {after:.1f} s", (), after
 
@@ -77,6 +79,7 @@ def main():
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--random", type=int, default=30, help="kills at random moments")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -92,7 +95,7 @@ def main():
         expected = outcome(undisturbed, ROUND)
         print(
             f"{options.images} images, 10 picks; undisturbed {seconds:.1f} s, {writes} writes, "
-            f"{calls} calls"
+            f"{calls} calls; {', '.join(options.kinds)}"
         )
         for name, fault, after in faults_of(writes, calls, seconds, options):
             copy = copy_of(config, Path(folder) / "copy")

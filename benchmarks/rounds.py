@@ -22,7 +22,7 @@ from pools import label_of, round_config, write_labelled, write_pool  # noqa: E4
 
 def start_ray():
     """Start a local Ray; give the environment of drivers that join it."""
-    os.environ["PYTHONPATH"] = str(TESTS)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(num_cpus=2, include_dashboard=False, logging_level="WARNING", log_to_driver=False)
     return os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
@@ -302,7 +303,14 @@ class Manifest:
         with _storage_errors(self.uri, "read"):
             # Rows are filtered after they are read: deltalake 1.6 gives pyarrow 26 the statistics
             # of longer strings as string_view, and a filter on such a column fails for that.
-            return table.to_pyarrow_dataset().to_table(columns=schema.names).cast(schema)
+            dataset = table.to_pyarrow_dataset(filesystem=self._local_files())
+            return dataset.to_table(columns=schema.names).cast(schema)
+
+    def _local_files(self) -> pyarrow.fs.FileSystem | None:
+        """Arrow's own way to a local table; Delta's calls Python from threads as it ends."""
+        fs, path = storage.arrow_filesystem(self.uri)
+        local = isinstance(fs, pyarrow.fs.LocalFileSystem)
+        return pyarrow.fs.SubTreeFileSystem(path, fs) if local else None
 
     def _commit(
         self, change: str, plan: Callable[[pa.Table], pa.Table], *, delete: bool = False

@@ -15,7 +15,17 @@ import time
 from pathlib import Path
 
 import ray
-from rounds import begin, finish, outcome, prepare, same, scored_rows, start_ray, write_config
+from rounds import (
+    begin,
+    counts,
+    finish,
+    outcome,
+    prepare,
+    same,
+    scored_rows,
+    start_ray,
+    write_config,
+)
 
 ROUND = "night"
 KINDS = ["writes", "calls", "random"]
@@ -37,19 +47,19 @@ def stages_done(config):
     return ", ".join(name for name in names if (folder / f"{name}.json").exists()) or "nothing"
 
 
-def disturbed(config, environment, expected, *fault, after=None):
+def disturbed(config, expected, *fault, after=None):
     """Run a round with a fault, or kill it after some seconds, and run it again.
 
     Returns:
         Whether it is as an undisturbed one, and a line about it.
     """
-    process = begin(config, ROUND, environment, *fault)
+    process = begin(config, ROUND, *fault)
     if after is not None:
         time.sleep(after)
         process.kill()
-    code, _ = finish(process)
+    code = finish(config, process)
     done, before = stages_done(config), scored_rows(config)
-    finish(begin(config, ROUND, environment))
+    finish(config, begin(config, ROUND))
     right = same(outcome(config, ROUND), expected)
     twice = scored_rows(config) - len(expected["scores"])
     fate = {0: "had ended", -9: "killed"}.get(code, "failed")
@@ -65,8 +75,8 @@ def halves(count):
 def faults_of(writes, calls, seconds, options):
     """List what shall happen: a name, a fault for the driver, seconds until it is killed."""
     draw = random.Random(options.seed)
-    counts = {"writes": ("kill", writes), "calls": ("fail", calls)}
-    for what, (kind, count) in counts.items():
+    made = {"writes": ("kill", writes), "calls": ("fail", calls)}
+    for what, (kind, count) in made.items():
         for at in halves(count) if what in options.kinds else ():
             name = f"{kind} {'after' if at % 1 else 'before'} {what[:-1]} {int(at)}"
             yield name, (kind, at), None
@@ -84,14 +94,17 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)
-    environment, wrong, total = start_ray(), 0, 0
+    start_ray()
+    wrong = total = 0
     with tempfile.TemporaryDirectory() as folder:
         config = prepare(Path(folder), options.images, k=10)
-        undisturbed = copy_of(config, Path(folder) / "undisturbed")
-        begun = time.monotonic()
-        _, counts = finish(begin(undisturbed, ROUND, environment))
-        seconds = time.monotonic() - begun
-        writes, calls = map(int, counts.split())
+        seconds = 0.0
+        for _ in range(2):  # Ray's first tasks take longer
+            undisturbed = copy_of(config, Path(folder) / "undisturbed")
+            begun = time.monotonic()
+            finish(undisturbed, begin(undisturbed, ROUND))
+            seconds = time.monotonic() - begun
+        writes, calls = counts(undisturbed)
         expected = outcome(undisturbed, ROUND)
         print(
             f"{options.images} images, 10 picks; undisturbed {seconds:.1f} s, {writes} writes, "
@@ -99,7 +112,7 @@ def main():
         )
         for name, fault, after in faults_of(writes, calls, seconds, options):
             copy = copy_of(config, Path(folder) / "copy")
-            right, line = disturbed(copy, environment, expected, *fault, after=after)
+            right, line = disturbed(copy, expected, *fault, after=after)
             total, wrong = total + 1, wrong + (not right)
             print(f"{name:22} {line}")
     print(f"{total - wrong} of {total} rounds left what an undisturbed one leaves, bit for bit")

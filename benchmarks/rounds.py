@@ -1,7 +1,7 @@
 """Small real rounds in processes of their own, for benchmarks that kill them."""
 
+import multiprocessing
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,15 +17,16 @@ from baal_ray.workspace import manifest_uri
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
+from faults import drive  # noqa: E402
 from pools import label_of, round_config, write_labelled, write_pool  # noqa: E402
 
 
 def start_ray():
-    """Start a local Ray; give the environment of drivers that join it."""
+    """Start a local Ray, which drivers join."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(num_cpus=2, include_dashboard=False, logging_level="WARNING", log_to_driver=False)
-    return os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def prepare(folder, images, k):
@@ -54,21 +55,43 @@ def manifest_of(config):
     return Manifest(manifest_uri(config.workspace))
 
 
-def begin(config, round_id, environment, *fault):
+# A server that has imported torch and Ray, and forks a driver in no time.
+_drivers = multiprocessing.get_context("forkserver")
+_drivers.set_forkserver_preload(["faults", "baal_ray.driver"])
+
+
+def begin(config, round_id, *fault):
     """Start a round's driver, which meets with a fault if one is given (tests/faults.py)."""
-    path = str(Path(config.workspace).parent / "round.yaml")
-    command = [sys.executable, str(TESTS / "faults.py"), path, round_id, *map(str, fault)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    folder = Path(config.workspace).parent
+    arguments = [folder, round_id, *map(str, fault)]
+    process = _drivers.Process(target=_drive, args=arguments)
+    process.start()
+    return process
 
 
-def finish(process):
-    """Wait for a driver; give its exit code and the last line it printed."""
-    told, errors = process.communicate()
-    if process.returncode not in (0, -9) and "out of reach, for once" not in errors:
-        sys.exit(f"a driver ended with {process.returncode}:\n{errors}")
-    return process.returncode, (told.splitlines() or [""])[-1]
+def _drive(folder, round_id, *fault):
+    """Run in the driver's process: what it says goes to a file."""
+    log = os.open(folder / "driver.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    counts = drive(str(folder / "round.yaml"), round_id, *fault)
+    (folder / "counts").write_text(counts)
+
+
+def finish(config, process):
+    """Wait for a driver; give its exit code, 1 if the store was out of reach."""
+    process.join()
+    folder = Path(config.workspace).parent
+    if process.exitcode not in (0, -9):
+        said = (folder / "driver.log").read_text()
+        if "out of reach, for once" not in said:
+            sys.exit(f"a driver ended with {process.exitcode}:\n{said}")
+    return process.exitcode
+
+
+def counts(config):
+    """Give how many writes and how many calls the last driver made."""
+    return map(int, (Path(config.workspace).parent / "counts").read_text().split())
 
 
 def answer(config, round_id):

@@ -21,16 +21,15 @@ from rounds import answer, begin, finish, manifest_of, prepare, scored_rows, sta
 from baal_ray.selection import top_k
 
 
-def run_to_its_end(config, round_id, environment, draw, longest):
+def run_to_its_end(config, round_id, draw, longest):
     """Run a round until a driver ends by itself; give how often one was killed."""
     kills = 0
     while True:
-        process = begin(config, round_id, environment)
+        process = begin(config, round_id)
         if draw.random() < 0.5:
             time.sleep(draw.uniform(0, longest))
             process.kill()
-        code, _ = finish(process)
-        if code == 0:
+        if finish(config, process) == 0:
             return kills
         kills += 1
 
@@ -58,7 +57,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)
-    environment, draw, wrong = start_ray(), random.Random(options.seed), []
+    start_ray()
+    draw, wrong = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as folder:
         config = prepare(Path(folder), options.images, options.k)
         begun, kills, longest, rounds = time.monotonic(), Counter(), 15.0, []
@@ -66,7 +66,7 @@ def main():
             rounds.append(f"round-{number:03}")
             before = set(manifest_of(config).ids().to_pylist())
             start = time.monotonic()
-            killed = run_to_its_end(config, rounds[-1], environment, draw, longest)
+            killed = run_to_its_end(config, rounds[-1], draw, longest)
             if not killed:
                 longest = time.monotonic() - start
             kills[killed] += 1

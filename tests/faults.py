@@ -64,14 +64,22 @@ def fail() -> None:
     raise StorageError("the store is out of reach, for once")
 
 
-if __name__ == "__main__":
-    path, round_id, kind, at = (*sys.argv[1:], "none", "0")[:4]
+def drive(path: str, round_id: str, kind: str = "none", at: str = "0") -> str:
+    """Run the round with the fault; gives how many writes there were, and how many calls.
+
+    Raises:
+        StorageError: as the fault was, or another.
+    """
     writes = Calls(die, float(at) if kind == "kill" else None)
     writes.watch(WRITES)
     calls = Calls(fail, float(at) if kind == "fail" else None)
     calls.watch(WRITES + READS)
+    print(run_round(RoundConfig.from_yaml(path), round_id).summary())
+    return f"{writes.made} {calls.made}"
+
+
+if __name__ == "__main__":
     try:
-        print(run_round(RoundConfig.from_yaml(path), round_id).summary())
+        print(drive(*sys.argv[1:]))
     except StorageError as error:
         sys.exit(str(error))
-    print(writes.made, calls.made)

@@ -97,10 +97,14 @@ class RoundResult:
             if self.stability is not None
             else ""
         )
+        acquired = (
+            f"{self.acquired} acquired by {self.rule}"
+            if self.acquired
+            else "nothing to acquire: the pool has no image left to pick"
+        )
         return (
             f"round {self.round_id}: {fitted}{accuracy}; {self.scored} images scored, "
-            f"{self.unreadable} unreadable{candidates}; {self.acquired} acquired by "
-            f"{self.rule}{stability}"
+            f"{self.unreadable} unreadable{candidates}; {acquired}{stability}"
         )
 
 

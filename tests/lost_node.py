@@ -1,9 +1,10 @@
-"""A round on a cluster that loses the machine at work, and is given another.
+"""A round on a cluster that loses the machine at work, in the fit and in scoring.
 
-python lost_node.py CONFIG ROUND fit|scores
+python lost_node.py CONFIG ROUND
 
 The head has one CPU, too few for the worker of the fit or the scoring actor, so they are on the
-second node. It is killed, all its processes at once, when the stage is under way there.
+second node. It is killed, all its processes at once, when the stage is under way there, and
+another one comes.
 """
 
 import os
@@ -31,7 +32,7 @@ def at_work(stage: str, workspace: str) -> bool:
 
 
 if __name__ == "__main__":
-    path, round_id, stage = sys.argv[1:]
+    path, round_id = sys.argv[1:]
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     node = cluster.add_node(num_cpus=2)
     ray.init(cluster.address)
@@ -41,11 +42,13 @@ if __name__ == "__main__":
         env=os.environ | {"RAY_ADDRESS": cluster.address},
     )
     workspace = RoundConfig.from_yaml(path).workspace
-    while driver.poll() is None and not at_work(stage, workspace):
-        time.sleep(0.1)
-    print("lost a node while", "working" if driver.poll() is None else "idle", flush=True)
-    cluster.remove_node(node, allow_graceful=False)
-    cluster.add_node(num_cpus=2)
+    for stage in ("fit", "scores"):
+        while driver.poll() is None and not at_work(stage, workspace):
+            time.sleep(0.1)
+        state = "at work" if driver.poll() is None else "after the round"
+        print(f"lost a node {state}, in {stage}", flush=True)
+        cluster.remove_node(node, allow_graceful=False)
+        node = cluster.add_node(num_cpus=2)
     code = driver.wait()
     ray.shutdown()
     cluster.shutdown()

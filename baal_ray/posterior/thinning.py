@@ -113,8 +113,7 @@ class ThinnedTail:
         Args:
             tail: of a model cut for one sample and shared masks; it is left as it is.
             sites: how many dropouts the model has.
-            max_bytes: that thinned weights may take. Those of samples beyond it are copied anew
-                for every mini-batch.
+            max_bytes: that thinned weights may take.
         """
         graph = Graph()
         graph.output(graph.graph_copy(tail.module.graph, {}))
@@ -148,20 +147,27 @@ class ThinnedTail:
         """Drop the copies of weights, which have changed."""
         self._copies: dict[int, list[Tensor]] = {}
         self._bytes = 0
+        self._full = False
 
     def __call__(
         self, k: int, trunk: Sequence[Tensor], constants: Sequence[Tensor], masks: Sequence[Tensor]
-    ) -> Tensor:
-        """The k-th sample's predictions [N, C]; masks are [1, 1, *mask_shape]."""
-        copies = self._copies.get(k)
-        if copies is None:
+    ) -> Tensor | None:
+        """The k-th sample's predictions [N, C]; masks are [1, 1, *mask_shape].
+
+        None where there is no room for its weights: copying them for every mini-batch anew would
+        cost more than they save.
+        """
+        if k not in self._copies and not self._full:
             copies = self._copy(constants, masks)
             size = sum(tensor.nbytes for tensor in copies)
-            if self._bytes + size <= self._max_bytes:
+            self._full = self._bytes + size > self._max_bytes
+            if not self._full:
                 self._copies[k] = copies
                 self._bytes += size
+        if k not in self._copies:
+            return None
         predictions: Tensor
-        (predictions,) = self._module(*trunk, *constants, *masks, *copies)
+        (predictions,) = self._module(*trunk, *constants, *masks, *self._copies[k])
         return predictions
 
     def _thin(self, dropout: Node) -> None:

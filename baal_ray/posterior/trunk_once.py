@@ -89,12 +89,7 @@ class TrunkOnce:
         ]
         if self._thinned is not None:
             for piece in pieces:
-                yield torch.stack(
-                    [
-                        self._thinned(k, trunk, self._tail_constants, self._masks(masks_of((k,))))
-                        for k in piece
-                    ]
-                )
+                yield torch.stack([self._draw_one(k, trunk, masks_of((k,))) for k in piece])
             return
         tiled = [
             axis.tile(x, self.together) if axis else x
@@ -105,6 +100,16 @@ class TrunkOnce:
             masks = self._masks(masks_of(piece + padding))
             (predictions,) = self._tail.module(*tiled, *self._tail_constants, *masks)
             yield predictions.unflatten(0, (self.together, -1))[: len(piece)]
+
+    def _draw_one(self, k: int, trunk: Sequence[Tensor], masks: Masks) -> Tensor:
+        """One sample [N, …] by itself, thinned if there is room for its weights."""
+        constants, keep = self._tail_constants, self._masks(masks)
+        thinned = self._thinned(k, trunk, constants, keep) if self._thinned else None
+        if thinned is not None:
+            return thinned
+        (predictions,) = self._tail.module(*trunk, *constants, *keep)
+        whole: Tensor = predictions
+        return whole
 
     def _run_trunk(self, images_N: Tensor) -> list[Tensor]:
         images_N = images_N.contiguous(memory_format=self._layout)

@@ -427,6 +427,7 @@ def test_a_pool_smaller_than_k_is_taken_whole_and_then_there_is_nothing_to_do(
     assert run_round(config, "one").acquired == 7
     nothing = run_round(config, "two")
     assert (nothing.acquired, nothing.scored) == (0, 0)
+    assert nothing.summary().endswith("; nothing to acquire: the pool has no image left to pick")
     assert manifest_of(config).rows(round_id="two").num_rows == 0
 
 

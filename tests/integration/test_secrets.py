@@ -41,7 +41,7 @@ def test_the_signature_of_a_presigned_pool_is_left_nowhere(tmp_path, capfd, capl
         labelled = write_labelled(tmp_path)
         import_labelled_set(manifest, labelled, workspace=config.workspace, classes=CLASSES)
         result = run_round(config, "1")
-    assert (result.scored, result.unreadable, result.acquired) == (16, 4, 5)
+    assert (result.scored, result.unreadable, result.acquired) == (12, 4, 5)
     written = [file for file in (tmp_path / "workspace").rglob("*") if file.is_file()]
     errors = "".join(map(content, (tmp_path / "workspace" / "scores").rglob("*.parquet")))
     assert "are the right ones" in errors

@@ -53,8 +53,13 @@ def config(prepared: Path, tmp_path: Path) -> RoundConfig:
     shutil.copytree(prepared / "workspace", tmp_path / "workspace")
     pool = {"uri": str(prepared / "pool")}
     config = round_config(tmp_path, pool=pool)
-    (tmp_path / "round.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    write_config(config)
     return config
+
+
+def write_config(config: RoundConfig) -> None:
+    path = Path(config.workspace).parent / "round.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
 
 
 def command(config: RoundConfig, round_id: str, *moment: str) -> list[str]:
@@ -91,7 +96,7 @@ def undisturbed(
     folder = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(prepared / "workspace", folder / "workspace")
     config = round_config(folder, pool={"uri": str(prepared / "pool")})
-    (folder / "round.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    write_config(config)
     done = run(config, environment)
     assert done.returncode == 0, done.stderr
     writes, _ = done.stdout.splitlines()[-1].split()
@@ -124,6 +129,9 @@ def test_two_drivers_of_one_round_commit_it_once(
     machines: int,
 ) -> None:
     """On one machine the second waits; on two, where it sees no lock, both do the work."""
+    # Two actors of a whole CPU would leave none to read images, and wait for ever.
+    resources = config.resources.model_copy(update={"scoring_cpus": 0.6})
+    write_config(config.model_copy(update={"resources": resources}))
     both = []
     for number in range(2):
         locks = tmp_path / f"locks-{number % machines}"
@@ -137,7 +145,11 @@ def test_two_drivers_of_one_round_commit_it_once(
                 text=True,
             )
         )
-    told = [process.communicate() for process in both]
+    try:
+        told = [process.communicate(timeout=200) for process in both]
+    finally:
+        for process in both:
+            process.kill()
     assert [process.returncode for process in both] == [0, 0], told
     committed = ["10 acquired by bald" in text for text, _ in told]
     before = ["committed already: nothing to do" in text for text, _ in told]

@@ -12,9 +12,7 @@ import pytest
 import yaml
 from moto import mock_aws
 
-pytestmark = pytest.mark.xdist_group("ec2")  # its set-up takes seconds
-
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 NODE_TYPES = CLUSTER["available_node_types"]
 WORKERS = sorted(NODE_TYPES.keys() - {CLUSTER["head_node_type"]})

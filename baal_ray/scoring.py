@@ -28,7 +28,7 @@ from baal_ray.scorer import PoolScorer, kept_share
 logger = logging.getLogger(__name__)
 
 # Raise it when the same checkpoint, settings and pixels give other scores than before.
-_ENGINE = 2
+_ENGINE = 3
 
 # A kill costs the work on the files that are being filled.
 _ROWS_PER_FILE, _BYTES_A_ROW = 20_000, 100

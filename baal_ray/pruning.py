@@ -125,8 +125,12 @@ def _epochs(workspace: str, fits: list[str]) -> Iterator[str]:
 def _unfinished_files(workspace: str) -> list[str]:
     # A clock that is wrong by a day costs a writer its file, and its round is run again.
     before = time.time() - _DAY_SECONDS
-    files = storage.unfinished_files(workspace).items()
-    return sorted(file for file, written_at in files if written_at < before)
+    found = {
+        **storage.unfinished_files(workspace),
+        **storage.scratch_folders(workspace),
+        **storage.scratch_folders(manifest_uri(workspace)),
+    }
+    return sorted(uri for uri, begun in found.items() if begun < before)
 
 
 def _old_versions(workspace: str, unfinished: list[str]) -> list[str]:

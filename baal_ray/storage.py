@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _SHA256 = re.compile(r"([0-9a-f]{64})(?:\.[a-z]+)?")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_SCRATCH = re.compile(r"_scratch-(\d+)-[0-9a-f]{16}")
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -327,7 +329,7 @@ def scratch_folder(parent: str) -> Iterator[str]:
     Raises:
         StorageError: it cannot be removed.
     """
-    uri = join(parent, f"_scratch-{secrets.token_hex(8)}")
+    uri = join(parent, f"_scratch-{int(time.time())}-{secrets.token_hex(8)}")
     try:
         yield uri
     except BaseException:
@@ -335,6 +337,26 @@ def scratch_folder(parent: str) -> Iterator[str]:
             _delete_folder(uri)
         raise
     _delete_folder(uri)
+
+
+def scratch_folders(parent: str) -> dict[str, int]:
+    """Scratch folders below another, in use or left by processes that were killed.
+
+    Returns:
+        When each was made, in seconds since the epoch, by URI.
+
+    Raises:
+        StorageError: the folder cannot be listed.
+    """
+    fs, path = filesystem(parent)
+    fs.invalidate_cache()
+    with _storage_errors(parent, "listed"):
+        try:
+            below = fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return {}
+    names = [found.rstrip("/").rsplit("/", 1)[-1] for found in below]
+    return {join(parent, name): int(it[1]) for name in names if (it := _SCRATCH.fullmatch(name))}
 
 
 def _delete_folder(uri: str) -> None:

@@ -157,6 +157,20 @@ def test_what_killed_writers_left_goes_after_a_day(tmp_path):
     assert removal.bytes == len("half a f")
 
 
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_what_killed_processes_tried_the_store_with_goes_after_a_day(where, request, tmp_path):
+    workspace = str(tmp_path)
+    if where == "s3":
+        workspace = f"{request.getfixturevalue('bucket')}/nightly"
+    now = int(time.time())
+    kept, old = f"_scratch-{now - 3600}-{'0' * 16}", f"_scratch-{now - 90_000}-{'0' * 16}"
+    for name in (kept, old, f"manifest/{old}"):
+        write(workspace, f"{name}/nonce", "x")
+    prune(workspace)
+    assert set(storage.scratch_folders(workspace)) == {f"{workspace}/{kept}"}
+    assert storage.scratch_folders(f"{workspace}/manifest") == {}
+
+
 def test_the_manifest_keeps_its_rows_and_the_versions_that_unfinished_rounds_began_at(tmp_path):
     workspace = str(tmp_path)
     manifest = Manifest(manifest_uri(workspace))

@@ -82,7 +82,9 @@ def test_a_scratch_folder_is_hidden_and_leaves_nothing(root):
         storage.publish(storage.join(scratch, "a", "b"), b"x")
         assert len(storage.list_files(scratch)) == 1
         assert storage.list_files(root) == []
+        assert set(storage.scratch_folders(root)) == {scratch}
     assert not storage.exists(scratch)
+    assert storage.scratch_folders(root) == {}
     with storage.scratch_folder(root):
         pass  # nothing was written
 

@@ -6,14 +6,19 @@ from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
+from torch import Tensor
 
+from baal_ray.batch_bald import batch_bald
 from baal_ray.candidates import read_batch, write_batch
 from baal_ray.config import RoundConfig
+from baal_ray.epig import epig
 from baal_ray.ids import IdSet
 from baal_ray.pool_listing import PoolListing
+from baal_ray.predictions import draw_predictions
 from baal_ray.schema import SELECTION
 from baal_ray.scoring import score_files
 from baal_ray.selection import overlaps, top_k, top_k_of
+from baal_ray.workspace import checkpoint_uri
 
 logger = logging.getLogger(__name__)
 
@@ -27,23 +32,66 @@ class Ranking:
         listing: the pool.
         model: sha256 of the checkpoint that scored it; None where nothing did.
         scores: the folder of its scores; None to pick at random.
+        seed: of the round's draws.
+        targets: the images that "epig" wants predictions to be right for; None for the pool.
     """
 
     config: RoundConfig
     listing: PoolListing
     model: str | None
     scores: str | None
+    seed: int
+    targets: PoolListing | None = None
 
     def best(self, leave_out: IdSet, only: IdSet | None) -> pa.Table:
         """The k best by the configured rule, or at random when there are no scores."""
-        k, by, seed = self.config.selection.k, self.config.selection.by, self.config.seed
+        selection = self.config.selection
         if self.scores is None:
-            best = top_k_of(self.listing.read_ids(), k, "random", seed, leave_out=leave_out)
+            ids = self.listing.read_ids()
+            best = top_k_of(ids, selection.k, "random", self.seed, leave_out=leave_out)
         else:
-            files = score_files(self.scores)
-            best = top_k(files, k, by, seed, leave_out=leave_out, only=only)
+            best = top_k(
+                score_files(self.scores),
+                selection.candidate_count if selection.joint else selection.k,
+                selection.ranked_by,
+                self.seed,
+                leave_out=leave_out,
+                only=only,
+                coldness=selection.coldness,
+            )
+            if selection.joint and len(best):
+                best = self._best_together(best)
         model = pa.repeat(pa.scalar(self.model, pa.string()), len(best))
         return best.append_column("model", model).select(SELECTION.names).cast(SELECTION)
+
+    def _best_together(self, candidates: pa.Table) -> pa.Table:
+        """The k best by a rule that needs the candidates' predictions."""
+        selection = self.config.selection
+        candidates, log_probs_N_K_C = self._predictions(self.listing, candidates)
+        k = min(selection.k, len(candidates))
+        if selection.by == "batch_bald":
+            batch = batch_bald(log_probs_N_K_C, k, seed=self.seed)
+            picks, score = batch.picks_B, batch.gains_B
+        else:
+            targets = self.targets or self.listing
+            some = top_k_of(targets.read_ids(), selection.target_images, "random", self.seed)
+            _, target_log_probs_M_K_C = self._predictions(targets, some)
+            score, picks = epig(log_probs_N_K_C, target_log_probs_M_K_C).sort(
+                descending=True, stable=True
+            )
+        best = candidates.take(pa.array(picks[:k].numpy()))
+        for name, column in (
+            ("rank", pa.array(range(1, k + 1), pa.int32())),
+            ("score", pa.array(score[:k].float().numpy())),
+            ("rule", pa.repeat(pa.scalar(selection.by), k)),
+        ):
+            best = best.set_column(best.column_names.index(name), name, column)
+        return best
+
+    def _predictions(self, listing: PoolListing, images: pa.Table) -> tuple[pa.Table, Tensor]:
+        assert self.model is not None
+        checkpoint = checkpoint_uri(self.config.workspace, self.model)
+        return draw_predictions(listing, images, checkpoint, self.config)
 
     def stability(
         self, picks: pa.Table, leave_out: IdSet, only: IdSet | None
@@ -52,7 +100,7 @@ class Ranking:
         if self.scores is None or self.config.selection.by != "bald":
             return None
         files = score_files(self.scores)
-        without = overlaps(files, picks["id"], self.config.seed, leave_out=leave_out, only=only)
+        without = overlaps(files, picks["id"], self.seed, leave_out=leave_out, only=only)
         return {"without": without, "mean": fmean(without)} if without else None
 
 

@@ -32,6 +32,11 @@ Rule = Literal[
     "mean_std",
     "margin",
     "confidence",
+    "power_bald",
+    "softmax_bald",
+    "softrank_bald",
+    "batch_bald",
+    "epig",
     "random",
 ]
 Count = Annotated[int, Field(ge=1)]
@@ -163,6 +168,11 @@ class ScoringConfig(_Section):
             samples, share = stage.samples, stage.share
         return self
 
+    @property
+    def last_stage(self) -> "ScoringConfig":
+        """The settings that the batch is picked with."""
+        return self.at_stage(len(self.further_stages) - 1) if self.further_stages else self
+
     def at_stage(self, number: int) -> "ScoringConfig":
         """The settings of a further stage, from 0, as if its candidates were the pool."""
         now, *later = self.further_stages[number:]
@@ -175,6 +185,33 @@ class SelectionConfig(_Section):
 
     k: Count
     by: Rule = "bald"
+    coldness: Annotated[float, Field(gt=0)] = 1.0
+    candidates: Count | None = None
+    targets: PoolConfig | None = None
+    target_images: Count = 500
+
+    @property
+    def joint(self) -> bool:
+        """Whether the rule needs the predictions of several images at once."""
+        return self.by in ("batch_bald", "epig")
+
+    @property
+    def ranked_by(self) -> Rule:
+        """The rule for scores, which a joint rule's candidates are the best by."""
+        return "bald" if self.joint else self.by
+
+    @property
+    def candidate_count(self) -> int:
+        """How many images a joint rule picks from, if there are so many."""
+        return self.candidates or max(1000, 10 * self.k)
+
+    @model_validator(mode="after")
+    def _enough(self) -> "SelectionConfig":
+        if self.candidates is not None and self.candidates < self.k:
+            raise ValueError(
+                f"candidates is {self.candidates}; it must be at least k, which is {self.k}"
+            )
+        return self
 
 
 class ResourcesConfig(_Section):
@@ -245,10 +282,30 @@ class RoundConfig(_Section):
     @model_validator(mode="after")
     def _disagreement(self) -> "RoundConfig":
         by = self.selection.by
-        if self.scoring.samples == 1 and by in ("bald", "variation_ratio", "mean_std"):
+        if self.scoring.samples == 1 and (
+            by in ("variation_ratio", "mean_std", "epig") or "bald" in by
+        ):
             raise ValueError(
                 f"scoring.samples is 1; for selection.by {by} it must be 2 or more, as one "
                 "sample agrees with itself about every image"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _same_samples(self) -> "RoundConfig":
+        if self.selection.joint and self.scoring.masks != "shared":
+            raise ValueError(
+                f"scoring.masks is {self.scoring.masks!r}; for selection.by {self.selection.by} "
+                "it must be 'shared': what labels tell together is told of the same networks"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_ranking(self) -> "RoundConfig":
+        if self.selection.by == "softrank_bald" and self.scoring.further_stages:
+            raise ValueError(
+                "selection.by is 'softrank_bald', which draws by an image's rank in the whole "
+                "pool; it must be another rule, such as power_bald, with scoring.further_stages"
             )
         return self
 

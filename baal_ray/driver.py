@@ -154,10 +154,9 @@ class _Round:
 
     def _run(self) -> RoundResult:
         plan = self._plan()
-        listing = PoolListing.from_json(plan["pool"])
         fit = self._once("fit", lambda: self._fit(plan))
-        scores = self._once("scores", lambda: self._score(listing, fit))
-        return self._finish(fit, scores, *self._acquire(listing, fit, scores))
+        scores = self._once("scores", lambda: self._score(plan, fit))
+        return self._finish(fit, scores, *self._acquire(plan, fit, scores))
 
     def _finished(self) -> RoundResult | None:
         finished = self._read("round")
@@ -194,10 +193,21 @@ class _Round:
         check_ids(listing)
         return {
             "config": self._config.planned(),
+            "seed": _round_seed(self._config.seed, self._round_id),
             "pool": listing.to_json(),
+            "targets": self._targets(),
             "manifest_version": self._manifest.version,
             "baal_ray": baal_ray.__version__,
         }
+
+    def _targets(self) -> Result | None:
+        """The images that predictions are to be right for, where they are not the pool."""
+        targets = self._config.selection.targets
+        if targets is None:
+            return None
+        listing = list_pool(targets, storage.join(self._folder, "targets"))
+        check_ids(listing)
+        return listing.to_json()
 
     def _differences(self, plan: Result) -> Iterator[str]:
         # A plan of an older version lacks the settings that are new; they had their defaults then.
@@ -226,7 +236,7 @@ class _Round:
             "reused": fit.reused,
         }
 
-    def _score(self, listing: PoolListing, fit: Result) -> Result:
+    def _score(self, plan: Result, fit: Result) -> Result:
         if fit["checkpoint"] is None:
             return {"scores": None, "scored": 0, "unreadable": 0}
         config = self._config
@@ -235,7 +245,7 @@ class _Round:
             scores_uri(config.workspace), checkpoint, config.scoring, config.seed
         )
         already = scored_already(folder)
-        pool = read_pool(listing, leave_out=self._acquired() | already)
+        pool = read_pool(_pool_of(plan), leave_out=self._acquired() | already)
         done = score_images(
             pool,
             checkpoint,
@@ -256,7 +266,7 @@ class _Round:
             )
         return {"scores": folder, "scored": done.scored, "unreadable": done.unreadable}
 
-    def _candidates(self, listing: PoolListing, fit: Result, scores: Result) -> Result | None:
+    def _candidates(self, plan: Result, fit: Result, scores: Result) -> Result | None:
         """What the further stages of scoring come to; picks at random need none."""
         if (
             not self._config.scoring.further_stages
@@ -264,12 +274,19 @@ class _Round:
             or scores["scores"] is None
         ):
             return None
-        return self._once("candidates", lambda: self._score_candidates(listing, fit, scores))
+        return self._once("candidates", lambda: self._score_candidates(plan, fit, scores))
 
-    def _score_candidates(self, listing: PoolListing, fit: Result, scores: Result) -> Result:
+    def _score_candidates(self, plan: Result, fit: Result, scores: Result) -> Result:
         checkpoint = checkpoint_uri(self._config.workspace, fit["checkpoint"])
         stages = list(
-            score_candidates(self._config, listing, checkpoint, scores["scores"], self._acquired())
+            score_candidates(
+                self._config,
+                _pool_of(plan),
+                checkpoint,
+                scores["scores"],
+                self._acquired(),
+                self._seed_of(plan),
+            )
         )
         last = stages[-1]
         return {
@@ -278,13 +295,11 @@ class _Round:
             "stages": [stage.figures() for stage in stages],
         }
 
-    def _acquire(
-        self, listing: PoolListing, fit: Result, scores: Result
-    ) -> tuple[Result | None, Result]:
+    def _acquire(self, plan: Result, fit: Result, scores: Result) -> tuple[Result | None, Result]:
         """Select, fetch and commit; the next best take the place of what another round took."""
         while True:
-            candidates = self._candidates(listing, fit, scores)
-            batch = self._once("batch", partial(self._pick, listing, fit, candidates or scores))
+            candidates = self._candidates(plan, fit, scores)
+            batch = self._once("batch", partial(self._pick, plan, fit, candidates or scores))
             try:
                 self._manifest.acquire(read_batch(self._batch_files(batch)), self._round_id)
             except AlreadyAcquiredError as error:
@@ -294,8 +309,15 @@ class _Round:
             else:
                 return candidates, batch
 
-    def _pick(self, listing: PoolListing, fit: Result, scores: Result) -> Result:
-        ranking = Ranking(self._config, listing, fit["checkpoint"], scores["scores"])
+    def _pick(self, plan: Result, fit: Result, scores: Result) -> Result:
+        ranking = Ranking(
+            self._config,
+            _pool_of(plan),
+            fit["checkpoint"],
+            scores["scores"],
+            self._seed_of(plan),
+            _pool_of(plan, "targets") if plan.get("targets") else None,
+        )
         only = None
         if "ids" in scores:  # of the candidates
             with open_parquet(scores["ids"]) as ids:
@@ -340,6 +362,11 @@ class _Round:
             if storage.is_named_by_sha256(file):
                 storage.delete(file)
 
+    def _seed_of(self, plan: Result) -> int:
+        """Of the round's draws; a plan of an older version has none."""
+        seed: int = plan.get("seed", self._config.seed)
+        return seed
+
     def _acquired(self) -> IdSet:
         return IdSet.of(self._manifest.ids())
 
@@ -382,6 +409,15 @@ def _differences(planned: Result, now: Result, prefix: str = "") -> Iterator[str
             yield from _differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key} was {before!r} when the round was planned; it is {after!r} now"
+
+
+def _pool_of(plan: Result, name: str = "pool") -> PoolListing:
+    return PoolListing.from_json(plan[name])
+
+
+def _round_seed(seed: int, round_id: str) -> int:
+    """So that images with bad luck in one round's draws have new luck in the next."""
+    return int(storage.sha256(f"{seed} {round_id}".encode())[:8], 16)
 
 
 def _json(content: Result) -> bytes:

@@ -57,13 +57,18 @@ class ScoredCandidates:
 
 
 def score_candidates(
-    config: RoundConfig, listing: PoolListing, checkpoint: str, scores: str, leave_out: IdSet
+    config: RoundConfig,
+    listing: PoolListing,
+    checkpoint: str,
+    scores: str,
+    leave_out: IdSet,
+    seed: int,
 ) -> Iterator[ScoredCandidates]:
     """Run the further stages of scoring, each on the most promising images of the one before.
 
-    A stage has its share of the pool, but not less than the acquisition batch. What is scored
-    already is not scored again, and the next best take the place of candidates that cannot be
-    found in the pool any more.
+    A stage has its share of the pool, but not less than what the batch is picked from. What is
+    scored already is not scored again, and the next best take the place of candidates that cannot
+    be found in the pool any more.
 
     Args:
         config: of the round.
@@ -71,13 +76,16 @@ def score_candidates(
         checkpoint: the folder of the model that scored it.
         scores: the folder of the first stage's scores.
         leave_out: ids that are no candidates.
+        seed: of the round's draws.
     """
-    eligible = count_eligible(score_files(scores), config.selection.by, leave_out=leave_out)
+    selection = config.selection
+    least = selection.candidate_count if selection.joint else selection.k
+    eligible = count_eligible(score_files(scores), selection.by, leave_out=leave_out)
     before, only = config.scoring, None
     for number, stage in enumerate(config.scoring.further_stages):
-        size = max(config.selection.k, math.ceil(stage.share * eligible))
+        size = max(least, math.ceil(stage.share * eligible))
         scoring = config.scoring.at_stage(number)
-        run = _Stage(config, listing, checkpoint, scores, before.samples, scoring, size)
+        run = _Stage(config, listing, checkpoint, scores, before.samples, scoring, size, seed)
         done = run(leave_out, only)
         yield done
         if not len(done.candidates):
@@ -96,13 +104,22 @@ class _Stage:
     samples_before: int
     scoring: ScoringConfig
     size: int
+    seed: int
 
     def __call__(self, leave_out: IdSet, only: IdSet | None) -> ScoredCandidates:
-        by, seed = self.config.selection.by, self.config.seed
+        selection = self.config.selection
         files = score_files(self.scores_before)
         scored = kept = 0
         while True:
-            candidates = top_ids(files, self.size, by, seed, leave_out=leave_out, only=only)
+            candidates = top_ids(
+                files,
+                self.size,
+                selection.ranked_by,
+                self.seed,
+                leave_out=leave_out,
+                only=only,
+                coldness=selection.coldness,
+            )
             lost, already = self._missing(candidates)
             for place in places(self.listing, lost):
                 ids = IdSet.of(lost["id"])
@@ -114,8 +131,8 @@ class _Stage:
                     already,
                     self.scoring,
                     self.config.resources,
-                    seed,
-                    keep_by=by,
+                    self.config.seed,
+                    keep_by=selection.by,
                     first=first,
                 )
                 scored, kept = scored + done.scored, kept + first.images

@@ -207,6 +207,27 @@ class PoolScorer:
         )
 
 
+class PoolPredictor(PoolScorer):
+    """Holds a fitted model and gives each mini-batch the predictions of its posterior samples."""
+
+    def __init__(self, checkpoint: str, config: ScoringConfig, seed: int, on_gpu: bool) -> None:
+        super().__init__(checkpoint, config, seed, on_gpu, keep_by="bald")
+
+    def __call__(self, rows: Columns) -> pa.Table:
+        """`id` and `log_probs` (float32 [K, C] as bytes) of the images that can be predicted."""
+        ids = list(rows["id"])
+        _, log_probs_N_K_C = self._predict(rows["image"], ids)
+        assert log_probs_N_K_C is not None
+        log_probs = log_probs_N_K_C[: len(ids)].float().cpu().numpy()
+        good = (rows["error"] == "") & ~np.isnan(log_probs).any(axis=(1, 2))
+        return pa.table(
+            {
+                "id": pa.array(rows["id"][good], pa.string()),
+                "log_probs": pa.array([of.tobytes() for of in log_probs[good]], pa.binary()),
+            }
+        )
+
+
 def _joined(
     parts: list[tuple[dict[str, Tensor], Tensor | None]],
 ) -> tuple[dict[str, Tensor], Tensor | None]:

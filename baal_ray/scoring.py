@@ -22,6 +22,7 @@ from baal_ray.first_samples import KeptLogProbs
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.model import DESCRIPTION
 from baal_ray.parquet import parse_parquet
+from baal_ray.rules import column_of
 from baal_ray.schema import SCORES
 from baal_ray.scorer import PoolScorer, kept_share
 
@@ -126,37 +127,53 @@ def score_images(
         keep_by: as for `score_pool`.
         first: log-probabilities of the first samples, so that only the others are drawn.
     """
-    if not config.further_stages or keep_by == "random":
-        keep_by = None
+    keep_by = column_of(keep_by) if keep_by and config.further_stages else None
     depends_on = json.dumps(_depends_on(checkpoint, config, seed), indent=2, sort_keys=True)
     storage.publish(storage.join(folder, "_fingerprint.json"), depends_on.encode())
+    more = (keep_by, first)
+    scored = through_actors(pool, PoolScorer, checkpoint, config, resources, seed, *more)
+    sink = PublishedParquet(folder, SCORES, _bytes_per_file(checkpoint, config, keep_by))
+    scored.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
+    written = sink.written
+    return Scores(
+        folder, written.rows - written.errors, written.rows + len(already), written.errors
+    )
+
+
+def through_actors(
+    pool: ray.data.Dataset,
+    actor: type[PoolScorer],
+    checkpoint: str,
+    config: ScoringConfig,
+    resources: ResourcesConfig,
+    seed: int,
+    *more: Any,
+) -> ray.data.Dataset:
+    """Decode images in CPU tasks and give them to actors that hold the model.
+
+    Args:
+        pool: `id` and `image`, as for `score_pool`.
+        actor: what is made of a mini-batch.
+        checkpoint: as for `score_pool`.
+        config: as for `score_pool`.
+        resources: as for `score_pool`.
+        seed: as for `score_pool`.
+        *more: further arguments of the actor.
+    """
     height, width = _described(checkpoint)["model"]["image_size"]
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
         batch_format="pyarrow",
         num_cpus=READER_CPUS,
     )
-    scored = decoded.map_batches(
-        PoolScorer,
-        fn_constructor_args=(
-            checkpoint,
-            config,
-            seed,
-            resources.scoring_gpus > 0,
-            keep_by,
-            first,
-        ),
+    return decoded.map_batches(
+        actor,
+        fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0, *more),
         batch_format="numpy",
         batch_size=config.batch_size,
         compute=ActorPoolStrategy(size=resources.scoring_actors),
         num_cpus=actor_cpus(resources),
         num_gpus=resources.scoring_gpus or None,
-    )
-    sink = PublishedParquet(folder, SCORES, _bytes_per_file(checkpoint, config, keep_by))
-    scored.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
-    written = sink.written
-    return Scores(
-        folder, written.rows - written.errors, written.rows + len(already), written.errors
     )
 
 

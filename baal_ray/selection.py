@@ -4,8 +4,8 @@ One file of scores is in memory at a time, however large the pool.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Set
-from typing import get_args
+from collections.abc import Callable, Iterable, Iterator, Set
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from baal_ray import storage
-from baal_ray.config import Rule
 from baal_ray.errors import SelectionError
 from baal_ray.ids import Ids, IdSet, hash_ids
 from baal_ray.parquet import parse_parquet
-from baal_ray.schema import BALD_WITHOUT, SMALL_IS_INFORMATIVE
+from baal_ray.rules import RANKING_RULES, Scores, column_of, information, scores_of
+from baal_ray.schema import BALD_WITHOUT
 
 logger = logging.getLogger(__name__)
-
-RULES: tuple[str, ...] = get_args(Rule)
 
 
 def top_k(
@@ -32,32 +30,36 @@ def top_k(
     *,
     leave_out: IdSet | None = None,
     only: IdSet | None = None,
+    coldness: float = 1.0,
 ) -> pa.Table:
     """The k most informative images among scored ones.
 
     Ties are broken by a hash of (id, seed), so coarse scores favour no folder. Of an id that was
     scored twice the highest score counts. Images with an error or a score that is not finite are
-    never picked. At most 2k rows and one file are in memory at a time.
+    never picked. At most 2k rows and one file are in memory at a time; for "softrank_bald" all
+    scores too, 4 bytes an image.
 
     Args:
         scores_uri: a folder of score files, or the files themselves. Of a folder that baal_ray
             wrote only its own files count, each named by its sha256.
         k: how many; there may be fewer images than that.
-        by: an acquisition rule: the name of a score column, or "random".
-        seed: of the ties, and of "random".
+        by: an acquisition rule: the name of a score column, "power_bald", "softmax_bald" or
+            "softrank_bald" (`baal_ray.rules`), or "random".
+        seed: of the ties, and of the rules that draw at random.
         leave_out: ids to pass over.
         only: ids to keep to.
+        coldness: β of the stochastic rules, above 0: the higher, the less random.
 
     Returns:
-        The scores' columns, with `rank` (from 1), `score` and `rule`, most informative first.
+        The scores' columns, with `rank` (from 1), `score` (what the rule draws by, without the
+        noise) and `rule`, most informative first.
 
     Raises:
         SelectionError: k is not positive, the rule or its column does not exist, there are no
             scores, or scores of different K are mixed.
         CorruptFileError: a file's bytes are not those that its name promises, or no Parquet.
     """
-    tables = map(_read, _files(scores_uri))
-    return top_k_of(tables, k, by, seed, leave_out=leave_out, only=only)
+    return _top_k(None, scores_uri, k, by, seed, leave_out, only, coldness)
 
 
 def top_k_of(
@@ -70,23 +72,58 @@ def top_k_of(
     only: IdSet | None = None,
 ) -> pa.Table:
     """`top_k` over tables, read one at a time; "random" needs no columns but `id` and `source`."""
+    _check(k, by)
+    best = _Best(partial(information, rule=by, seed=seed), k, seed)
+    return _ranked(_chosen(best, tables, by, leave_out, only), by)
+
+
+def _top_k(
+    columns: Set[str] | None,
+    scores_uri: str | Iterable[str],
+    k: int,
+    by: str,
+    seed: int,
+    leave_out: IdSet | None,
+    only: IdSet | None,
+    coldness: float,
+) -> pa.Table:
+    """`top_k` with some columns only, or with all."""
+    _check(k, by)
+    files = list(_files(scores_uri))
+    ranks = _descending(files, leave_out, only) if by == "softrank_bald" else None
+    rule = partial(information, rule=by, seed=seed, coldness=coldness, descending_N=ranks)
+    tables = (_read(file, columns) for file in files)
+    return _ranked(_chosen(_Best(rule, k, seed), tables, by, leave_out, only), by)
+
+
+def _check(k: int, by: str) -> None:
     if k < 1:
         raise SelectionError(f"k is {k}; it must be at least 1")
-    if by not in RULES:
-        raise SelectionError(f"by is {by!r}; it must be one of {', '.join(RULES)}")
-    best = _Best(by, k, seed)
-    for table in _checked(tables, {"id"} if by == "random" else {"id", by}):
-        best.add(table, _allowed(table, leave_out, only))
-    return _ranked(best.rows(), by)
+    if by not in RANKING_RULES:
+        raise SelectionError(f"by is {by!r}; it must be one of {', '.join(RANKING_RULES)}")
+
+
+def _descending(
+    files: Iterable[str], leave_out: IdSet | None, only: IdSet | None
+) -> npt.NDArray[np.float32]:
+    """BALD of all rows that may be picked, negated and sorted."""
+    found = [np.empty(0, np.float32)]
+    for table in _checked((_read(file, {"id", "error", "bald"}) for file in files), {"bald"}):
+        score_N = scores_of(table, "bald")
+        allowed = _allowed(table, leave_out, only) & np.isfinite(score_N)
+        found.append(-score_N[allowed].astype(np.float32))
+    descending_N = np.concatenate(found)
+    descending_N.sort()
+    return descending_N
 
 
 def count_eligible(
     scores_uri: str | Iterable[str], by: str, *, leave_out: IdSet | None = None
 ) -> int:
     """How many images `top_k` may pick from; arguments as there."""
-    tables = (_read(file, {"id", "error", by}) for file in _files(scores_uri))
+    tables = (_read(file, {"id", "error", column_of(by) or "id"}) for file in _files(scores_uri))
     return sum(
-        int((_allowed(table, leave_out, None) & np.isfinite(_information(table, by))).sum())
+        int((_allowed(table, leave_out, None) & np.isfinite(scores_of(table, by))).sum())
         for table in tables
     )
 
@@ -99,11 +136,12 @@ def top_ids(
     *,
     leave_out: IdSet | None = None,
     only: IdSet | None = None,
+    coldness: float = 1.0,
 ) -> pa.Table:
     """The `id` and `source` of what `top_k` would pick, for a k too large for all columns."""
-    columns = {"id", "source", "samples", "error", by}
-    tables = (_read(file, columns) for file in _files(scores_uri))
-    return top_k_of(tables, k, by, seed, leave_out=leave_out, only=only).select(["id", "source"])
+    columns = {"id", "source", "samples", "error", column_of(by) or "id"}
+    best = _top_k(columns, scores_uri, k, by, seed, leave_out, only, coldness)
+    return best.select(["id", "source"])
 
 
 def overlaps(
@@ -138,7 +176,7 @@ def overlaps(
     picked = IdSet.of(picks)
     if not len(picked):
         return []
-    bests = [_Best(column, len(picked), seed) for column in BALD_WITHOUT]
+    bests = [_Best(partial(scores_of, rule=name), len(picked), seed) for name in BALD_WITHOUT]
     for table in _checked(map(_read, _files(scores_uri)), {"id", *BALD_WITHOUT}):
         allowed = _allowed(table, leave_out, only)
         for best in bests:
@@ -148,20 +186,20 @@ def overlaps(
 
 
 class _Best:
-    """The k most informative rows of the tables seen so far, by one column.
+    """The k most informative rows of the tables seen so far.
 
     Rows are sorted out whenever k new ones have come together, so 2k and a table are held.
     """
 
-    def __init__(self, by: str, k: int, seed: int) -> None:
-        self._by, self._k, self._seed = by, k, seed
+    def __init__(self, information: Callable[[pa.Table], Scores], k: int, seed: int) -> None:
+        self._information_of, self._k, self._seed = information, k, seed
         self._held: list[pa.Table] = []
         self._rows = 0
         self._enough = -np.inf
 
     def add(self, table: pa.Table, allowed: npt.NDArray[np.bool_]) -> None:
         """Consider those rows of a table that may be picked."""
-        information = _information(table, self._by)
+        information = self._information_of(table)
         allowed = allowed & np.isfinite(information) & (information >= self._enough)
         rows = table.append_column("_information", pa.array(information)).filter(pa.array(allowed))
         if self._held:
@@ -184,6 +222,14 @@ class _Best:
         self._held, self._rows = [best], len(best)
         if len(best) == self._k:
             self._enough = best["_information"][-1].as_py()
+
+
+def _chosen(
+    best: _Best, tables: Iterable[pa.Table], by: str, leave_out: IdSet | None, only: IdSet | None
+) -> pa.Table:
+    for table in _checked(tables, {"id", column_of(by) or "id"}):
+        best.add(table, _allowed(table, leave_out, only))
+    return best.rows()
 
 
 def _files(scores_uri: str | Iterable[str]) -> Iterable[str]:
@@ -240,13 +286,6 @@ def _allowed(
     return allowed
 
 
-def _information(table: pa.Table, by: str) -> npt.NDArray[np.float64]:
-    if by == "random":
-        return np.zeros(len(table))
-    score: npt.NDArray[np.float64] = table[by].cast(pa.float64()).fill_null(np.nan).to_numpy()
-    return -score if by in SMALL_IS_INFORMATIVE else score
-
-
 def _most_informative(rows: pa.Table, k: int, seed: int) -> pa.Table:
     """At most k rows, one an id, most informative first."""
     ties = hash_ids(rows["id"], seed)
@@ -256,10 +295,11 @@ def _most_informative(rows: pa.Table, k: int, seed: int) -> pa.Table:
 
 
 def _ranked(best: pa.Table, by: str) -> pa.Table:
-    nulls = pa.nulls(len(best), pa.float32())
+    column = column_of(by)
+    score = best[column].cast(pa.float32()) if column else pa.nulls(len(best), pa.float32())
     return (
         best.drop_columns(["_information"])
         .append_column("rank", pa.array(np.arange(1, len(best) + 1), pa.int32()))
-        .append_column("score", nulls if by == "random" else best[by].cast(pa.float32()))
+        .append_column("score", score)
         .append_column("rule", pa.repeat(pa.scalar(by), len(best)))
     )

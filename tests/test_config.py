@@ -87,7 +87,8 @@ def test_what_is_missing_is_named(faults):
 
 def test_an_unknown_setting_without_a_near_one_lists_those_there_are(faults):
     (fault,) = faults(MINIMAL.replace("k: 100", "k: 100, zzz: 1"))
-    assert fault == "selection.zzz is not a setting; the settings here are by, k"
+    known = "by, candidates, coldness, k, target_images, targets"
+    assert fault == f"selection.zzz is not a setting; the settings here are {known}"
 
 
 @pytest.mark.parametrize(
@@ -139,12 +140,39 @@ def test_impossible_further_stages(faults, stages, told):
     assert told in faults(f"{MINIMAL}scoring: {{further_stages: {stages}}}")[0]
 
 
-@pytest.mark.parametrize("by", ["bald", "variation_ratio", "mean_std"])
+@pytest.mark.parametrize("by", ["bald", "variation_ratio", "mean_std", "power_bald", "epig"])
 def test_one_sample_cannot_disagree(faults, read, by):
     one = "scoring: {samples: 1}"
     (told,) = faults(f"{MINIMAL.replace('k: 100', f'k: 100, by: {by}')}{one}")
     assert told.startswith(f"scoring.samples is 1; for selection.by {by} it must be")
     assert read(f"{MINIMAL.replace('k: 100', 'k: 100, by: margin')}{one}").scoring.samples == 1
+
+
+@pytest.mark.parametrize(
+    ("selection", "scoring", "told"),
+    [
+        (
+            "candidates: 99",
+            "{}",
+            "selection.candidates is 99; it must be at least k, which is 100",
+        ),
+        ("coldness: 0", "{}", "selection.coldness is 0; it must be greater than 0"),
+        (
+            "by: batch_bald",
+            "{masks: per_item}",
+            "scoring.masks is 'per_item'; for selection.by batch_bald it must be 'shared'",
+        ),
+        (
+            "by: softrank_bald",
+            "{further_stages: [{samples: 99, share: 0.1}]}",
+            "selection.by is 'softrank_bald', which draws by an image's rank in the whole pool",
+        ),
+    ],
+)
+def test_rules_that_ask_for_what_there_is_not(faults, selection, scoring, told):
+    text = MINIMAL.replace("k: 100", f"k: 100, {selection}")
+    (fault,) = faults(f"{text}scoring: {scoring}")
+    assert fault.startswith(told)
 
 
 def test_a_further_stage_is_scored_as_a_pool_of_its_candidates_would_be(read):

@@ -14,8 +14,9 @@ from baal_ray import acquisition, storage
 from baal_ray.errors import CorruptFileError, SelectionError
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.parquet import publish_table
+from baal_ray.rules import RANKING_RULES
 from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, SCORES, STABILITY_COLUMNS
-from baal_ray.selection import RULES, count_eligible, overlaps, top_ids, top_k, top_k_of
+from baal_ray.selection import count_eligible, overlaps, top_ids, top_k, top_k_of
 
 SMALL_FIRST = ("margin", "confidence")
 
@@ -224,7 +225,7 @@ def test_what_cannot_be_asked_is_told(tmp_path, k, by, told):
         top_k(str(tmp_path), k, by)
 
 
-@pytest.mark.parametrize("by", RULES)
+@pytest.mark.parametrize("by", RANKING_RULES)
 def test_no_scores_at_all_are_an_error_not_an_empty_batch(tmp_path, by):
     with pytest.raises(SelectionError, match="score the pool first"):
         top_k(str(tmp_path / "nowhere"), 5, by)

@@ -1,0 +1,54 @@
+"""EPIG: how much an image's label would tell of the predictions that matter.
+
+BALD values what a label tells of all weights, also of those that only matter for images that
+nobody will ask about. EPIG is the mutual information between an image's label and that of a target
+image, averaged over targets such as the model will be used on.
+
+References:
+    Bickford Smith et al. 2023, Prediction-Oriented Bayesian Active Learning,
+    https://arxiv.org/abs/2304.08151, eq. 6 and 9.
+"""
+
+import torch
+from torch import Tensor
+
+# Bytes of joint predictions at once.
+_CHUNK_BYTES = 2**26
+
+
+def epig(log_probs_N_K_C: Tensor, target_log_probs_M_K_C: Tensor) -> Tensor:
+    """The expected predictive information gain of N images about M targets.
+
+    Mean over targets of I(y; y*) = H(y) + H(y*) − H(y, y*), where the joint prediction is
+    p(y, y*) = mean_k p_k(y) p_k(y*).
+
+    Args:
+        log_probs_N_K_C: log-probabilities of N images under K posterior samples.
+        target_log_probs_M_K_C: those of M targets under the same samples.
+
+    Returns:
+        N values in nats, at least 0, float64.
+
+    Raises:
+        ValueError: there are no targets, or K or C differ.
+    """
+    targets, *shape = target_log_probs_M_K_C.shape
+    if not targets or list(log_probs_N_K_C.shape[1:]) != shape:
+        raise ValueError(
+            f"log_probs_N_K_C has shape {list(log_probs_N_K_C.shape)} and that of the targets "
+            f"{[targets, *shape]}; there must be targets, with the same K and C"
+        )
+    samples, classes = shape
+    probs_N_K_C = log_probs_N_K_C.double().exp()
+    target_probs_M_K_C = target_log_probs_M_K_C.double().exp()
+    entropy_N = torch.special.entr(probs_N_K_C.mean(dim=1)).sum(dim=1)
+    target_entropy = torch.special.entr(target_probs_M_K_C.mean(dim=1)).sum(dim=1).mean()
+    target_probs_K_MC = target_probs_M_K_C.transpose(0, 1).flatten(1)
+    at_once = max(1, _CHUNK_BYTES // (8 * targets * classes**2))
+    joint_entropy_N = entropy_N.new_zeros(len(entropy_N))
+    for start in range(0, len(entropy_N), at_once):
+        some_N_C_K = probs_N_K_C[start : start + at_once].transpose(1, 2)
+        joint_N_C_MC = some_N_C_K @ target_probs_K_MC / samples
+        entropies_N = torch.special.entr(joint_N_C_MC).sum(dim=(1, 2))
+        joint_entropy_N[start : start + at_once] = entropies_N / targets
+    return torch.clamp(entropy_N + target_entropy - joint_entropy_N, min=0)

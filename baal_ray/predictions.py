@@ -1,0 +1,64 @@
+"""The posterior predictions of a few images of the pool, drawn again."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from baal_ray.candidates import places
+from baal_ray.config import RoundConfig
+from baal_ray.errors import SelectionError
+from baal_ray.ids import IdSet
+from baal_ray.pool import read_pool
+from baal_ray.pool_listing import PoolListing
+from baal_ray.posterior.memory import budget
+from baal_ray.scorer import PoolPredictor
+from baal_ray.scoring import through_actors
+
+
+def draw_predictions(
+    listing: PoolListing, wanted: pa.Table, checkpoint: str, config: RoundConfig
+) -> tuple[pa.Table, Tensor]:
+    """Draw again what the posterior samples that scored some images predict for them.
+
+    Args:
+        listing: the pool that they are in.
+        wanted: a table with their `id` and `source`.
+        checkpoint: the folder of the model.
+        config: of the round.
+
+    Returns:
+        The rows of `wanted` whose images can be had, and log_probs_N_K_C of these, float32.
+
+    Raises:
+        SelectionError: there is no memory for predictions of so many images.
+    """
+    scoring = config.scoring.last_stage
+    shape_K_C = (scoring.samples, len(config.classes))
+    _check_size(len(wanted), *shape_K_C)
+    found: dict[str, bytes] = {}
+    for place in places(listing, wanted):
+        missing = IdSet.of(
+            image_id for image_id in wanted["id"].to_pylist() if image_id not in found
+        )
+        pool = read_pool(place, only=missing)
+        predicted = through_actors(
+            pool, PoolPredictor, checkpoint, scoring, config.resources, config.seed
+        )
+        for row in predicted.iter_rows():
+            found[row["id"]] = row["log_probs"]
+        if len(found) == len(wanted):
+            break
+    rows = wanted.filter(pa.array([image_id in found for image_id in wanted["id"].to_pylist()]))
+    flat = np.frombuffer(b"".join(map(found.__getitem__, rows["id"].to_pylist())), np.float32)
+    return rows, torch.from_numpy(flat.reshape(len(rows), *shape_K_C).copy())
+
+
+def _check_size(images: int, samples: int, classes: int) -> None:
+    size, most = 8 * images * samples * classes, budget(torch.device("cpu"))
+    if size > most:
+        raise SelectionError(
+            f"{images} candidates of {samples} posterior samples and {classes} classes take "
+            f"{size / 2**30:.1f} GiB in the driver, and {most / 2**30:.1f} may be taken; lower "
+            "selection.candidates"
+        )

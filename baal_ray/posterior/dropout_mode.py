@@ -68,6 +68,14 @@ _attention = FunctionType(
     argdefs=F.multi_head_attention_forward.__defaults__,
 )
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
+# What PyTorch's own functions call in turn.
+_BELOW_REACH = {
+    torch.native_dropout,
+    torch.ops.aten.dropout,
+    torch.ops.aten.dropout.default,
+    torch.ops.aten.native_dropout,
+    torch.ops.aten.native_dropout.default,
+}
 _FUSED_ATTENTION_P = 4  # where it takes `dropout_p` among its positional arguments
 
 
@@ -241,9 +249,9 @@ def _masked(x: Tensor, keep: Tensor, p: float, alpha: bool) -> Tensor:
 
 
 def _refuse_unreachable_dropout(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if func is torch.native_dropout:
+    if func in _BELOW_REACH:
         raise PosteriorError(
-            "the model calls torch.native_dropout, which cannot be masked; call F.dropout instead"
+            f"the model calls {func}, which cannot be masked; call F.dropout instead"
         )
     if func is F.scaled_dot_product_attention:
         place = _FUSED_ATTENTION_P

@@ -22,7 +22,7 @@ def evaluation_mode(model: nn.Module, *, stochastic_depth: bool = False) -> Iter
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     for module, _ in modes:
-        if stochastic_depth and type(module).__name__ in _STOCHASTIC_DEPTH:
+        if stochastic_depth and is_stochastic_depth(module):
             module.training = True
     try:
         with _uncompiled():
@@ -34,6 +34,11 @@ def evaluation_mode(model: nn.Module, *, stochastic_depth: bool = False) -> Iter
                 module.train(training)
         for module, training in modes:
             module.training = training
+
+
+def is_stochastic_depth(module: nn.Module) -> bool:
+    """Whether a module is one of torchvision's or timm's, or made from one."""
+    return any(kind.__name__ in _STOCHASTIC_DEPTH for kind in type(module).__mro__)
 
 
 @contextmanager

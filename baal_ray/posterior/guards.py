@@ -3,6 +3,7 @@
 It is run on a few images, and what it does there is held against what a posterior sample is.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,11 +61,25 @@ def check_posterior(model: nn.Module, images: Tensor, output: str) -> tuple[Site
     drawn = draw(0, probe)
     check_output(drawn.predictions, len(probe), output)
     repeated = _REPEATED_IN_16_BITS if in_16_bits(model, drawn.predictions) else _REPEATED
-    repeated *= largest(drawn.log_probs)
-    _check_repeats(drawn, draw(0, probe), repeated)
-    _check_company(draw, drawn, probe, repeated)
+    _check_repeats(drawn, draw(0, probe), repeated * largest(drawn.log_probs))
+    masks_change = max(
+        log_prob_distance(drawn.log_probs, draw(k, probe).log_probs)
+        for k in range(1, _MASKS_TRIED)
+    )
+    moved = max(_ROUNDING, _MOVED * masks_change)
+    _check_company(partial(draw, 0), probe, repeated * largest(drawn.log_probs), moved)
+    # A mask may hide what images have of each other; with nothing dropped it shows.
+    whole = draw(None, probe).log_probs
+    _check_company(partial(draw, None), probe, repeated * largest(whole), math.inf)
     masks = zip(axes, drawn.mode.mask_shapes, drawn.mode.ps, strict=True)
     return tuple(Site(*site) for site in masks)
+
+
+class _NothingDropped:
+    """Masks that keep every unit."""
+
+    def keep(self, _: int, shape: tuple[int, ...], __: float, device: torch.device) -> Tensor:
+        return torch.ones(1, 1, *shape, dtype=torch.bool, device=device)
 
 
 @dataclass(frozen=True)
@@ -77,10 +92,15 @@ class _Drawn:
 
 
 def _draw(
-    model: nn.Module, axes: tuple[MiniBatchAxis | None, ...], output: str, k: int, images: Tensor
+    model: nn.Module,
+    axes: tuple[MiniBatchAxis | None, ...],
+    output: str,
+    k: int | None,
+    images: Tensor,
 ) -> _Drawn:
     # Shared masks whatever the user's are: an image then keeps its masks when it is moved.
-    mode = MaskedDropout(SharedMasks(0, (k,)), len(images), axes)
+    masks = _NothingDropped() if k is None else SharedMasks(0, (k,))
+    mode = MaskedDropout(masks, len(images), axes)
     with mode:
         predictions = model(images.clone())
     return _Drawn(predictions, log_probs_of(predictions, output), mode)
@@ -165,25 +185,26 @@ def _check_repeats(drawn: _Drawn, again: _Drawn, tolerance: float) -> None:
 
 
 def _check_company(
-    draw: Callable[[int, Tensor], _Drawn], drawn: _Drawn, probe: Tensor, repeated: float
+    draw: Callable[[Tensor], _Drawn], probe: Tensor, same_place: float, moved: float
 ) -> None:
-    """Compare the first image's prediction with the same among other images.
+    """Compare an image's prediction with the same among other images.
 
-    First it keeps its place, which takes the same kernels, then it comes last of more images.
+    The first and the last keep their place, which takes the same kernels. So an image is seen that
+    depends on those after it, or on those before it. Then the first comes last of more images.
     """
     others = unlike(probe)
-    among_others = draw(0, torch.cat([probe[:1], others[1:]]))
-    moved = draw(0, torch.cat([others, probe[:1]]))
-    _check_shapes(drawn.mode.mask_shapes, moved.mode.mask_shapes, len(probe))
-    masks_change = max(
-        log_prob_distance(drawn.log_probs, draw(k, probe).log_probs)
-        for k in range(1, _MASKS_TRIED)
-    )
-    for image, tolerance in (
-        (among_others.log_probs[:1], repeated),
-        (moved.log_probs[-1:], max(_ROUNDING, _MOVED * masks_change)),
+    drawn = draw(probe)
+    before_others = draw(torch.cat([probe[:1], others[1:]])).log_probs[:1]
+    after_others = draw(torch.cat([others[:-1], probe[-1:]])).log_probs[-1:]
+    last_of_more = draw(torch.cat([others, probe[:1]]))
+    _check_shapes(drawn.mode.mask_shapes, last_of_more.mode.mask_shapes, len(probe))
+    first, last = drawn.log_probs[:1], drawn.log_probs[-1:]
+    for image, in_other_company, tolerance in (
+        (first, before_others, same_place),
+        (last, after_others, same_place),
+        (first, last_of_more.log_probs[-1:], moved),
     ):
-        difference = log_prob_distance(drawn.log_probs[:1], image)
+        difference = log_prob_distance(image, in_other_company)
         if difference > tolerance:
             raise PosteriorError(
                 "the model lets an image's prediction depend on the others in its mini-batch: its "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.errors import PosteriorError
 from baal_ray.posterior.dropout_mode import MaskedDropout
-from baal_ray.posterior.evaluation_mode import evaluation_mode
+from baal_ray.posterior.evaluation_mode import evaluation_mode, is_stochastic_depth
 from baal_ray.posterior.guards import check_posterior, in_16_bits, largest, log_prob_distance
 from baal_ray.posterior.masks import MaskCache, Masks, PerItemMasks, SharedMasks
 from baal_ray.posterior.memory import budget, is_out_of_memory
@@ -149,6 +149,7 @@ class MCDropout:
             self._notice_changes()
             key = (images_N.shape[1:], self.masks)
             if key not in self._sites:
+                self._check_stochastic_depth()
                 with unchanged(self.model, images_N.device):
                     sites = check_posterior(self.model, images_N, self.output)
                 if self.masks == "per_item" and not all(site.axis for site in sites):
@@ -159,6 +160,13 @@ class MCDropout:
                 self._sites[key] = sites
                 self._watch.update()
             return self._sites[key]
+
+    def _check_stochastic_depth(self) -> None:
+        if self.stochastic_depth and not any(map(is_stochastic_depth, self.model.modules())):
+            raise PosteriorError(
+                "stochastic_depth is set, but the model has no StochasticDepth (torchvision) or "
+                "DropPath (timm), by these names; unset it"
+            )
 
     def log_probs(
         self,
@@ -317,6 +325,9 @@ class MCDropout:
     def _trace(
         self, images_N: Tensor, samples: int, masks_of: Callable[[Sequence[int]], Masks]
     ) -> TrunkOnce | None:
+        # A model that keeps what depends on the shape has it from here on, not from the trace.
+        with unchanged(self.model, images_N.device):
+            self.predict_under(masks_of((0,)), images_N)
         # Convolutions run faster on channels last.
         layouts = [torch.channels_last] if images_N.ndim == 4 else []
         for layout in (*layouts, torch.contiguous_format):

@@ -84,11 +84,17 @@ def find_order(axis: MiniBatchAxis, x: Tensor, with_another_last: Tensor) -> Min
         with_another_last: the tensor for the same mini-batch with another last image.
 
     Raises:
-        ValueError: more than that image's rows changed.
+        ValueError: more than that image's rows changed, or what changed does not tell.
     """
+    if axis.rows == 1:
+        return axis
     changed = (x != with_another_last) & ~(x.isnan() & with_another_last.isnan())
-    for outer in (True, False):
-        candidate = MiniBatchAxis(axis.axis, axis.rows, outer)
-        if not candidate.unfold(changed)[0, :-1].any():
-            return candidate
-    raise ValueError(f"{list(x.shape)}: images are mixed up along axis {axis.axis}")
+    orders = [MiniBatchAxis(axis.axis, axis.rows, outer) for outer in (True, False)]
+    possible = [order for order in orders if not order.unfold(changed)[0, :-1].any()]
+    if len(possible) == 1:
+        return possible[0]
+    # A guess that is right for this mini-batch, by chance, would be wrong for another.
+    fault = "does not tell which rows are whose, as another image hardly changes it"
+    raise ValueError(
+        f"{list(x.shape)}: axis {axis.axis} {fault if possible else 'mixes up images'}"
+    )

@@ -155,10 +155,13 @@ class ThinnedTail:
         """The k-th sample's predictions [N, C]; masks are [1, 1, *mask_shape].
 
         None where there is no room for its weights: copying them for every mini-batch anew would
-        cost more than they save.
+        cost more than they save. None too where it drops a whole layer, as kernels take no layer
+        without channels.
         """
         if k not in self._copies and not self._full:
             copies = self._copy(constants, masks)
+            if copies is None:
+                return None
             size = sum(tensor.nbytes for tensor in copies)
             self._full = self._bytes + size > self._max_bytes
             if not self._full:
@@ -280,11 +283,13 @@ class ThinnedTail:
         reuse_memory(self._module)
         forget_shapes(self._module)
 
-    def _copy(self, constants: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    def _copy(self, constants: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor] | None:
         kept = {
             dropout: masks[site].flatten().nonzero().flatten()
             for dropout, site in self._kept_by.items()
         }
+        if not all(len(units) for units in kept.values()):
+            return None
 
         def value(node: Node) -> Tensor:
             if node.op == "get_attr":

@@ -51,7 +51,7 @@ class _TracedDropout(MaskedDropout):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is Tensor.view and not isinstance(args[1], torch.dtype):
+        if func is Tensor.view and len(args) > 1 and not isinstance(args[1], torch.dtype):
             func = Tensor.reshape
         return super().__torch_function__(func, types, args, kwargs)
 

@@ -190,6 +190,8 @@ def test_rows_that_are_not_images_are_refused(shape):
         lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
         lambda x: F.scaled_dot_product_attention(x, x, x, None, 0.1),
         lambda x: torch.native_dropout(x, 0.5, True),
+        lambda x: torch.ops.aten.dropout(x, 0.5, True),
+        lambda x: torch.ops.aten.native_dropout(x, 0.5, True),
     ],
 )
 def test_dropout_inside_a_kernel_is_refused(call):

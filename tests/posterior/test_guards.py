@@ -100,6 +100,22 @@ def test_an_image_that_sees_its_neighbours(classes, images):
     refused(model, "depend on the others", images=images)
 
 
+def test_an_image_that_depends_on_those_before_it_alone():
+    """A recurrent network that takes the mini-batch for a sequence; most of it is dropped."""
+    model = Model(
+        lambda self, x: self.head(self.drop(self.recurrent(x)[0])),
+        recurrent=nn.LSTM(8, 16),
+        drop=nn.Dropout(0.8),
+        head=nn.Linear(16, 3),
+    )
+    refused(model, "depend on the others")
+
+
+def test_stochastic_depth_that_the_model_does_not_have():
+    with pytest.raises(PosteriorError, match="has no StochasticDepth"):
+        MCDropout(dropout_net(), stochastic_depth=True).log_probs(inputs(6))
+
+
 def test_batch_norm_that_stays_in_training_mode():
     class Stubborn(nn.BatchNorm1d):
         def train(self, mode=True):
@@ -142,7 +158,7 @@ def test_images_mixed_up_along_an_axis():
         self.drop(torch.cat([x, x])[torch.randperm(2 * len(x))])
         return self.net(x)
 
-    refused(Model(shuffled, drop=nn.Dropout(0.5), net=dropout_net()), "mixed up")
+    refused(Model(shuffled, drop=nn.Dropout(0.5), net=dropout_net()), "mixes up images")
 
 
 def test_dropouts_that_come_and_go():

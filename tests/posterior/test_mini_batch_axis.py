@@ -71,5 +71,5 @@ def test_what_grows_otherwise_is_refused(other):
 
 
 def test_what_mixes_images_has_no_order():
-    with pytest.raises(ValueError, match="mixed up along axis 0"):
+    with pytest.raises(ValueError, match="axis 0 mixes up images"):
         find_order(MiniBatchAxis(0, 2), torch.zeros(8), torch.ones(8))

@@ -148,6 +148,23 @@ def test_samples_whose_copies_have_no_room_are_masked(monkeypatch):
     assert sorted(prepared._thinned._copies) == [0, 1]
 
 
+def test_samples_that_drop_a_whole_layer_are_masked():
+    """All three channels go in 0.3³ of the samples, here in number 82."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Dropout2d(0.3), nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
+        *(nn.Flatten(), nn.Linear(16, 3)),
+    )
+    images_N = inputs(6, 3, 12, 12)
+    posterior = MCDropout(model, 100)
+    drawn = posterior.log_probs(images_N)
+    masks = posterior.masks_of(images_N, None)
+    empty = [k for k in range(100) if not masks((k,)).keep(0, (3, 1, 1), 0.3, "cpu").any()]
+    assert empty
+    for k in (0, *empty):
+        torch.testing.assert_close(drawn[:, k], posterior.sample(k)(images_N), rtol=0, atol=1e-5)
+
+
 def starve(tail):
     """Room for two samples of about 32 · 32 + 32 + 3 · 32 numbers."""
     tail._copies, tail._bytes, tail._max_bytes, tail._full = {}, 0, 12_000, False

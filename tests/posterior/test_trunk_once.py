@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 from torchvision.models.efficientnet import MBConvConfig
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
+from torchvision.ops import StochasticDepth
 
 from baal_ray.errors import PosteriorError
 from baal_ray.posterior import MCDropout, trunk_once
@@ -251,14 +252,52 @@ def test_torchvision(name):
     torch.testing.assert_close(alone_K_C, fast_N_K_C[1], rtol=0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("mode", ["row", "batch"])
-def test_stochastic_depth_counts_only_when_asked(mode):
-    from torchvision.ops import StochasticDepth
+def test_an_order_of_rows_that_the_first_mini_batch_does_not_show_is_not_guessed():
+    """No pixel of the first mini-batch is bright, so which rows are whose does not show in it."""
 
+    def forward(self, x):
+        views = torch.cat([x, -x])
+        bright = (views > 2).float()
+        return self.head(self.drop(self.first(views)) * (1 + bright)).view(2, len(x), 3).sum(0)
+
+    torch.manual_seed(0)
+    model = Model(forward, first=nn.Linear(8, 8), drop=nn.Dropout(0.3), head=nn.Linear(8, 3))
+    posterior = MCDropout(model, 5)
+    with pytest.warns(RuntimeWarning, match="does not tell which rows are whose"):
+        posterior.log_probs(inputs(6).clamp(-1, 1))
+    images_N = 3 * inputs(6)
+    assert (images_N > 2).any()
+    drawn = posterior.log_probs(images_N)
+    for k in range(5):
+        torch.testing.assert_close(drawn[:, k], posterior.sample(k)(images_N), rtol=0, atol=1e-5)
+
+
+def test_what_a_model_keeps_by_shape_is_not_of_the_trace():
+    """Traced tensors have no values: a model that kept one would give garbage from then on."""
+    kept = {}
+
+    def forward(self, x):
+        if x.shape not in kept:
+            kept[x.shape] = torch.linspace(0, 1, x.numel()).view(x.shape)
+        return self.head(self.first(x) + kept[x.shape].mean(dim=0))
+
+    model = Model(forward, first=first(), head=head())
+    fast_N_K_C, plain_N_K_C = fast_and_plain(model, inputs(6), 20)
+    torch.testing.assert_close(fast_N_K_C, plain_N_K_C, rtol=0, atol=1e-5)
+    assert kept[inputs(6).shape].numpy()[0, 0] == 0
+
+
+class DropBranch(StochasticDepth):
+    """A model's own kind of stochastic depth."""
+
+
+@pytest.mark.parametrize("mode", ["row", "batch"])
+@pytest.mark.parametrize("kind", [StochasticDepth, DropBranch])
+def test_stochastic_depth_counts_only_when_asked(mode, kind):
     model = Model(
         lambda self, x: self.head(x + self.depth(self.first(x))),
         first=first(),
-        depth=StochasticDepth(0.4, mode),
+        depth=kind(0.4, mode),
         head=head(),
     )
     fast_N_K_C, plain_N_K_C = fast_and_plain(model, inputs(6), 20, stochastic_depth=True)

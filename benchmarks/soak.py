@@ -1,6 +1,6 @@
 """A hundred rounds of one small project, their drivers killed at random, and what is left then.
 
-Run `python benchmarks/soak.py`; it has not been run in full yet. Each round's driver is killed by
+Run `python benchmarks/soak.py`; soak.txt has the last result. Each round's driver is killed by
 SIGKILL at a random moment, with probability 1/2 each time it is started, until one ends by itself.
 Then an oracle answers. Status 1 says that an image was lost, acquired twice or picked wrongly.
 """
@@ -38,12 +38,15 @@ def faults(config, rounds, k, before):
     """What is wrong with the last round, given the ids acquired before it."""
     round_id = rounds[-1]
     rows = manifest_of(config).rows(round_id=round_id).sort_by("rank")
-    record = json.loads(Path(config.workspace, "rounds", round_id, "round.json").read_text())
-    ranking = top_k(record["scores"], 10**6, seed=config.seed)["id"].to_pylist()
+    folder = Path(config.workspace, "rounds", round_id)
+    record, plan = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("round", "plan")
+    )
+    ranking = top_k(record["scores"], 10**6, seed=plan["seed"])["id"].to_pylist()
     best = [image for image in ranking if image not in before][:k]
     if rows["id"].to_pylist() != best:
         yield f"{round_id} picked {rows['id'].to_pylist()}; the best were {best}"
-    batch = pq.read_table(Path(config.workspace, "rounds", round_id, "batch"))
+    batch = pq.read_table(folder / "batch")
     if sorted(batch["id"].to_pylist()) != sorted(best):
         yield f"{round_id}: its batch holds {batch['id'].to_pylist()}"
 

@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from baal_ray import storage
 from baal_ray.errors import ConfigError, StorageError
+from baal_ray.locations import rule_broken
 from baal_ray.redaction import has_secret, redacted
 
 Rule = Literal[
@@ -68,6 +69,12 @@ def _absolute(location: str) -> str:
         return location
     absolute = os.path.abspath(os.path.expanduser(location))
     raise ValueError(f"it must be absolute, as jobs run elsewhere; write {absolute} or a URI")
+
+
+def _read_alike(location: str) -> str:
+    if rule := rule_broken(location):
+        raise ValueError(rule)
+    return location
 
 
 Location = Annotated[str, AfterValidator(_without_secret), AfterValidator(_absolute)]
@@ -236,7 +243,7 @@ class NotifyConfig(_Section):
 class RoundConfig(_Section):
     """Everything a round needs to know; `RoundConfig.from_yaml` reads it from a file."""
 
-    workspace: Location
+    workspace: Annotated[Location, AfterValidator(_read_alike)]
     classes: Annotated[list[str], Field(min_length=2)]
     pool: PoolConfig
     selection: SelectionConfig

@@ -23,6 +23,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from baal_ray import storage
 from baal_ray.delta_options import delta_options
 from baal_ray.errors import ManifestError, StorageError
+from baal_ray.locations import rule_broken
 from baal_ray.manifest_changes import (
     addition,
     column,
@@ -33,6 +34,7 @@ from baal_ray.manifest_changes import (
     settling,
 )
 from baal_ray.racing_creates import check_racing_creates
+from baal_ray.redaction import redacted
 from baal_ray.remedies import told
 from baal_ray.schema import ACQUIRED, LABELLED, MANIFEST, REJECTED, RELEASED, STATUSES
 
@@ -69,10 +71,10 @@ class Manifest:
             storage_options: more for Delta Lake than it finds in the environment.
 
         Raises:
-            StorageError: the path is one that Delta Lake misreads.
+            StorageError: Delta Lake would take it for another place than fsspec does.
         """
-        if "://" not in uri and "%" in uri:  # Delta Lake decodes %20 where it reads, not writes
-            raise StorageError(f"{uri!r} has a % in it; Delta Lake misreads it. Use another path.")
+        if rule := rule_broken(uri):
+            raise StorageError(redacted(f"the manifest is at {uri!r}; {rule}. Use another name."))
         self.uri = uri
         self._storage_options = delta_options(os.environ) | (storage_options or {})
         self._reached_by_fsspec = storage_options is None  # which knows only the environment

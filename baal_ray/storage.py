@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import fsspec
+from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from baal_ray.errors import CorruptFileError, StorageError
@@ -229,10 +230,8 @@ def delete_tree(uri: str) -> None:
     Raises:
         StorageError: something in it cannot be removed.
     """
-    fs, path = filesystem(uri)
     if exists(uri):
-        with _storage_errors(uri, "deleted"):
-            fs.rm(path, recursive=True)
+        _delete_folder(uri)
 
 
 def size(uri: str) -> int:
@@ -363,7 +362,11 @@ def _delete_folder(uri: str) -> None:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
     with _storage_errors(uri, "deleted"), suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+        if isinstance(fs, LocalFileSystem) or not has_magic(path):
+            fs.rm(path, recursive=True)
+            return
+        for file in fs.find(path):  # `rm` takes ws[1] for a pattern, and removes ws1
+            fs.rm_file(file)
 
 
 @contextmanager

@@ -255,6 +255,38 @@ def test_a_workspace_beside_the_pool_is_fine(read):
     assert read(MINIMAL.replace("/data/work", "s3://bucket/pool-work"))
 
 
+@pytest.mark.parametrize(
+    ("workspace", "told"),
+    [
+        *(
+            (f"s3://bucket/{part}/work", "none of % # ?")
+            for part in ("a%20b", "a#1", "a*", "a[1]")
+        ),
+        *((f"s3://bucket/{part}/work", "'.', '..' or empty") for part in ("", ".", "..")),
+        ("s3://bucket/a?b", "none of % # ?"),
+        ("file:///data/a#1", "none of % # ?"),
+        ("file://work", "file:///folder"),
+        ("s3://", "it must name a bucket: s3://bucket/folder"),
+        ("s3:///work", "it must name a bucket"),
+        ("/data/a%20b", "it must have no %"),
+    ],
+)
+def test_a_workspace_is_where_all_libraries_take_it_to_be(faults, workspace, told):
+    (fault,) = faults(MINIMAL.replace("/data/work", f"'{workspace}'"))
+    assert fault.startswith("workspace is '")
+    assert told in fault
+
+
+@pytest.mark.parametrize("workspace", ["/data/a [1]*?#", "file:///data/é b/", "s3://bucket/"])
+def test_a_workspace_that_they_take_alike_is_fine(read, workspace):
+    assert read(MINIMAL.replace("/data/work", f"'{workspace}'")).workspace == workspace
+
+
+def test_a_pool_in_a_bucket_may_be_called_anything(read):
+    uri = "s3://bucket/a[1]*%20//.#b"
+    assert read(MINIMAL.replace("s3://bucket/pool", f"'{uri}'")).pool.uri == uri
+
+
 def test_home_is_spelled_out(faults, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
     assert "write /home/ann/work or" in faults(MINIMAL.replace("/data/work", "~/work"))[0]

@@ -236,3 +236,15 @@ def test_pyarrow_reads_where_fsspec_writes(root):
     fs, path = storage.arrow_filesystem(uri)
     with fs.open_input_file(path) as file:
         assert file.read_at(3, 4) == b"456"
+
+
+@pytest.mark.parametrize("name", ["ws[1]", "ws*", "ws?"])
+def test_a_tree_is_deleted_by_its_name_not_by_a_pattern(root, name):
+    for folder in (name, "ws1"):
+        storage.publish(storage.join(root, folder, "a", "b"), b"x")
+    storage.delete_tree(storage.join(root, name))
+    assert list(storage.walk_files(root)) == ["ws1/a/b"]
+
+
+def test_a_tree_that_is_gone_already_is_no_fault(root):
+    storage.delete_tree(storage.join(root, "ws"))

@@ -212,6 +212,7 @@ def import_(
             workspace=config.workspace,
             classes=config.classes,
             labelled_by=labelled_by,
+            max_pixels=config.scoring.max_pixels,
         )
         click.echo(f"{count} labelled images brought in")
         return

@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from itertools import compress
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from baal_ray import storage
-from baal_ray.errors import LabelError
+from baal_ray import images, storage
+from baal_ray.config import ScoringConfig
+from baal_ray.errors import ImageError, LabelError
 from baal_ray.label_files import Answer, Row, answers, as_text, check_class, parquet_rows, refuse
 from baal_ray.labels import answer_table, check_same, in_manifest
 from baal_ray.manifest import Manifest
@@ -25,6 +27,9 @@ _FILE_ROWS = 10_000
 _FILE_BYTES = 128 * 1024**2
 _READ_ROWS = 16
 
+# Whether an image can be decoded does not depend on the size that it is squashed to.
+_SIDE = 32
+
 
 def import_labelled_set(
     manifest: Manifest,
@@ -34,6 +39,7 @@ def import_labelled_set(
     classes: Sequence[str],
     round_id: str | None = None,
     labelled_by: str | None = None,
+    max_pixels: int = ScoringConfig().max_pixels,
 ) -> int:
     """Bring in images that are labelled already and not in the pool, all of them or none.
 
@@ -49,12 +55,14 @@ def import_labelled_set(
         round_id: names this labelled set; its own ids and labels do by default. The same set
             is brought in once.
         labelled_by: who labelled the images.
+        max_pixels: most pixels that an image may have, as `scoring.max_pixels` for the pool.
 
     Returns:
         The number of images brought in; 0 if they all were before.
 
     Raises:
-        LabelError: everything that is wrong with the set; the manifest was not changed.
+        LabelError: everything that is wrong with the set, images that cannot be decoded among it;
+            nothing was written.
         ManifestError: another process brought in some of the images in between.
         StorageError: a file cannot be read or written.
     """
@@ -71,6 +79,7 @@ def import_labelled_set(
             refuse(path, faults)
         return 0
     refuse(path, faults)
+    refuse(path, list(_image_faults(files, rows, max_pixels)))
     folder = batch_uri(workspace, round_id)
     sources = pa.array(_copy_images(files, rows, folder), pa.string())
     table = answer_table(rows).append_column("source", sources)
@@ -120,12 +129,33 @@ def _is_there(
     return count > 0
 
 
+def _image_faults(files: Sequence[str], rows: Sequence[Answer], max_pixels: int) -> Iterator[str]:
+    """What is wrong with the images, in the order of rows."""
+    fault_of = partial(_image_fault, max_pixels=max_pixels)
+    with ThreadPoolExecutor() as threads:  # decoders let go of the interpreter
+        for _, these, pictures in _image_batches(files, rows):
+            for row, fault in zip(these, threads.map(fault_of, pictures.to_pylist()), strict=True):
+                if fault is not None:
+                    yield f"{row.where}: {row.id!r} {fault}"
+
+
+def _image_fault(image: bytes | None, max_pixels: int) -> str | None:
+    if image is None:
+        return "has no image"
+    try:
+        images.decode(image, _SIDE, _SIDE, max_pixels=max_pixels)
+    except ImageError as error:
+        return f"cannot be decoded: {error}"
+    return None
+
+
 def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> list[str]:
     """Copy the images to the folder, some thousands a file; gives the file each came from."""
     sources: list[str] = []
     pending: list[pa.RecordBatch] = []
     size = 0
-    for batch in _image_batches(files, rows):
+    for uri, these, pictures in _image_batches(files, rows):
+        batch = _batch_rows(these, pictures, redacted(uri), len(sources) + 1)
         count = len(pending) * _READ_ROWS
         if pending and (size + batch.nbytes > _FILE_BYTES or count + _READ_ROWS > _FILE_ROWS):
             publish_table(folder, pa.Table.from_batches(pending, BATCH))
@@ -137,7 +167,10 @@ def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> l
     return sources
 
 
-def _image_batches(files: Sequence[str], rows: Sequence[Answer]) -> Iterator[pa.RecordBatch]:
+def _image_batches(
+    files: Sequence[str], rows: Sequence[Answer]
+) -> Iterator[tuple[str, Sequence[Answer], pa.Array]]:
+    """The images, a few at a time, with the file that they are in and their rows."""
     first = 0
     for uri in files:
         with open_parquet(uri) as file:
@@ -145,14 +178,12 @@ def _image_batches(files: Sequence[str], rows: Sequence[Answer]) -> Iterator[pa.
                 these = rows[first : first + batch.num_rows]
                 if [as_text(id) for id in batch["id"].to_pylist()] != [row.id for row in these]:
                     raise LabelError(uri, ["it changed while it was read; import it again"])
-                for row in compress(these, batch["image"].is_null().to_pylist()):
-                    raise LabelError(uri, [f"{row.where}: {row.id!r} has no image"])
-                yield _batch_rows(these, batch["image"], redacted(uri), first + 1)
+                yield uri, these, batch["image"]
                 first += batch.num_rows
 
 
 def _batch_rows(
-    rows: Sequence[Answer], images: pa.Array, uri: str, first_rank: int
+    rows: Sequence[Answer], pictures: pa.Array, uri: str, first_rank: int
 ) -> pa.RecordBatch:
     columns = {
         "id": [row.id for row in rows],
@@ -162,4 +193,4 @@ def _batch_rows(
     }
     nulls = [None] * len(rows)
     arrays = [pa.array(columns.get(f.name, nulls), f.type) for f in BATCH if f.name != "image"]
-    return pa.RecordBatch.from_arrays([*arrays, images.cast(pa.binary())], schema=BATCH)
+    return pa.RecordBatch.from_arrays([*arrays, pictures.cast(pa.binary())], schema=BATCH)

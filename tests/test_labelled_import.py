@@ -7,6 +7,7 @@ from baal_ray.errors import LabelError, StorageError
 from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
 from baal_ray.schema import BATCH
+from pools import picture
 
 CLASSES = ["cat", "dog", "3"]
 
@@ -24,9 +25,13 @@ def labels_of(manifest):
 
 
 def images(*ids, label="cat", **columns):
-    """A labelled set: each image's bytes are its id with a number of JPEG-like bytes before."""
-    pixels = [b"\xff\xd8" + id.encode() for id in ids]
+    """A labelled set of images of noise, each id its own."""
+    pixels = [picture_of(id) for id in ids]
     return pa.table({"id": list(ids), "image": pixels, "label": [label] * len(ids), **columns})
+
+
+def picture_of(id):
+    return picture(0, int.from_bytes(id.encode()))
 
 
 def copied(workspace, round_id):
@@ -58,7 +63,7 @@ def test_a_labelled_set_is_copied_with_its_images_and_comes_in_once(manifest, tm
     assert len(files) == 1
     assert batch.schema == BATCH
     assert batch["id"].to_pylist() == ["s3", "s1", "s2"]
-    assert batch["image"].to_pylist() == [b"\xff\xd8s3", b"\xff\xd8s1", b"\xff\xd8s2"]
+    assert batch["image"].to_pylist() == [*map(picture_of, ("s3", "s1", "s2"))]
     assert batch["rule"].to_pylist() == ["labelled_set"] * 3
     assert batch["score"].null_count == batch["model"].null_count == 3
 
@@ -131,13 +136,31 @@ def test_a_labelled_set_that_contradicts_the_manifest_is_refused(manifest, tmp_p
 
 
 def test_a_missing_image_stops_the_import(manifest, tmp_path):
-    table = images("s", "t").set_column(1, "image", [[b"...", None]])
+    table = images("s", "t").set_column(1, "image", [[picture_of("s"), None]])
     (fault,) = set_faults(manifest, table, tmp_path)
     assert fault == "seeds.parquet row 2: 't' has no image"
     (fault,) = set_faults(manifest, table.drop_columns("image"), tmp_path)
     assert fault.startswith("seeds.parquet schema: column 'image' is missing")
     with pytest.raises(StorageError):
         bring_in(manifest, tmp_path / "nowhere", tmp_path)
+
+
+def test_images_that_cannot_be_decoded_are_told_together_and_nothing_is_written(
+    manifest, tmp_path
+):
+    pixels = [picture_of("s"), b"<html>404", picture_of("u")[:100], picture(0, 0, size=40)]
+    table = images("s", "t", "u", "v").set_column(1, "image", [pixels])
+    faults = set_faults(manifest, table, tmp_path, max_pixels=1000)
+    assert [fault.split(": ")[0] for fault in faults] == [
+        f"seeds.parquet row {n}" for n in (2, 3, 4)
+    ]
+    assert "'t' cannot be decoded: 9 bytes, looks like HTML" in faults[0]
+    assert "is truncated" in faults[1]
+    assert "max_pixels allows 1000" in faults[2]
+    assert not (tmp_path / "work").exists()
+    sound = table.filter(pa.array([True, False, False, False]))
+    pq.write_table(sound, tmp_path / "seeds.parquet")
+    assert bring_in(manifest, tmp_path / "seeds.parquet", tmp_path) == 1
 
 
 def test_other_string_and_binary_types_are_as_good(manifest, tmp_path):

@@ -1,5 +1,6 @@
 """The labelled set in the workers of a fit: each has the pixels and classes of its share."""
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ from baal_ray.ids import hash_ids
 from baal_ray.parquet import open_parquet
 from baal_ray.workspace import batch_uri
 
+logger = logging.getLogger(__name__)
+
+#: The class of an image that cannot be decoded; it is left out of the fit.
+LEFT_OUT = -1
+
 _ROWS_AT_A_TIME = 64
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -93,30 +100,47 @@ def load_share(
 
     The pixels lie in a temporary file mapped into memory, so a share may be larger than memory.
 
+    Images that cannot be decoded are told in a warning: one must not stop every night to come.
+
     Returns:
-        images_N, uint8 [N, 3, H, W], and labels_N, int64.
+        images_N, uint8 [N, 3, H, W], and labels_N, int64, `LEFT_OUT` for one that cannot be
+        decoded.
 
     Raises:
-        StorageError: an image is in none of the files, or cannot be decoded.
+        StorageError: an image is in none of the files.
     """
     ids = sorted(examples.class_of)[rank::workers]
     images_N = _mapped(len(ids), *model.image_size)
     row_of = {image_id: row for row, image_id in enumerate(ids)}
+    undecodable: dict[str, str] = {}
     for found in _wanted(examples.files, row_of):
         pixels, faults = images.decode_many(
             list(found.values()), *model.image_size, max_pixels=max_pixels
         )
         for image_id, image, fault in zip(found, pixels, faults, strict=True):
             if fault:
-                raise StorageError(f"labelled image {image_id!r} cannot be decoded: {fault}")
+                undecodable[image_id] = fault
             images_N[row_of.pop(image_id)] = torch.from_numpy(image)
     if row_of:
         raise StorageError(
             f"{len(row_of)} labelled images, such as {min(row_of)!r}, are in none of the "
             f"{len(examples.files)} files that should hold them; restore rounds/<round>/batch/"
         )
-    labels_N = torch.tensor([examples.class_of[image_id] for image_id in ids], dtype=torch.int64)
-    return images_N, labels_N
+    _warn(undecodable)
+    classes = [LEFT_OUT if id in undecodable else examples.class_of[id] for id in ids]
+    return images_N, torch.tensor(classes, dtype=torch.int64)
+
+
+def _warn(undecodable: Mapping[str, str]) -> None:
+    if undecodable:
+        named = sorted(undecodable.items())[:_MOST_NAMED]
+        logger.warning(
+            "%d labelled images cannot be decoded and are left out of the fit: %s%s. Images of "
+            "the workspace are removed for good by `baal-ray forget`",
+            len(undecodable),
+            "; ".join(f"{image_id!r}: {fault}" for image_id, fault in named),
+            "; …" if len(undecodable) > _MOST_NAMED else "",
+        )
 
 
 def _wanted(files: Sequence[str], row_of: Mapping[str, int]) -> Iterator[dict[str, bytes | None]]:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from baal_ray import storage
 from baal_ray.config import AugmentationConfig, RoundConfig, TrainingConfig
+from baal_ray.errors import StorageError
 from baal_ray.evaluation import evaluation_sums, metrics, no_images
-from baal_ray.labelled_set import Examples, load_share
+from baal_ray.labelled_set import LEFT_OUT, Examples, load_share
 from baal_ray.model import build_classifier, save_checkpoint
 from baal_ray.posterior import MCDropout
 from baal_ray.workspace import fits_uri
@@ -75,6 +76,8 @@ class _Worker:
         self._device = ray.train.torch.get_device()
         self._images_N, self._labels_N = self._load(job.training)
         self._evaluation = self._load(job.evaluation)
+        self._fitted = self._decoded(self._labels_N, "labelled")
+        self._decoded(self._evaluation[1], "evaluation")
         self._augment = _augmentation(job.config.training.augmentations)
         torch.manual_seed(job.config.seed)
         self._classifier = build_classifier(job.config.model, len(job.config.classes))
@@ -127,7 +130,7 @@ class _Worker:
         loss_and_sums = torch.cat([sums.new_tensor([loss]), sums])
         if self._workers > 1:
             torch.distributed.all_reduce(loss_and_sums)
-        mean_loss = loss_and_sums[0].item() / len(self._job.training.class_of)
+        mean_loss = loss_and_sums[0].item() / self._fitted
         self._history.append(
             {"epoch": epoch + 1, "train_loss": mean_loss, **metrics(loss_and_sums[1:].cpu())}
         )
@@ -159,7 +162,7 @@ class _Worker:
         """Write the checkpoint, then the record that names it."""
         if self._rank:
             return
-        labels = len(self._job.training.class_of)
+        labels = self._fitted
         sha256 = save_checkpoint(
             self._config.workspace,
             self._classifier,
@@ -179,15 +182,36 @@ class _Worker:
             self._config.scoring.max_pixels,
         )
 
+    def _decoded(self, labels_N: Tensor, which: str) -> int:
+        """How many images are not left out, over all workers.
+
+        Raises:
+            StorageError: there are images, and every one is left out.
+        """
+        counts = torch.tensor([len(labels_N), int((labels_N != LEFT_OUT).sum())])
+        counts = counts.to(self._device)
+        if self._workers > 1:
+            torch.distributed.all_reduce(counts)
+        images, decoded = map(int, counts.tolist())
+        if images and not decoded:
+            raise StorageError(
+                f"none of the {images} {which} images can be decoded, as warnings say above; at "
+                "least one must. See that they are JPEG, PNG or WebP, and that "
+                "scoring.max_pixels allows their size"
+            )
+        return decoded
+
     def _step(self, rows: Tensor, images: int) -> float:
         """One optimizer step over this worker's rows of a mini-batch; gives their summed loss."""
+        # An image that is left out still counts in `images`, so that all workers agree on it.
+        rows = rows[self._labels_N[rows] != LEFT_OUT]
         # DDP waits for every worker, so one without rows takes part with a weight of nothing.
         weight = 1.0 if len(rows) else 0.0
         rows = rows if len(rows) else torch.tensor([0])
         inputs = self._augment(self._images_N[rows]).to(self._device)
         predictions = self._model(inputs)
         loss_of = F.cross_entropy if self._config.model.output == "logits" else F.nll_loss
-        labels = self._labels_N[rows].to(self._device)
+        labels = self._labels_N[rows].clamp(min=0).to(self._device)
         loss = loss_of(predictions, labels, reduction="sum") * weight
         self._optimizer.zero_grad()
         # DDP averages over workers; this makes it the mean over the mini-batch's images.
@@ -198,10 +222,11 @@ class _Worker:
     def _evaluate(self) -> Tensor:
         images_N, labels_N = self._evaluation
         sums = no_images(self._device)
-        for start in range(0, len(images_N), _EVALUATED_AT_A_TIME):
-            some = slice(start, start + _EVALUATED_AT_A_TIME)
-            predictions = self._posterior.predict(images_N[some].to(self._device))
-            sums += evaluation_sums(predictions, labels_N[some].to(self._device))
+        decoded = (labels_N != LEFT_OUT).nonzero().flatten()
+        for start in range(0, len(decoded), _EVALUATED_AT_A_TIME):
+            rows = decoded[start : start + _EVALUATED_AT_A_TIME]
+            predictions = self._posterior.predict(images_N[rows].to(self._device))
+            sums += evaluation_sums(predictions, labels_N[rows].to(self._device))
         return sums
 
 

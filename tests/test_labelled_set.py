@@ -9,6 +9,7 @@ from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError, StorageError
 from baal_ray.images import decode_many
 from baal_ray.labelled_set import (
+    LEFT_OUT,
     Examples,
     evaluation_examples,
     hold_out,
@@ -71,16 +72,23 @@ def test_an_image_in_two_files_counts_once(tmp_path):
     assert torch.equal(images_N, decoded(table(0, 5)))
 
 
-def test_an_image_that_cannot_be_had_stops_the_fit(tmp_path):
+def test_an_image_that_is_in_no_file_stops_the_fit(tmp_path):
     file = write(tmp_path / "1.parquet", table(0, 3))
     with pytest.raises(StorageError, match="1 labelled images, such as 'x', are in none of the 1"):
         load(Examples([file], {"image-0001": 1, "x": 1}))
-    with pytest.raises(StorageError, match=r"'image-0000' cannot be decoded: .*max_pixels"):
-        load(Examples([file], {"image-0000": 1}), max_pixels=10)
-    rows = table(0, 2).set_column(1, "image", [[picture(0, 0), None]])
-    file = write(tmp_path / "2.parquet", rows)
-    with pytest.raises(StorageError, match="'image-0001' cannot be decoded"):
-        load(Examples([file], {"image-0001": 1}))
+
+
+def test_images_that_cannot_be_decoded_are_told_and_left_out(tmp_path, caplog):
+    rows = table(0, 3).set_column(1, "image", [[picture(0, 0), None, b"<html>404"]])
+    file = write(tmp_path / "1.parquet", rows)
+    images_N, labels_N = load(Examples([file], {f"image-{n:04}": n for n in range(3)}))
+    assert labels_N.tolist() == [0, LEFT_OUT, LEFT_OUT]
+    assert torch.equal(images_N[:1], decoded(rows[:1]))
+    assert "2 labelled images cannot be decoded" in caplog.text
+    assert "'image-0001': 0 bytes, empty" in caplog.text
+    assert "'image-0002': 9 bytes, looks like HTML" in caplog.text
+    _, labels_N = load(Examples([file], {"image-0000": 0}), max_pixels=10)
+    assert labels_N.tolist() == [LEFT_OUT]
 
 
 def test_other_string_and_binary_types_are_as_good(tmp_path):

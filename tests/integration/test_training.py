@@ -1,5 +1,7 @@
+import math
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from baal_ray.config import RoundConfig
@@ -86,6 +88,47 @@ def test_a_class_added_later_is_only_another_configuration(tmp_path: Path) -> No
     narrower = config.model_copy(update={"classes": ["left", "middle"]})
     with pytest.raises(LabelError, match="'right'"):
         fit_model(narrower, manifest.labelled())
+
+
+def spoil(config: RoundConfig, *rows: int) -> None:
+    """Put an error page in the place of labelled images, as an earlier version let them in."""
+    (file,) = Path(config.workspace, "rounds").rglob("*.parquet")
+    table = pq.read_table(file)
+    images = table["image"].to_pylist()
+    for row in rows:
+        images[row] = b"<html>404"
+    column = table.column_names.index("image")
+    pq.write_table(table.set_column(column, table.schema.field(column), [images]), file)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_cannot_be_decoded_are_left_out_of_the_fit(
+    tmp_path: Path, workers: int
+) -> None:
+    """All that one of two workers has are spoilt, and one of the other's."""
+    config = round_config(
+        tmp_path,
+        training={
+            "evaluation_set": write_labelled(tmp_path, start=7000, images=5),
+            "batch_size": 4,
+            "max_failures": 0,
+        },
+        resources={"training_workers": workers, "training_cpus": 0.5},
+    )
+    manifest = labelled(config, tmp_path, images=13)
+    spoil(config, *range(0, 13, 2), 1)
+    fit = fit_model(config, manifest.labelled())
+    assert fit.labels == 5
+    assert {epoch["images"] for epoch in fit.history} == {5}
+    assert all(math.isfinite(epoch["train_loss"]) for epoch in fit.history)
+
+
+def test_a_fit_that_no_image_is_left_for_fails(tmp_path: Path) -> None:
+    config = round_config(tmp_path, training={"max_failures": 0})
+    manifest = labelled(config, tmp_path)
+    spoil(config, *range(30))
+    with pytest.raises(BaalRayError, match="none of the 27 labelled images can be decoded"):
+        fit_model(config, manifest.labelled())
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, takewhile
 from typing import Any
 
 import ray
@@ -23,7 +24,9 @@ from baal_ray.cluster import check_resources, connect
 from baal_ray.config import RoundConfig
 from baal_ray.errors import (
     AlreadyAcquiredError,
+    ManifestError,
     PlanMismatchError,
+    StorageError,
     UnreadableImagesError,
 )
 from baal_ray.further_stages import score_candidates
@@ -266,7 +269,9 @@ class _Round:
             )
         return {"scores": folder, "scored": done.scored, "unreadable": done.unreadable}
 
-    def _candidates(self, plan: Result, fit: Result, scores: Result) -> Result | None:
+    def _candidates(
+        self, plan: Result, fit: Result, scores: Result, attempt: int
+    ) -> Result | None:
         """What the further stages of scoring come to; picks at random need none."""
         if (
             not self._config.scoring.further_stages
@@ -274,7 +279,8 @@ class _Round:
             or scores["scores"] is None
         ):
             return None
-        return self._once("candidates", lambda: self._score_candidates(plan, fit, scores))
+        stage = _attempted("candidates", attempt)
+        return self._once(stage, lambda: self._score_candidates(plan, fit, scores))
 
     def _score_candidates(self, plan: Result, fit: Result, scores: Result) -> Result:
         checkpoint = checkpoint_uri(self._config.workspace, fit["checkpoint"])
@@ -296,18 +302,49 @@ class _Round:
         }
 
     def _acquire(self, plan: Result, fit: Result, scores: Result) -> tuple[Result | None, Result]:
-        """Select, fetch and commit; the next best take the place of what another round took."""
+        """Select, fetch and commit; the next best take the place of what another round took.
+
+        Each attempt has files of its own, and none is deleted or replaced before the round is
+        committed: another machine may be committing it.
+        """
+        refused = 0
         while True:
-            candidates = self._candidates(plan, fit, scores)
-            batch = self._once("batch", partial(self._pick, plan, fit, candidates or scores))
+            attempt = self._committed_attempt() or max(self._last_attempt(), refused + 1)
+            candidates = self._candidates(plan, fit, scores, attempt)
+            stage = _attempted("batch", attempt)
+            batch = self._once(stage, partial(self._pick, plan, fit, candidates or scores))
             try:
                 self._manifest.acquire(read_batch(self._batch_files(batch)), self._round_id)
             except AlreadyAcquiredError as error:
                 logger.warning("%s", error)
-                storage.delete(self._uri("candidates"))
-                storage.delete(self._uri("batch"))
+                refused = attempt
+            except ManifestError:
+                if self._committed_attempt() in (None, attempt):
+                    raise  # else another machine has committed this round meanwhile
             else:
                 return candidates, batch
+
+    def _last_attempt(self) -> int:
+        """The number of attempts at a batch so far; all but the last were refused."""
+        there = (storage.exists(self._uri(_attempted("batch", n))) for n in count(1))
+        return sum(takewhile(bool, there))
+
+    def _committed_attempt(self) -> int | None:
+        """The attempt whose picks are in the manifest, if this round's are there."""
+        committed = set(self._manifest.rows(round_id=self._round_id)["id"].to_pylist())
+        if not committed:
+            return None
+        for attempt in range(self._last_attempt(), 0, -1):
+            batch = self._read(_attempted("batch", attempt))
+            files = self._batch_files(batch) if batch else []
+            # Once the round is committed, the files of other attempts are removed.
+            there = all(map(storage.exists, files))
+            if there and set(read_batch(files)["id"].to_pylist()) == committed:
+                return attempt
+        raise StorageError(
+            f"round {self._round_id} is in the manifest with {len(committed)} picks, and no "
+            f"batch in {self._folder} is of these; put back its batch.json and batch/"
+        )
 
     def _pick(self, plan: Result, fit: Result, scores: Result) -> Result:
         ranking = Ranking(
@@ -400,6 +437,10 @@ class _Round:
         """Write a result down, unless a driver on another machine was first: then take that."""
         created = storage.create_if_absent(self._uri(stage), _json(result))
         return result if created else self._read(stage) or result
+
+
+def _attempted(stage: str, attempt: int) -> str:
+    return stage if attempt == 1 else f"{stage}-{attempt}"
 
 
 def _differences(planned: Result, now: Result, prefix: str = "") -> Iterator[str]:

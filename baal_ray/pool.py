@@ -29,6 +29,9 @@ _REQUESTS_AT_A_TIME = 16
 # At most, each with its share of the row groups; a lost node costs the shares it was reading.
 _READ_TASKS = 1_000
 
+# Encoded, of one file; the largest photographs have a fifth of it.
+_MOST_IMAGE_BYTES = 256 * 1024**2
+
 _TYPES = {"image": pa.binary(), "uri": pa.string()}
 _ROWS = pa.schema(
     [
@@ -195,6 +198,6 @@ def _fetch_one(uri: str | None, roots: Roots) -> tuple[bytes | None, str | None]
     if uri is None:
         return None, "its uri is null"
     try:
-        return storage.read(roots.resolve(uri), follow_redirects=False), None
+        return storage.read_at_most(roots.resolve(uri), _MOST_IMAGE_BYTES), None
     except StorageError as error:
         return None, str(error)

@@ -26,6 +26,7 @@ _REFUSED = (
     "See that the credentials in the environment of the driver and of every node are the right "
     "ones, are still valid, and may read and write there."
 )
+_EMPTY = "It is empty: put the file there again."
 _REDIRECTED = "It is elsewhere, and redirects are not followed: name the final URI."
 
 _BY_NUMBER = {
@@ -56,6 +57,7 @@ _BY_WORDS = {
     r"ClientAuthenticationError|AuthorizationPermissionMismatch|Invalid Credentials|"
     r"Anonymous caller|PermissionError|\b40[13],? (message=)?'?(Forbidden|Unauthorized)": _REFUSED,
     r"TooManyRedirects": _REDIRECTED,
+    r"range is not satisfiable|InvalidRange|\b416\b": _EMPTY,
     r"FileNotFoundError|NoSuchBucket|NoSuchKey|ContainerNotFound|\b404 Not Found": _THERE,
     r"SlowDown|ServerBusy|\b(429|503) (Too Many|Service)": _BUSY,
     r"EndpointConnectionError|ConnectionError|ConnectorError|Timeout|timed out|"

@@ -9,16 +9,18 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from baal_ray.errors import CorruptFileError, StorageError
+from baal_ray.listing import LeftOut, walk
 from baal_ray.redaction import redacted
 from baal_ray.remedies import told
 
@@ -70,6 +72,7 @@ def open_arrow(uri: str) -> "pyarrow.NativeFile":
     fs, path = filesystem(uri)
     with _storage_errors(uri, "read"):
         if isinstance(fs, LocalFileSystem):
+            _refuse_special(path)
             return pyarrow.OSFile(path)
         # Not through `arrow_filesystem`, which takes whatever a store refuses for a missing file.
         return pyarrow.PythonFile(fs.open(path, "rb"), mode="r")
@@ -165,21 +168,49 @@ def publish_by_sha256(folder_uri: str, data: bytes, extension: str) -> str:
     return uri
 
 
-def read(uri: str, *, follow_redirects: bool = True) -> bytes:
+def read(uri: str) -> bytes:
     """The bytes of a file.
-
-    Args:
-        uri: where it is.
-        follow_redirects: whether an HTTP server may send us elsewhere for it.
 
     Raises:
         StorageError: the file is missing or cannot be read.
     """
     fs, path = filesystem(uri)
-    # aiohttp refuses the first redirect when one is too many, and 0 means any number to it.
-    once = {} if follow_redirects or not uri.startswith("http") else {"max_redirects": 1}
     with _storage_errors(uri, "read"):
-        return bytes(fs.cat_file(path, **once))
+        return bytes(fs.cat_file(path))
+
+
+def read_at_most(uri: str, limit: int) -> bytes:
+    """The bytes of a file that is no larger than a limit; an HTTP server must have it itself.
+
+    Of a larger file no more than that is asked for, and of a local one nothing is read.
+
+    Raises:
+        StorageError: the file is larger, missing, no file, or cannot be read.
+    """
+    fs, path = filesystem(uri)
+    with _storage_errors(uri, "read"):
+        if isinstance(fs, LocalFileSystem):
+            _refuse_special(path)
+            too_large = os.path.getsize(path) > limit
+            data = b"" if too_large else bytes(fs.cat_file(path))
+        else:
+            # aiohttp refuses the first redirect when one is too many; 0 means any number to it.
+            once = {"max_redirects": 1} if uri.startswith("http") else {}
+            data = bytes(fs.cat_file(path, start=0, end=limit + 1, **once))
+            too_large = len(data) > limit
+    if too_large:
+        raise StorageError(
+            f"{redacted(uri)} has more than {limit} bytes, which is the most that one image file "
+            "may have; make it smaller"
+        )
+    return data
+
+
+def _refuse_special(path: str) -> None:
+    """Raise OSError for a pipe or device, which could keep its reader forever."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("it is a pipe, socket or device. Put a file in its place")
 
 
 def read_verified(uri: str) -> bytes:
@@ -282,7 +313,8 @@ def list_files(uri: str, extension: str = "") -> list[str]:
     """URIs of the files below a folder or prefix, sorted; none if it is absent.
 
     A file or folder whose name starts with a dot or an underscore is hidden, as Spark and Delta
-    have it, and left out; so are unfinished files.
+    have it, and left out; so are unfinished files. Pipes, devices and links to folders are left
+    out with a warning.
 
     Raises:
         StorageError: the folder cannot be listed.
@@ -290,22 +322,29 @@ def list_files(uri: str, extension: str = "") -> list[str]:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
     root = path.rstrip("/")
+    local, left_out = isinstance(fs, LocalFileSystem), LeftOut()
     with _storage_errors(uri, "listed"):
-        below = [found[len(root) :].lstrip("/") for found in fs.find(root)]
-    return sorted(
-        join(uri if "://" in uri else root, name)
-        for name in below
+        found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
+    below = {path[len(root) :].lstrip("/"): info for path, info in found.items()}
+    names = [
+        name
+        for name, info in below.items()
         if name
-        and name.endswith(extension)
         and not any(part.startswith((".", "_")) for part in name.split("/"))
-    )
+        and not (local and left_out.takes_on_disk(f"{root}/{name}", info))
+    ]
+    left_out.warn(uri)
+    place = uri if "://" in uri else root
+    return sorted(join(place, name) for name in names if name.endswith(extension))
 
 
 def walk_files(uri: str) -> Iterator[str]:
     """Names of the files below a folder or prefix, relative to it; none if it is absent.
 
     One folder at a time, sorted in itself, so that they are never all held. Names that start with
-    a dot are left out; cameras write names that start with an underscore.
+    a dot are left out; cameras write names that start with an underscore. What else a disk has,
+    such as pipes and links to folders, and keys that a store would take for others are left out
+    with a warning.
 
     Raises:
         StorageError: a folder cannot be listed.
@@ -314,11 +353,11 @@ def walk_files(uri: str) -> Iterator[str]:
     root = path.rstrip("/")
     if not exists(uri):
         return
+    left_out = LeftOut()
     with _storage_errors(uri, "listed"):
-        for folder, folders, names in fs.walk(root, on_error="raise"):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            below = f"{folder.rstrip('/')}/"[len(root) + 1 :]
-            yield from sorted(below + name for name in names if name and name[0] != ".")
+        for found in walk(fs, root, left_out):
+            yield found[len(root) + 1 :]
+    left_out.warn(uri)
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 import threading
@@ -248,3 +249,69 @@ def test_a_tree_is_deleted_by_its_name_not_by_a_pattern(root, name):
 
 def test_a_tree_that_is_gone_already_is_no_fault(root):
     storage.delete_tree(storage.join(root, "ws"))
+
+
+def test_what_is_no_file_is_left_out_of_listings_and_told(tmp_path, caplog):
+    pool, elsewhere = tmp_path / "pool", tmp_path / "elsewhere"
+    for folder in (pool, elsewhere):
+        folder.mkdir()
+        (folder / "1.jpg").write_bytes(b"x")
+    os.mkfifo(pool / "pipe.jpg")
+    os.symlink(elsewhere, pool / "2025")
+    os.symlink(elsewhere / "1.jpg", pool / "linked.jpg")
+    for lists in (storage.walk_files, storage.list_files):
+        assert [uri.rsplit("/", 1)[-1] for uri in lists(str(pool))] == ["1.jpg", "linked.jpg"]
+        assert f"'{pool}/pipe.jpg': pipes, sockets or devices" in caplog.text
+        assert f"'{pool}/2025': links to folders" in caplog.text
+        caplog.clear()
+
+
+def test_a_pipe_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (storage.open_arrow, lambda uri: storage.read_at_most(uri, 10)):
+        with pytest.raises(StorageError, match="pipe, socket or device"):
+            read(str(tmp_path / "pipe"))
+
+
+def test_a_file_larger_than_the_limit_is_not_read(root):
+    uri = storage.join(root, "a.jpg")
+    storage.publish(uri, b"12345")
+    assert storage.read_at_most(uri, 5) == b"12345"
+    with pytest.raises(StorageError, match=r"has more than 4 bytes, .*make it smaller"):
+        storage.read_at_most(uri, 4)
+
+
+def test_a_sparse_file_of_terabytes_is_not_read(tmp_path):
+    os.truncate(os.open(tmp_path / "a.jpg", os.O_CREAT | os.O_WRONLY), 1 << 40)
+    with pytest.raises(StorageError, match="has more than 100 bytes"):
+        storage.read_at_most(str(tmp_path / "a.jpg"), 100)
+
+
+def test_a_faulty_folder_deep_below_is_told(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    scandir = os.scandir
+
+    def failing(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(StorageError, match=r"cannot be listed: .*Permission denied"):
+        list(storage.walk_files(str(tmp_path)))
+
+
+def test_keys_that_name_no_single_object_are_told(bucket, caplog):
+    client = boto3.client("s3")
+    for key in ("odd/a//b.jpg", "odd/../x.jpg", "odd/d/./y.jpg", "odd/d/", "odd/d/1.jpg"):
+        client.put_object(Bucket="bucket", Key=key, Body=b"x")
+    assert list(storage.walk_files(f"{bucket}/odd")) == ["d/1.jpg"]
+    assert "3 left out, such as" in caplog.text
+    for path in ("bucket/odd/a/", "bucket/odd/..", "bucket/odd/d/."):
+        assert repr(path) in caplog.text
+
+
+def test_an_empty_object_is_told_to_be_empty(bucket):
+    storage.publish(f"{bucket}/empty.jpg", b"")
+    with pytest.raises(StorageError, match="It is empty"):
+        storage.read_at_most(f"{bucket}/empty.jpg", 10)

@@ -40,12 +40,14 @@ def test_the_configuration_knows_the_same_rules():
 
 @pytest.mark.parametrize("coldness", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("rule", STOCHASTIC)
-def test_pairs_are_drawn_without_replacement_by_weight(tmp_path, rule, coldness):
+def test_pairs_are_drawn_without_replacement_by_weight(rule, coldness):
     """P(i, then j) = w_i / Σw · w_j / (Σw − w_i); each count within 4 standard errors."""
-    folder = str(tmp_path)
-    publish_table(folder, scores(list(BALD), list(BALD.values())))
-    settings = {"by": rule, "coldness": coldness}
-    drawn = Counter(tuple(picks(top_k(folder, 2, seed=s, **settings))) for s in range(DRAWS))
+    rows = scores(list(BALD), list(BALD.values()))
+    descending = -np.array(list(BALD.values()), np.float32)
+    drawn = Counter()
+    for seed in range(DRAWS):
+        first, second, *_ = np.argsort(-information(rows, rule, seed, coldness, descending))
+        drawn[list(BALD)[first], list(BALD)[second]] += 1
     weights = {image: weight(rule, image, coldness) for image in BALD}
     total = sum(weights.values())
     for first, second in permutations(BALD, 2):

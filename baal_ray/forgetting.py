@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from baal_ray import storage
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import open_parquet, publish_table
+from baal_ray.parquet import open_parquet, open_with_footer, publish_table
 from baal_ray.rounds import refuse_unfinished, round_ids
 from baal_ray.workspace import manifest_uri, rounds_uri, scores_uri
 
@@ -105,23 +105,24 @@ def _replace(trace: Trace) -> None:
 
 
 def _rename(round_folder: str, name: str, new: str) -> None:
-    with open_parquet(new) as file:
+    with open_with_footer(new) as (file, footer):
         groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    listed = {"row_groups": groups, "footer": footer}
     for uri in storage.list_files(round_folder, ".json"):
         before = json.loads(storage.read(uri))
-        after = _renamed(before, name, new.rsplit("/", 1)[-1], groups)
+        after = _renamed(before, name, new.rsplit("/", 1)[-1], listed)
         if after != before:
             storage.publish(uri, json.dumps(after, indent=2, ensure_ascii=False).encode())
 
 
-def _renamed(value: Any, name: str, new: str, groups: list[int]) -> Any:
-    """A JSON value with a file's new name in place of the old, and its row groups where listed."""
+def _renamed(value: Any, name: str, new: str, listed: dict[str, Any]) -> Any:
+    """A JSON value with a file's new name in place of the old, and what is listed of it anew."""
     if isinstance(value, str):
         return value.removesuffix(name) + new if value.endswith(name) else value
     if isinstance(value, list):
-        return [_renamed(item, name, new, groups) for item in value]
+        return [_renamed(item, name, new, listed) for item in value]
     if isinstance(value, dict):
-        renamed = {key: _renamed(item, name, new, groups) for key, item in value.items()}
-        listed = "row_groups" in value and renamed != value
-        return renamed | {"row_groups": groups} if listed else renamed
+        renamed = {key: _renamed(item, name, new, listed) for key, item in value.items()}
+        now = {key: listed[key] for key in listed.keys() & value.keys()}
+        return renamed if renamed == value else renamed | now
     return value

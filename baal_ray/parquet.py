@@ -25,13 +25,32 @@ def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
         CorruptFileError: it has pickled Python objects in it.
         StorageError: it cannot be read, or is no Parquet, as found on opening or while it is open.
     """
+    with _opened(uri) as (parquet, _):
+        yield parquet
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:
     try:
         with storage.open_arrow(uri) as source:
-            yield _checked(source, uri, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+            yield _checked(source, uri, pre_buffer=False, buffer_size=_BUFFER_BYTES), source
     except pa.ArrowInvalid as error:
         raise StorageError(f"{uri} is not a whole Parquet file: {error}") from error
     except OSError as error:
         raise StorageError(told(f"{uri} cannot be read", error)) from error
+
+
+@contextmanager
+def open_with_footer(uri: str) -> Iterator[tuple[pq.ParquetFile, str]]:
+    """The same, with the sha256 of the footer: sizes, places and statistics of all that is in it.
+
+    Raises:
+        CorruptFileError: it has pickled Python objects in it.
+        StorageError: it cannot be read, or is no Parquet, as found on opening or while it is open.
+    """
+    with _opened(uri) as (parquet, source):
+        source.seek(source.size() - parquet.metadata.serialized_size - 8)
+        yield parquet, storage.sha256(source.read())
 
 
 def parse_parquet(data: bytes, uri: str, wanted: Callable[[str], bool]) -> pa.Table:
@@ -52,7 +71,7 @@ def _checked(source: pa.NativeFile, uri: str, **options: Any) -> pq.ParquetFile:
         file = pq.ParquetFile(source, **options)
     except pa.ArrowInvalid:
         raise
-    except ValueError as error:  # from an extension type that cannot read its own metadata
+    except (TypeError, ValueError) as error:  # from an extension type, of its own metadata
         raise pa.ArrowInvalid(str(error)) from error
     if _PICKLED in str(file.schema_arrow):
         raise CorruptFileError(

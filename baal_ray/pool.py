@@ -20,7 +20,7 @@ from baal_ray.cluster import READER_CPUS
 from baal_ray.errors import StorageError
 from baal_ray.ids import Hashes, IdSet
 from baal_ray.parquet import open_parquet
-from baal_ray.pool_listing import PoolFile, PoolListing
+from baal_ray.pool_listing import PoolFile, PoolListing, id_column
 from baal_ray.roots import Roots
 
 # Images held at a time while reading: 6 MB of 100 kB photographs, 300 MB of the largest.
@@ -161,7 +161,7 @@ def _reader(
 def _read_row_group(uri: str, group: int, column: str, wanted: _Wanted) -> Iterator[pa.Table]:
     """`id` and the other column of the wanted rows, a few at a time."""
     with open_parquet(uri) as parquet:
-        keep = wanted.mask(parquet.read_row_group(group, columns=["id"])["id"])
+        keep = wanted.mask(id_column(parquet.read_row_group(group, columns=["id"]), uri))
         if not keep.any():
             return
         start = 0
@@ -185,19 +185,21 @@ def _with_image(rows: pa.Table, source: str) -> pa.Table:
 
 
 def _fetch(rows: pa.Table, source: str | None, roots: Roots) -> pa.Table:
-    uris = rows["uri"].to_pylist()
+    uris = rows["uri"].cast(pa.binary()).to_pylist()  # as text, one that is none ends them all
     with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
         fetched = list(threads.map(partial(_fetch_one, roots=roots), uris))
     images, errors = [image for image, _ in fetched], [error for _, error in fetched]
-    sources = uris if source is None else [source] * len(rows)
+    sources = rows["uri"] if source is None else [source] * len(rows)
     columns = {"id": rows["id"], "source": sources, "image": images, "error": errors}
     return pa.table(columns, schema=_ROWS)
 
 
-def _fetch_one(uri: str | None, roots: Roots) -> tuple[bytes | None, str | None]:
+def _fetch_one(uri: bytes | None, roots: Roots) -> tuple[bytes | None, str | None]:
     if uri is None:
         return None, "its uri is null"
     try:
-        return storage.read_at_most(roots.resolve(uri), _MOST_IMAGE_BYTES), None
+        return storage.read_at_most(roots.resolve(uri.decode()), _MOST_IMAGE_BYTES), None
+    except UnicodeDecodeError:
+        return None, f"its uri {uri!r} is not UTF-8; write it again in the pool file as UTF-8"
     except StorageError as error:
         return None, str(error)

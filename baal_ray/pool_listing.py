@@ -18,7 +18,7 @@ from baal_ray.cluster import READER_CPUS
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import Hashes, IdSet, hash_ids
-from baal_ray.parquet import open_parquet, publish_table
+from baal_ray.parquet import open_parquet, open_with_footer, publish_table
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -34,10 +34,17 @@ _TYPES = {"id": _STRING, "uri": _STRING, "image": _BINARY}
 
 @dataclass(frozen=True)
 class PoolFile:
-    """A Parquet file of the pool: where it is, and how many rows each of its row groups has."""
+    """A Parquet file of the pool.
+
+    Attributes:
+        uri: where it is.
+        row_groups: how many rows each of its row groups has.
+        footer: the sha256 of its footer; None in plans of older versions.
+    """
 
     uri: str
     row_groups: list[int]
+    footer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class PoolListing:
                 for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns):
                     everywhere = pa.repeat(pa.scalar(file.uri), len(batch))
                     source = batch["uri"] if self.images_are_files else everywhere
-                    yield pa.table({"id": batch["id"].cast(pa.string()), "source": source})
+                    yield pa.table({"id": id_column(batch, file.uri), "source": source})
 
     def ids(self) -> IdSet:
         """Every image's id, in 16 bytes each."""
@@ -163,24 +170,47 @@ def check_ids(listing: PoolListing) -> None:
         )
 
 
+def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.ChunkedArray:
+    """The ids of some rows of a pool file, as strings.
+
+    Raises:
+        PoolError: one is not UTF-8.
+    """
+    try:
+        ids = rows["id"].cast(pa.string())
+        ids.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise PoolError(
+            f"pool file {uri} has an id that is not UTF-8 ({error}); write the file again with "
+            "ids that are"
+        ) from error
+    return ids
+
+
 def _inspect(uri: str) -> tuple[PoolFile, Literal["image", "uri"]]:
     """A file's row groups, and which of the two columns it has.
 
     Column types are those of the values where they are dictionary-encoded, as pandas' categories.
     """
-    with open_parquet(uri) as parquet:
+    with open_with_footer(uri) as (parquet, footer):
+        names = parquet.schema_arrow.names
         columns = {
             field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type
             for field in parquet.schema_arrow
         }
         groups = range(parquet.metadata.num_row_groups)
-        file = PoolFile(uri, [parquet.metadata.row_group(i).num_rows for i in groups])
+        file = PoolFile(uri, [parquet.metadata.row_group(i).num_rows for i in groups], footer)
     column: Literal["image", "uri"] = "image" if "image" in columns else "uri"
     for name in ("id", column):
         if name not in columns:
             wanted = "id" if name == "id" else "image` (encoded bytes) or `uri"
             raise PoolError(
                 f"pool file {uri} has no column `{wanted}`; it has {', '.join(columns)}"
+            )
+        if names.count(name) > 1:
+            raise PoolError(
+                f"pool file {uri} has {names.count(name)} columns `{name}`; there must be one. "
+                "Write the file again with one"
             )
         wanted, allowed = _TYPES[name]
         if columns[name] not in allowed:
@@ -196,8 +226,10 @@ def _change(file: PoolFile) -> str | None:
         now, _ = _inspect(file.uri)
     except (PoolError, StorageError) as error:
         return str(error)
-    if now == file:
+    if now == replace(file, footer=file.footer or now.footer):
         return None
+    if now.row_groups == file.row_groups:
+        return f"{file.uri} has other contents than when the round was planned, by its footer"
     before, after = (f"row groups of {f.row_groups}" for f in (file, now))
     return f"{file.uri} had {before} when the round was planned; it has {after} now"
 
@@ -224,7 +256,7 @@ def _hash_file(uri: str, partitions: int) -> tuple[npt.NDArray[np.int64] | Hashe
     without, hashed, start = [np.empty(0, np.int64)], [hash_ids([])], 0
     with open_parquet(uri) as parquet:
         for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id"]):
-            ids = batch["id"].cast(pa.string())
+            ids = id_column(batch, uri)
             given = pc.fill_null(pc.not_equal(ids, ""), False)
             without.append(start + np.flatnonzero(~given.to_numpy(zero_copy_only=False)))
             hashed.append(hash_ids(ids.filter(given)))

@@ -11,7 +11,9 @@ import pytest
 from baal_ray import pool_listing, storage
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
-from baal_ray.pool_listing import PoolFile, PoolListing, _hash_file, list_pool
+from baal_ray.pool import _fetch
+from baal_ray.pool_listing import PoolListing, _hash_file, list_pool
+from baal_ray.roots import Roots
 
 
 def write(path, columns, **options):
@@ -46,16 +48,18 @@ def test_a_folder_of_parquet_is_its_files_and_their_row_groups(tmp_path):
     )
     touch(tmp_path / "p", "_SUCCESS", "_metadata.parquet", ".hidden.parquet", "notes.txt")
     listing = listed(tmp_path / "p")
-    assert listing == PoolListing(
-        [PoolFile(first, [2, 1]), PoolFile(second, [1])], "image", str(tmp_path / "p"), False
-    )
+    assert [(file.uri, file.row_groups) for file in listing.files] == [
+        (first, [2, 1]),
+        (second, [1]),
+    ]
+    assert listing == PoolListing(listing.files, "image", str(tmp_path / "p"), False)
     assert listing.rows == 4
     assert pa.concat_tables(listing.read_ids()).to_pydict() == {
         "id": ["a", "b", "c", "d"],
         "source": [first, first, first, second],
     }
     assert listing.ids().contains(["a", "d", "other"]).tolist() == [True, True, False]
-    assert listing.only({second}).files == [PoolFile(second, [1])]
+    assert listing.only({second}).files == listing.files[1:]
     assert PoolListing.from_json(listing.to_json()) == listing
 
 
@@ -165,6 +169,48 @@ def test_what_has_become_of_the_files_since_is_told(tmp_path):
         "now"
     )
     assert lacking.startswith(f"pool file {other} has no column `image`")
+
+
+def test_a_file_with_other_contents_and_as_many_rows_is_a_change(tmp_path):
+    file = write(tmp_path / "1.parquet", {"id": ["a"], "image": [b"x"]})
+    planned = listed(tmp_path)
+    older = PoolListing.from_json(
+        planned.to_json() | {"files": [{"uri": file, "row_groups": [1]}]}
+    )
+    write(file, {"id": ["b"], "image": [b"x"]})
+    assert planned.changes() == [
+        f"{file} has other contents than when the round was planned, by its footer"
+    ]
+    assert older.changes() == []  # a plan of a version that wrote down no footers
+
+
+def not_utf8(*values):
+    offsets = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
+
+
+def test_an_id_that_is_not_utf8_is_told_with_its_file(tmp_path):
+    columns = {"id": not_utf8(b"ok", b"caf\xe9"), "image": [b"1", b"2"]}
+    file = write(tmp_path / "1.parquet", columns)
+    for reads in (listed(tmp_path).ids, lambda: _hash_file(file, 1)):
+        with pytest.raises(PoolError, match=f"{file} has an id that is not UTF-8 .*; write"):
+            reads()
+
+
+def test_a_uri_that_is_not_utf8_is_an_unreadable_image(tmp_path):
+    touch(tmp_path, "a.jpg")
+    rows = pa.table({"id": ["a", "b"], "uri": not_utf8(b"a.jpg", b"caf\xe9.jpg")})
+    fetched = _fetch(rows, "pool.parquet", Roots(str(tmp_path)))
+    assert fetched["image"].to_pylist() == [b"x", None]
+    assert "is not UTF-8" in fetched["error"].to_pylist()[1]
+
+
+def test_a_column_that_is_there_twice_is_told(tmp_path):
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array([b"1"])]
+    write(tmp_path / "1.parquet", pa.Table.from_arrays(columns, names=["id", "id", "image"]))
+    with pytest.raises(PoolError, match=r"1\.parquet has 2 columns `id`; there must be one"):
+        listed(tmp_path)
 
 
 def test_a_folder_of_images_is_listed_with_the_paths_below_it_as_ids(tmp_path, monkeypatch):

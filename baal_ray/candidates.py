@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from baal_ray import images, storage
 from baal_ray.cluster import READER_CPUS, WRITER_CPUS
 from baal_ray.config import RoundConfig
 from baal_ray.datasink import PublishedParquet, Written
+from baal_ray.errors import CorruptFileError
 from baal_ray.ids import IdSet
+from baal_ray.parquet import parse_parquet
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing
 from baal_ray.schema import BATCH, SELECTION
@@ -80,9 +81,22 @@ def _write(listing: PoolListing, selection: pa.Table, folder: str, config: Round
 
 
 def read_batch(files: Iterable[str]) -> pa.Table:
-    """The rows of an acquisition batch without their images, in order of rank."""
+    """The rows of an acquisition batch without their images, in order of rank.
+
+    Raises:
+        CorruptFileError: a file is torn or rotten.
+        StorageError: a file is missing or cannot be read.
+    """
     tables = [SELECTION.empty_table()]
     for file in files:
-        fs, path = storage.arrow_filesystem(file)
-        tables.append(pq.read_table(path, filesystem=fs, columns=SELECTION.names).cast(SELECTION))
+        try:
+            data = storage.read_verified(file)
+        except CorruptFileError as error:
+            raise CorruptFileError(
+                f"{file} is torn, truncated or rotten. Put back a whole copy of it; while the "
+                "manifest has no picks of its round, you may delete the round's folder instead, "
+                "and run it again."
+            ) from error
+        rows = parse_parquet(data, file, SELECTION.names.__contains__)
+        tables.append(rows.select(SELECTION.names).cast(SELECTION))
     return pa.concat_tables(tables).sort_by("rank")

@@ -38,6 +38,7 @@ from baal_ray.notification import notify, told_if_it_fails
 from baal_ray.parquet import open_parquet, publish_table
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
+from baal_ray.rounds import read_stage
 from baal_ray.scoring import fingerprint_uri, score_images, scored_already
 from baal_ray.shared_workspace import check_workspace
 from baal_ray.termination import ending_at_once
@@ -418,8 +419,7 @@ class _Round:
         return storage.join(self._folder, f"{stage}.json")
 
     def _read(self, stage: str) -> Result | None:
-        uri = self._uri(stage)
-        return json.loads(storage.read(uri)) if storage.exists(uri) else None
+        return read_stage(self._config.workspace, self._round_id, stage)
 
     def _once(self, stage: str, run: Callable[[], Result]) -> Result:
         """A stage's result: the one that is there, else the one it gives now."""

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from baal_ray import storage
+from baal_ray.errors import CorruptFileError, StorageError
 from baal_ray.manifest import Manifest
 from baal_ray.parquet import open_parquet, open_with_footer, publish_table
-from baal_ray.rounds import refuse_unfinished, round_ids
+from baal_ray.rounds import refuse_unfinished
 from baal_ray.workspace import manifest_uri, rounds_uri, scores_uri
 
 
@@ -29,11 +30,14 @@ class Trace:
         uri: the file.
         round_folder: the folder of the round that names it, if one does.
         ids: which of them it holds.
+        rotten: whether it is a file of scores that nobody can read; forgetting deletes it, and
+            scores are made again.
     """
 
     uri: str
     round_folder: str | None
     ids: list[str]
+    rotten: bool = False
 
 
 def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
@@ -45,8 +49,16 @@ def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
         StorageError: a file cannot be read; nobody knows what it holds.
     """
     wanted = pa.array(ids, pa.string())
-    found = (Trace(*file, _ids_in(file[0], wanted)) for file in _files(workspace))
-    return [trace for trace in found if trace.ids]
+    scores = f"{scores_uri(workspace)}/"
+    found = []
+    for uri, round_folder in _files(workspace):
+        try:
+            found.append(Trace(uri, round_folder, _ids_in(uri, wanted)))
+        except StorageError as error:
+            if not uri.startswith(scores) or isinstance(error.__cause__, OSError):
+                raise
+            found.append(Trace(uri, None, [], rotten=True))
+    return [trace for trace in found if trace.ids or trace.rotten]
 
 
 def forget_images(workspace: str, ids: Sequence[str]) -> list[Trace]:
@@ -61,13 +73,15 @@ def forget_images(workspace: str, ids: Sequence[str]) -> list[Trace]:
         StorageError: a file cannot be read or written; run it again.
     """
     refuse_unfinished(workspace)
+    for trace in find_traces(workspace, ids):  # a file that is rotten is told before any change
+        _check_whole(trace)
     manifest = Manifest(manifest_uri(workspace))
     manifest.forget(pa.table({"id": pa.array(ids, pa.string())}))
     # Planned before the deletion, a round would miss the versions of the manifest that go now.
     refuse_unfinished(workspace)
     traces = find_traces(workspace, ids)
     for trace in traces:
-        if storage.is_named_by_sha256(trace.uri):
+        if storage.is_named_by_sha256(trace.uri) and not trace.rotten:
             _replace(trace)
         storage.delete(trace.uri)
     for file in storage.unfinished_files(workspace):  # which may hold them, too
@@ -77,14 +91,26 @@ def forget_images(workspace: str, ids: Sequence[str]) -> list[Trace]:
 
 def _files(workspace: str) -> Iterator[tuple[str, str | None]]:
     """Every file of ours with ids in it, and the folder of the round that names it."""
-    rounds = [storage.join(rounds_uri(workspace), id) for id in round_ids(workspace)]
-    for folder in (*rounds, scores_uri(workspace)):
-        for file in storage.list_files(folder, ".parquet"):
-            if storage.is_named_by_sha256(file):
-                yield file, folder if folder in rounds else None
+    rounds, scores = rounds_uri(workspace), scores_uri(workspace)
+    for folder in (rounds, scores):
+        for name in storage.walk_files(folder):
+            if name.endswith(".parquet") and storage.is_named_by_sha256(name):
+                of_round = storage.join(rounds, name.partition("/")[0])
+                yield storage.join(folder, name), of_round if folder == rounds else None
     # Those of merges that failed are in no version, so what the folder holds counts.
     for file in storage.list_files(manifest_uri(workspace), ".parquet"):
         yield file, None
+
+
+def _check_whole(trace: Trace) -> None:
+    if trace.round_folder is not None:
+        try:
+            storage.read_verified(trace.uri)
+        except CorruptFileError as error:
+            raise CorruptFileError(
+                f"{trace.uri} is torn or rotten, so no file without the images can be made of it; "
+                "nothing was changed. Put back a whole copy of it"
+            ) from error
 
 
 def _ids_in(uri: str, wanted: pa.Array) -> list[str]:
@@ -109,7 +135,7 @@ def _rename(round_folder: str, name: str, new: str) -> None:
         groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     listed = {"row_groups": groups, "footer": footer}
     for uri in storage.list_files(round_folder, ".json"):
-        before = json.loads(storage.read(uri))
+        before = storage.read_json(uri)
         after = _renamed(before, name, new.rsplit("/", 1)[-1], listed)
         if after != before:
             storage.publish(uri, json.dumps(after, indent=2, ensure_ascii=False).encode())

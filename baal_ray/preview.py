@@ -1,6 +1,5 @@
 """What a round would do, and about how long it would take, without doing any of it."""
 
-import json
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +12,7 @@ from baal_ray.ids import IdSet, hash_ids
 from baal_ray.manifest import Manifest
 from baal_ray.parquet import open_parquet
 from baal_ray.pool_listing import list_pool
+from baal_ray.rounds import read_stage
 from baal_ray.scoring import fingerprint_uri, score_files
 from baal_ray.training import Fit, find_fit
 from baal_ray.workspace import checkpoint_uri, manifest_uri, round_uri, scores_uri
@@ -126,11 +126,10 @@ def _last_round(workspace: str, manifest: Manifest) -> dict[str, Any] | None:
     """What the latest finished round that fitted and scored came to."""
     for change in manifest.history():
         if change["change"] == "acquire" and change["round"] is not None:
-            record = storage.join(round_uri(workspace, change["round"]), "round.json")
-            if storage.exists(record):
-                result: dict[str, Any] = json.loads(storage.read(record))["result"]
-                if result["scored"]:
-                    return result
+            done = read_stage(workspace, change["round"], "round")
+            if done is not None and done["result"]["scored"]:
+                result: dict[str, Any] = done["result"]
+                return result
     return None
 
 

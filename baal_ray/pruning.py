@@ -1,9 +1,9 @@
 """What a workspace does not need any more: old models, their scores, and leftovers."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from baal_ray import storage
 from baal_ray.manifest import Manifest
@@ -103,14 +103,18 @@ def _models(workspace: str, old: set[str]) -> list[str]:
 
 def _fits(workspace: str, old: set[str]) -> list[str]:
     records = storage.list_files(fits_uri(workspace), "/fit.json")
-    return [_folder(uri) for uri in records if json.loads(storage.read(uri))["checkpoint"] in old]
+    return [_folder(uri) for uri in records if _record(uri)["checkpoint"] in old]
 
 
 def _scores(workspace: str, old: set[str]) -> list[str]:
     folder = scores_uri(workspace)
     names = [name for name in storage.walk_files(folder) if name.endswith("/_fingerprint.json")]
     records = [storage.join(folder, name) for name in names]
-    return [_folder(uri) for uri in records if json.loads(storage.read(uri))["checkpoint"] in old]
+    return [_folder(uri) for uri in records if _record(uri)["checkpoint"] in old]
+
+
+def _record(uri: str) -> dict[str, Any]:
+    return storage.read_json(uri, "Delete it: when it is needed again it is made again.")
 
 
 def _epochs(workspace: str, fits: list[str]) -> Iterator[str]:

@@ -1,23 +1,33 @@
 """The rounds of a workspace as their folders tell: which there are, and which are unfinished."""
 
-import json
 from typing import Any
 
 from baal_ray import storage
 from baal_ray.errors import UnfinishedRoundError
-from baal_ray.workspace import round_uri, rounds_uri
+from baal_ray.workspace import is_round_id, round_uri, rounds_uri
+
+# What a round makes: first the listings of its pool and targets, then a file for each stage.
+_BEGUN = {"pool", "targets", "plan.json", "fit.json", "scores.json", "batch.json", "round.json"}
+_OURS = _BEGUN | {"batch"}
 
 
 def read_stage(workspace: str, round_id: str, stage: str) -> dict[str, Any] | None:
-    """What a stage of a round left behind, None where it has not run."""
+    """What a stage of a round left behind, None where it has not run.
+
+    Raises:
+        CorruptFileError: the file is rotten.
+    """
     uri = storage.join(round_uri(workspace, round_id), f"{stage}.json")
-    found: dict[str, Any] | None = json.loads(storage.read(uri)) if storage.exists(uri) else None
-    return found
+    return storage.read_json(uri, _remedy(round_id, stage)) if storage.exists(uri) else None
 
 
-def round_ids(workspace: str) -> list[str]:
-    """All of them, labelled sets that were brought in too, sorted."""
-    return sorted(_folders(workspace))
+def _remedy(round_id: str, stage: str) -> str:
+    if stage in ("fit", "scores", "round"):
+        return f"Delete it and run round {round_id} again: it is made again."
+    return (
+        f"Put back a whole copy of it; while the manifest has no picks of round {round_id}, you "
+        "may delete the round's folder instead, and run it again."
+    )
 
 
 def finished_rounds(workspace: str) -> list[str]:
@@ -37,7 +47,7 @@ def unfinished_rounds(workspace: str) -> list[str]:
     """
     folders = _folders(workspace)
     return sorted(
-        id for id, holds in folders.items() if holds - {"batch"} and "round.json" not in holds
+        id for id, holds in folders.items() if holds & _BEGUN and "round.json" not in holds
     )
 
 
@@ -49,9 +59,9 @@ def refuse_unfinished(workspace: str) -> None:
 
 
 def _folders(workspace: str) -> dict[str, set[str]]:
-    """What each round's folder holds, one level deep."""
+    """What each round's folder holds, one level deep; whatever else lies there is passed over."""
     found: dict[str, set[str]] = {}
     for name in storage.walk_files(rounds_uri(workspace)):
         round_id, _, below = name.partition("/")
         found.setdefault(round_id, set()).add(below.partition("/")[0])
-    return found
+    return {id: holds for id, holds in found.items() if holds & _OURS and is_round_id(id)}

@@ -1,12 +1,11 @@
 """The rounds of a workspace and what became of their picks."""
 
-import json
 from collections import Counter
 
-from baal_ray import storage
 from baal_ray.manifest import Manifest
+from baal_ray.rounds import finished_rounds, read_stage
 from baal_ray.schema import ACQUIRED, LABELLED
-from baal_ray.workspace import manifest_uri, rounds_uri
+from baal_ray.workspace import manifest_uri
 
 
 def round_rows(workspace: str) -> list[tuple[str, ...]]:
@@ -44,8 +43,8 @@ def round_rows(workspace: str) -> list[tuple[str, ...]]:
 
 def _accuracies(workspace: str) -> dict[str, str]:
     found = {}
-    for file in storage.list_files(rounds_uri(workspace), "/round.json"):
-        result = json.loads(storage.read(file))["result"]
+    for round_id in finished_rounds(workspace):
+        result = (read_stage(workspace, round_id, "round") or {})["result"]
         if "accuracy" in result["metrics"]:
             found[result["round_id"]] = f"{result['metrics']['accuracy']:.3f}"
     return found

@@ -6,6 +6,7 @@ whole file or none.
 """
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -233,6 +234,29 @@ def read_verified(uri: str) -> bytes:
             "it is made again."
         )
     return data
+
+
+def read_json(uri: str, remedy: str = "Put back a whole copy of it.") -> dict[str, Any]:
+    """The object in a JSON file of a workspace.
+
+    Args:
+        uri: the file.
+        remedy: what to do if it is rotten.
+
+    Raises:
+        CorruptFileError: it holds no JSON object.
+        StorageError: the file is missing or cannot be read.
+    """
+    data = read(uri)
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(
+            f"{uri} has {len(data)} bytes that are no whole JSON ({error}). {remedy}"
+        ) from error
+    if not isinstance(found, dict):
+        raise CorruptFileError(f"{uri} holds no JSON object. {remedy}")
+    return found
 
 
 def is_named_by_sha256(uri: str) -> bool:

@@ -80,7 +80,7 @@ def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
 
 
 def _read(job: FitJob, reused: bool) -> Fit:
-    found = json.loads(storage.read(job.record))
+    found = storage.read_json(job.record, "Delete it: the fit goes on from its last epoch.")
     return Fit(found["checkpoint"], found["labels"], found["history"], reused)
 
 

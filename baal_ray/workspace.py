@@ -40,10 +40,15 @@ def round_uri(workspace: str, round_id: str) -> str:
     Raises:
         ConfigError: the round's id cannot be one.
     """
-    if not _ROUND_ID.fullmatch(round_id):
+    if not is_round_id(round_id):
         rule = "letters, digits, '.', '_' and '-', 100 at most, the first a letter or digit"
         raise ConfigError("round", [f"its id is {round_id!r}; it must be {rule}"])
     return join(rounds_uri(workspace), round_id)
+
+
+def is_round_id(name: str) -> bool:
+    """Whether a round may have this name."""
+    return _ROUND_ID.fullmatch(name) is not None
 
 
 def batch_uri(workspace: str, round_id: str) -> str:

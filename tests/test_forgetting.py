@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -170,6 +171,27 @@ def test_nothing_is_forgotten_while_a_round_is_unfinished(workspace):
     with pytest.raises(UnfinishedRoundError, match="night-2"):
         forget_images(workspace, FORGOTTEN)
     assert everything(workspace) == before
+
+
+def test_a_rotten_file_of_scores_goes_as_nobody_knows_what_it_holds(workspace):
+    rotten = storage.list_files(f"{workspace}/scores", ".parquet")[0]
+    storage.publish(rotten, storage.read(rotten)[:100])
+    assert rotten in [trace.uri for trace in forget_images(workspace, ["nobody"]) if trace.rotten]
+    assert not storage.exists(rotten)
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "changed"])
+def test_a_rotten_batch_is_told_before_anything_is_changed(workspace, how):
+    (batch,) = storage.list_files(f"{workspace}/rounds/night-1/batch")
+    data = storage.read(batch)
+    changed = re.sub(rb"canary(?!\.jpg)", b"CANARY", data)  # of an image
+    spoilt = {"empty": b"", "cut": data[:100], "changed": changed}[how]
+    assert spoilt != data
+    storage.publish(batch, spoilt)
+    before = Manifest(f"{workspace}/manifest").version
+    with pytest.raises(StorageError, match=batch):
+        forget_images(workspace, FORGOTTEN)
+    assert Manifest(f"{workspace}/manifest").version == before
 
 
 def forget_until(workspace, last):

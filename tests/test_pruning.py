@@ -7,6 +7,7 @@ import pytest
 from deltalake import DeltaTable
 
 from baal_ray import storage
+from baal_ray.errors import CorruptFileError
 from baal_ray.manifest import Manifest
 from baal_ray.pruning import plan_pruning
 from baal_ray.workspace import manifest_uri
@@ -191,3 +192,10 @@ def test_the_manifest_keeps_its_rows_and_the_versions_that_unfinished_rounds_beg
     assert [manifest.at(version).rows() for version in planned_on.values()] == then
     assert manifest.rounds() == [f"night-{number}" for number in range(4)]
     manifest.acquire(pa.table({"id": ["4"]}), "night-4")
+
+
+@pytest.mark.parametrize("record", ["fits/b/fit.json", "scores/b8/_fingerprint.json"])
+def test_a_rotten_record_is_named(workspace, record):
+    write(workspace, record, "")
+    with pytest.raises(CorruptFileError, match=rf"{record} has 0 bytes .* Delete it"):
+        plan_pruning(workspace, keep=1)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from baal_ray import storage
-from baal_ray.errors import UnfinishedRoundError
+from baal_ray.errors import CorruptFileError, UnfinishedRoundError
 from baal_ray.rounds import finished_rounds, read_stage, refuse_unfinished, unfinished_rounds
 from baal_ray.workspace import round_uri
 
@@ -42,3 +42,29 @@ def test_a_round_that_was_begun_is_unfinished_until_its_record_is_there(tmp_path
     assert caught.value.rounds == ["night"]
     put(workspace, "night", "round.json")
     assert unfinished_rounds(workspace) == []
+
+
+def test_what_is_no_round_is_passed_over(tmp_path):
+    workspace = str(tmp_path)
+    finish(workspace, "done", 0)
+    for stray in (
+        "notes.txt",
+        "Thumbs.db",
+        "my notes.txt",
+        "done (copy)/plan.json",
+        "x/notes.txt",
+    ):
+        storage.publish(f"{workspace}/rounds/{stray}", b"{}")
+    put(workspace, "labelled-0123", "batch/1.parquet")
+    put(workspace, "labelled-0123", "Thumbs.db")
+    assert unfinished_rounds(workspace) == []
+    assert finished_rounds(workspace) == ["done"]
+
+
+@pytest.mark.parametrize("rotten", ["", '{"result": {"rou', "[]", "\0"])
+@pytest.mark.parametrize("stage", ["plan", "batch", "fit", "round"])
+def test_a_rotten_record_is_named_with_what_to_do(tmp_path, stage, rotten):
+    put(str(tmp_path), "night", f"{stage}.json", rotten)
+    told = rf"night/{stage}\.json .*(Delete it and run|Put back a whole copy)"
+    with pytest.raises(CorruptFileError, match=told):
+        read_stage(str(tmp_path), "night", stage)

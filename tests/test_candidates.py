@@ -1,0 +1,21 @@
+import pyarrow as pa
+import pytest
+
+from baal_ray import storage
+from baal_ray.candidates import read_batch
+from baal_ray.errors import CorruptFileError, StorageError
+from baal_ray.parquet import publish_table
+from baal_ray.schema import BATCH
+
+
+def test_a_batch_file_that_is_rotten_or_missing_is_named(tmp_path):
+    columns = {"id": ["a"], "rank": [1], "rule": ["random"], "image": [b"x"]}
+    arrays = [pa.array(columns.get(field.name, [None]), field.type) for field in BATCH]
+    file = publish_table(str(tmp_path), pa.table(arrays, schema=BATCH))
+    assert read_batch([file])["id"].to_pylist() == ["a"]
+    storage.publish(file, storage.read(file)[:100])
+    with pytest.raises(CorruptFileError, match=f"{file} is torn.*Put back a whole copy"):
+        read_batch([file])
+    storage.delete(file)
+    with pytest.raises(StorageError, match=f"{file} cannot be read"):
+        read_batch([file])

@@ -136,7 +136,7 @@ def status(config_path: str) -> None:
     table = Table("round", "rule", "acquired", "labelled", "waiting", "accuracy before", box=None)
     for row in round_rows(RoundConfig.from_yaml(config_path).workspace):
         table.add_row(*row)
-    Console().print(table)
+    _console().print(table)
 
 
 @main.command()
@@ -148,8 +148,7 @@ def doctor(config_path: str) -> None:
     `ray job submit --working-dir . -- baal-ray doctor CONFIG`.
     """
     logging.disable(logging.WARNING)
-    # A terminal breaks long lines; whoever reads a pipe gets a check a line.
-    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    console = _console()
     with console.status("loading Ray") as status:
         from baal_ray.doctor import examine
 
@@ -235,8 +234,12 @@ def import_(
 def export(config_path: str, file: str, status: str, round_id: str | None) -> None:
     """Write the images that wait for a label to FILE (.csv, .parquet or .jsonl)."""
     from baal_ray.labels import export_labels
+    from baal_ray.rounds import check_round
 
-    manifest = _manifest(RoundConfig.from_yaml(config_path))
+    config = RoundConfig.from_yaml(config_path)
+    if round_id is not None:
+        check_round(config.workspace, round_id)
+    manifest = _manifest(config)
     count = export_labels(
         manifest, file, status=None if status == "all" else status, round_id=round_id
     )
@@ -253,10 +256,13 @@ def release(config_path: str, file: str | None, round_id: str | None) -> None:
     FILE (.csv, .parquet or .jsonl) has a column `id`, as exported files do.
     """
     from baal_ray.labels import release_images
+    from baal_ray.rounds import check_round
 
     if (file is None) == (round_id is None):
         raise click.UsageError("Give either FILE or --round.")
     config = RoundConfig.from_yaml(config_path)
+    if round_id is not None:
+        check_round(config.workspace, round_id)
     count = release_images(_manifest(config), config.workspace, path=file, round_id=round_id)
     click.echo(f"{count} images released: they can be picked again")
 
@@ -293,7 +299,7 @@ def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) 
     table = Table("file", "images", box=None)
     for trace in traces:
         table.add_row(trace.uri, str(len(trace.ids)))
-    Console().print(table)
+    _console().print(table)
     held = {id for trace in traces for id in trace.ids}
     click.echo(
         f"{len(held)} of {len(wanted)} images were in {len(traces)} files of {config.workspace}"
@@ -323,7 +329,7 @@ def prune(config_path: str, keep: int, yes: bool) -> None:
     for removal in pruning.removals:
         count, size = str(len(removal.uris)), filesize.decimal(removal.bytes)
         table.add_row(removal.what, count, size, removal.uris[0])
-    Console().print(table)
+    _console().print(table)
     if pruning.waiting_for:
         rounds = ", ".join(pruning.waiting_for)
         click.echo(f"All models and scores stay until these rounds are finished: {rounds}")
@@ -333,6 +339,12 @@ def prune(config_path: str, keep: int, yes: bool) -> None:
     click.echo(
         f"{total} removed" if yes else f"{total} can go. Nothing was removed; --yes removes it."
     )
+
+
+def _console() -> Console:
+    """Shows names as they are. A terminal breaks long lines; a pipe gets a row a line."""
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(width=width, markup=False, emoji=False)
 
 
 def _manifest(config: RoundConfig) -> Any:

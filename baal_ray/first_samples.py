@@ -16,6 +16,7 @@ from baal_ray import storage
 from baal_ray.cluster import READER_CPUS
 from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.posterior import MCDropout
+from baal_ray.workspace import is_foreign
 
 LogProbs: TypeAlias = npt.NDArray[np.float32]
 
@@ -59,6 +60,8 @@ def kept_log_probs(files: Sequence[str], ids: IdSet, samples: int) -> KeptLogPro
 def _read_kept(file: str, wanted: Hashes, samples: int) -> tuple[int, Hashes, LogProbs]:
     data = storage.read_verified(file)
     rows = pq.read_table(pa.BufferReader(data), columns=["id", "log_probs"])
+    if is_foreign(file, rows.schema):
+        rows = rows.slice(0, 0)
     rows = rows.filter(rows["log_probs"].is_valid())
     rows = rows.filter(pa.array(IdSet(wanted).contains(rows["id"])))
     hashes = hash_ids(rows["id"])

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from baal_ray.errors import StorageError
+from baal_ray.remedies import told
 from baal_ray.storage import sha256
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,13 @@ def alone(uri: str) -> Iterator[None]:
     same work twice, but what they write is created once.
     """
     name = f"baal_ray-{os.getuid()}-{sha256(uri.encode())[:32]}.lock"
-    with open(os.path.join(tempfile.gettempdir(), name), "w") as file:
+    path = os.path.join(tempfile.gettempdir(), name)
+    try:
+        # Everybody may write in that folder, and a link planted there could lead anywhere.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StorageError(told(f"{path} cannot be locked", error)) from error
+    with os.fdopen(descriptor) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

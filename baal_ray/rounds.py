@@ -3,12 +3,15 @@
 from typing import Any
 
 from baal_ray import storage
-from baal_ray.errors import UnfinishedRoundError
+from baal_ray.errors import ConfigError, UnfinishedRoundError
 from baal_ray.workspace import is_round_id, round_uri, rounds_uri
 
 # What a round makes: first the listings of its pool and targets, then a file for each stage.
 _BEGUN = {"pool", "targets", "plan.json", "fit.json", "scores.json", "batch.json", "round.json"}
 _OURS = _BEGUN | {"batch"}
+
+# Rounds that an error names.
+_NAMED = 5
 
 
 def read_stage(workspace: str, round_id: str, stage: str) -> dict[str, Any] | None:
@@ -65,3 +68,14 @@ def _folders(workspace: str) -> dict[str, set[str]]:
         round_id, _, below = name.partition("/")
         found.setdefault(round_id, set()).add(below.partition("/")[0])
     return {id: holds for id, holds in found.items() if holds & _OURS and is_round_id(id)}
+
+
+def check_round(workspace: str, round_id: str) -> None:
+    """Refuse the name of a round that never began, nor was brought in as a labelled set.
+
+    Raises:
+        ConfigError: there is no such round.
+    """
+    if not storage.exists(round_uri(workspace, round_id)):
+        there = ", ".join(sorted(_folders(workspace))[-_NAMED:]) or "none"
+        raise ConfigError("round", [f"there is no round {round_id!r}; there are {there}"])

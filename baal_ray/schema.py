@@ -38,6 +38,9 @@ SCORES = pa.schema(
     ]
 )
 
+#: In a score file's own metadata: the name of the folder that it was written for.
+FINGERPRINT = b"baal_ray.fingerprint"
+
 #: The picks of one round, most informative first, before their images are fetched.
 SELECTION = pa.schema(
     [

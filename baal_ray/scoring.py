@@ -23,8 +23,9 @@ from baal_ray.ids import IdSet, hash_ids
 from baal_ray.model import DESCRIPTION
 from baal_ray.parquet import parse_parquet
 from baal_ray.rules import column_of
-from baal_ray.schema import SCORES
+from baal_ray.schema import FINGERPRINT, SCORES
 from baal_ray.scorer import PoolScorer, kept_share
+from baal_ray.workspace import is_foreign
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,8 @@ def score_images(
     storage.publish(storage.join(folder, "_fingerprint.json"), depends_on.encode())
     more = (keep_by, first)
     scored = through_actors(pool, PoolScorer, checkpoint, config, resources, seed, *more)
-    sink = PublishedParquet(folder, SCORES, _bytes_per_file(checkpoint, config, keep_by))
+    schema = SCORES.with_metadata({FINGERPRINT: folder.rsplit("/", 1)[-1]})
+    sink = PublishedParquet(folder, schema, _bytes_per_file(checkpoint, config, keep_by))
     scored.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
     written = sink.written
     return Scores(
@@ -228,7 +230,8 @@ def score_files(folder: str) -> list[str]:
 def scored_already(folder: str) -> IdSet:
     """The images that have scores in a folder; those with an error are to be tried again.
 
-    A file that is torn, rotten or none of scores is deleted, and its images are scored again.
+    A file that is torn, rotten or none of scores is deleted, and its images are scored again. One
+    of another model's scores counts for nothing here.
     """
     hashes = [hash_ids([])]
     for file in score_files(folder):
@@ -238,6 +241,9 @@ def scored_already(folder: str) -> IdSet:
             logger.warning("%s Its images are scored again.", error)
             storage.delete(file)
         else:
+            if is_foreign(file, rows.schema):
+                logger.warning("%s has scores of another fingerprint: its images are scored", file)
+                continue
             hashes.append(hash_ids(rows["id"].filter(rows["error"].is_null())))
     return IdSet(np.unique(np.concatenate(hashes)))
 

@@ -18,6 +18,7 @@ from baal_ray.ids import Ids, IdSet, hash_ids
 from baal_ray.parquet import parse_parquet
 from baal_ray.rules import RANKING_RULES, Scores, column_of, information, scores_of
 from baal_ray.schema import BALD_WITHOUT
+from baal_ray.workspace import is_foreign
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def _top_k(
     files = list(_files(scores_uri))
     ranks = _descending(files, leave_out, only) if by == "softrank_bald" else None
     rule = partial(information, rule=by, seed=seed, coldness=coldness, descending_N=ranks)
-    tables = (_read(file, columns) for file in files)
+    tables = _tables(files, columns)
     return _ranked(_chosen(_Best(rule, k, seed), tables, by, leave_out, only), by)
 
 
@@ -108,7 +109,7 @@ def _descending(
 ) -> npt.NDArray[np.float32]:
     """BALD of all rows that may be picked, negated and sorted."""
     found = [np.empty(0, np.float32)]
-    for table in _checked((_read(file, {"id", "error", "bald"}) for file in files), {"bald"}):
+    for table in _checked(_tables(files, {"id", "error", "bald"}), {"bald"}):
         score_N = scores_of(table, "bald")
         allowed = _allowed(table, leave_out, only) & np.isfinite(score_N)
         found.append(-score_N[allowed].astype(np.float32))
@@ -121,7 +122,7 @@ def count_eligible(
     scores_uri: str | Iterable[str], by: str, *, leave_out: IdSet | None = None
 ) -> int:
     """How many images `top_k` may pick from; arguments as there."""
-    tables = (_read(file, {"id", "error", column_of(by) or "id"}) for file in _files(scores_uri))
+    tables = _tables(_files(scores_uri), {"id", "error", column_of(by) or "id"})
     return sum(
         int((_allowed(table, leave_out, None) & np.isfinite(scores_of(table, by))).sum())
         for table in tables
@@ -177,7 +178,7 @@ def overlaps(
     if not len(picked):
         return []
     bests = [_Best(partial(scores_of, rule=name), len(picked), seed) for name in BALD_WITHOUT]
-    for table in _checked(map(_read, _files(scores_uri)), {"id", *BALD_WITHOUT}):
+    for table in _checked(_tables(_files(scores_uri)), {"id", *BALD_WITHOUT}):
         allowed = _allowed(table, leave_out, only)
         for best in bests:
             best.add(table, allowed)
@@ -250,6 +251,16 @@ def _read(uri: str, columns: Set[str] | None = None) -> pa.Table:
     return parse_parquet(
         data, uri, lambda name: name in columns if columns else name != "log_probs"
     )
+
+
+def _tables(files: Iterable[str], columns: Set[str] | None = None) -> Iterator[pa.Table]:
+    """The files one by one, less those of another fingerprint's scores."""
+    for file in files:
+        table = _read(file, columns)
+        if is_foreign(file, table.schema):
+            logger.warning("%s has scores of another fingerprint: it is passed over", file)
+        else:
+            yield table
 
 
 def _checked(tables: Iterable[pa.Table], needed: set[str]) -> Iterator[pa.Table]:

@@ -2,7 +2,10 @@
 
 import re
 
+import pyarrow as pa
+
 from baal_ray.errors import ConfigError
+from baal_ray.schema import FINGERPRINT
 from baal_ray.storage import join
 
 # A leading dot or underscore hides a file, a slash makes a folder.
@@ -54,3 +57,11 @@ def is_round_id(name: str) -> bool:
 def batch_uri(workspace: str, round_id: str) -> str:
     """The folder of a round's acquisition batch, images and all."""
     return join(rounds_uri(workspace), round_id, "batch")
+
+
+def is_foreign(file: str, schema: pa.Schema) -> bool:
+    """Whether a file of scores was written for another fingerprint than that of its folder."""
+    written_for = (schema.metadata or {}).get(FINGERPRINT)
+    folder = file.split("/")[-2] if "/" in file else ""
+    is_fingerprint = re.fullmatch("[0-9a-f]{32}", folder) is not None
+    return written_for is not None and is_fingerprint and written_for.decode() != folder

@@ -69,6 +69,33 @@ def test_labels_come_in_and_show_up(config: str, tmp_path: Path):
     assert "nobody" in imported.output
 
 
+@pytest.mark.parametrize(
+    "arguments", [["release"], ["export", "todo.csv"]], ids=lambda arguments: arguments[0]
+)
+def test_a_round_that_there_is_not_is_told(config, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    Path("todo.csv").write_text("of yesterday")
+    (tmp_path / "workspace" / "rounds" / "2026-11-21").mkdir(parents=True)
+    command, *file = arguments
+    done = CliRunner().invoke(main, ["labels", command, config, *file, "--round", "2026-11-12"])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert "there is no round '2026-11-12'; there are" in done.output
+    assert Path("todo.csv").read_text() == "of yesterday"
+
+
+def test_names_with_brackets_are_shown_as_they_are(config: str, tmp_path: Path):
+    """To Rich [/old] would end a style that never began."""
+    workspace = tmp_path / "[team]" / "[/old]"
+    Path(config).write_text(
+        Path(config).read_text().replace(f"{tmp_path}/workspace", f"{workspace}")
+    )
+    Manifest(f"{workspace}/manifest").acquire(pa.table({"id": ["a"]}), "first")
+    done = CliRunner().invoke(main, ["forget", config, "a"])
+    assert done.exit_code == 0, done.output
+    assert f"{workspace}/manifest/" in done.output
+
+
 @pytest.mark.parametrize("arguments", [["forget", "a", "z"], ["prune"]], ids=lambda a: a[0])
 def test_nothing_is_removed_without_yes(config: str, tmp_path: Path, arguments: list[str]):
     """What is shown is what goes; a second time there is nothing left to go."""
@@ -101,6 +128,7 @@ def test_what_to_forget_or_release_must_be_named(config: str):
 def test_images_are_released_by_their_round_and_rejected_by_a_file(config: str, tmp_path: Path):
     manifest = Manifest(f"{tmp_path}/workspace/manifest")
     manifest.acquire(pa.table({"id": ["a", "b"]}), "first")
+    (tmp_path / "workspace" / "rounds" / "first").mkdir(parents=True)
     (tmp_path / "unusable.csv").write_text("id\na\n")
     runner = CliRunner()
     rejected = runner.invoke(main, ["labels", "reject", config, f"{tmp_path}/unusable.csv"])

@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 
+from baal_ray.errors import StorageError
 from baal_ray.lock import alone
 
 HOLDER = """
@@ -61,3 +62,16 @@ def test_another_round_waits_for_nobody(tmp_path, holder, caplog):
     with alone(str(tmp_path / "other")):
         assert holder.poll() is None
     assert not caplog.text
+
+
+def test_a_link_that_was_planted_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with alone("round"):
+        (lock,) = tmp_path.iterdir()
+    lock.unlink()
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    lock.symlink_to(precious)
+    with pytest.raises(StorageError, match="cannot be locked"), alone("round"):
+        pass
+    assert precious.read_text() == "keep me"

@@ -3,7 +3,9 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.parquet import publish_table
+from baal_ray.schema import FINGERPRINT
 from baal_ray.scoring import score_files, scored_already
+from baal_ray.selection import count_eligible, top_k
 from test_selection import scores
 
 
@@ -29,3 +31,21 @@ def test_files_of_others_are_left_where_they_are_and_not_opened(tmp_path):
     assert len(scored_already(str(tmp_path))) == 2
     assert score_files(str(tmp_path)) == [ours]
     assert (tmp_path / "torn.parquet").exists()
+
+
+def test_scores_of_another_model_count_for_nothing_and_stay_where_they_are(tmp_path, caplog):
+    """As when folders were copied into each other by hand."""
+    folders = [f"{tmp_path}/{digit * 32}" for digit in "ab"]
+    for folder, ids in zip(folders, ("cd", "ef"), strict=True):
+        metadata = {FINGERPRINT: folder[-32:]}
+        publish_table(folder, scores(ids, [0.1, 0.2]).replace_schema_metadata(metadata))
+    (foreign,) = score_files(folders[0])
+    storage.publish(f"{folders[1]}/{foreign[-72:].split('/')[-1]}", storage.read(foreign))
+    assert scored_already(folders[1]).contains(list("cdef")).tolist() == [False] * 2 + [True] * 2
+    assert sorted(top_k(folders[1], 9)["id"].to_pylist()) == ["e", "f"]
+    assert count_eligible(folders[1], "bald") == 2
+    assert len(score_files(folders[1])) == 2
+    assert "scores of another fingerprint" in caplog.text
+    elsewhere = [storage.join(str(tmp_path), "mine", foreign.split("/")[-1])]
+    storage.publish(elsewhere[0], storage.read(foreign))
+    assert len(top_k(elsewhere, 9)) == 2  # who copies files to look at them may

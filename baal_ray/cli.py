@@ -14,6 +14,7 @@ from rich.text import Text
 import baal_ray
 from baal_ray.config import RoundConfig
 from baal_ray.errors import in_plain_words
+from baal_ray.redaction import redacted
 
 if TYPE_CHECKING:
     from baal_ray.doctor import Finding
@@ -243,7 +244,7 @@ def export(config_path: str, file: str, status: str, round_id: str | None) -> No
     count = export_labels(
         manifest, file, status=None if status == "all" else status, round_id=round_id
     )
-    click.echo(f"{count} rows written to {file}")
+    click.echo(f"{count} rows written to {redacted(file)}")
 
 
 @labels.command()

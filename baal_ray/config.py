@@ -6,6 +6,7 @@ Everything that is wrong with a file is told at once.
 import difflib
 import os
 import re
+import reprlib
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
@@ -397,7 +398,18 @@ def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
     if detail["type"] == "value_error" and isinstance(value, dict | BaseModel):
         # A section's own rule, which begins with the setting.
         return f"{where}.{rule}" if detail["loc"] else rule
-    return redacted(f"{where} is {value!r}; {rule}")
+    if detail["loc"][:1] == ("notify",):  # a webhook's URL is a secret
+        return f"{where} cannot be so; {rule}"
+    if isinstance(value, dict):
+        return f"{where} has keys {', '.join(map(str, value))}; {rule}"
+    return redacted(f"{where} is {_SHORT.repr(value)}; {rule}")
+
+
+# A few lines of YAML, with aliases of aliases, make a value that no memory holds in writing.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlist = 20
+_SHORT.maxlevel = 2
 
 
 def _suggestion(model: type[BaseModel], detail: ErrorDetails) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from baal_ray import storage
 from baal_ray.errors import LabelError
 from baal_ray.parquet import open_parquet
+from baal_ray.redaction import redacted
 
 Row = tuple[str, dict[str, Any]]  #: where in the file it is, and its values by column
 
@@ -64,7 +65,9 @@ def extension_of(path: str) -> str:
     for extension in _READERS:
         if path.lower().endswith(extension):
             return extension
-    raise LabelError(path, [f"the name of the file must end in one of {', '.join(_READERS)}"])
+    raise LabelError(
+        redacted(path), [f"the name of the file must end in one of {', '.join(_READERS)}"]
+    )
 
 
 def _csv_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> Iterator[Row]:
@@ -137,7 +140,7 @@ def _text(path: str) -> str:
         return storage.read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         told = f"byte {error.start} is not UTF-8; save the file as UTF-8"
-        raise LabelError(path, [told]) from error
+        raise LabelError(redacted(path), [told]) from error
 
 
 def answers(rows: Iterable[Row], faults: list[str]) -> Iterator[Answer]:
@@ -182,7 +185,9 @@ def refuse(path: str, faults: Sequence[str]) -> None:
     """Raise LabelError if there are faults."""
     if faults:
         more = len(faults) - _MOST_FAULTS
-        raise LabelError(path, [*faults[:_MOST_FAULTS], *[f"and {more} more"] * (more > 0)])
+        raise LabelError(
+            redacted(path), [*faults[:_MOST_FAULTS], *[f"and {more} more"] * (more > 0)]
+        )
 
 
 _READERS = {".csv": _csv_rows, ".parquet": parquet_rows}

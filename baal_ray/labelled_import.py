@@ -177,7 +177,9 @@ def _image_batches(
             for batch in file.iter_batches(_READ_ROWS, columns=["id", "image"]):
                 these = rows[first : first + batch.num_rows]
                 if [as_text(id) for id in batch["id"].to_pylist()] != [row.id for row in these]:
-                    raise LabelError(uri, ["it changed while it was read; import it again"])
+                    raise LabelError(
+                        redacted(uri), ["it changed while it was read; import it again"]
+                    )
                 yield uri, these, batch["image"]
                 first += batch.num_rows
 

@@ -6,6 +6,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 
 from baal_ray.config import NotifyConfig
 
@@ -43,8 +44,8 @@ def notify(config: NotifyConfig, round_id: str, outcome: str, text: str) -> None
             subprocess.run(config.command, input=message, check=True, timeout=_PATIENCE_SECONDS)
     if config.url is not None:
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(config.url, message, headers)
         with _logged("notify.url"):
+            request = urllib.request.Request(config.url, message, headers)
             urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS).close()
 
 
@@ -59,3 +60,5 @@ def _logged(channel: str) -> Iterator[None]:
         logger.warning("%s has not ended after %d s", channel, _PATIENCE_SECONDS)
     except OSError as error:  # those of urllib too
         logger.warning("%s failed: %s", channel, error)
+    except (ValueError, HTTPException) as error:  # they quote the URL
+        logger.warning("%s failed with %s", channel, type(error).__name__)

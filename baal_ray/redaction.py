@@ -2,13 +2,17 @@
 
 import re
 
-_USERINFO = re.compile(r"(?<=://)[^\s/]*:[^\s/]*@|(?<=http://)[^\s/]+@|(?<=https://)[^\s/]+@")
+# An AWS key may have a slash in it; what looks like a port and a path is none.
+_USERINFO = re.compile(
+    r"(?<=://)[^\s/:@]*:(?!\d{1,5}/)[^\s@]*@|(?<=http://)[^\s/]+@|(?<=https://)[^\s/]+@"
+)
 # A whole query is left out, up to what a message puts behind a URI.
 _QUERY = re.compile(r"(://[^\s?#]*)[?#]\S*?(?=[\"')\],;:.]*(?:\s|$))")
 # S3 sends an expired token back in its answer, which Delta Lake quotes.
 _XML = re.compile(r"<\?xml[^>]*>|</[\w-]+>|<(?!(?:Code|Message)>)[\w-]+(?: xmlns=\S*)?>[^<]*")
 _SECRET = re.compile(
-    r"[?#&;][^=]*(?:sig|token|secret|key|passw|pwd|credential|auth)[^=]*=", re.IGNORECASE
+    r"[?#&;][^=]*(?:sig|token|secret|key|passw|pwd|credential|auth|jwt|sas|code)[^=]*=",
+    re.IGNORECASE,
 )
 
 

@@ -11,6 +11,10 @@ from baal_ray.redaction import redacted
 
 # An encoded "..", encoded again; who encodes it more often is refused as well.
 _DECODINGS = 3
+# Presigned ones have some 2,000 characters.
+_LONGEST = 4096
+# HTTP clients strip some of them, which may leave "..".
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Roots:
@@ -28,9 +32,18 @@ class Roots:
         in its own way.
 
         Raises:
-            StorageError: it is under none of the roots.
+            StorageError: it is under none of the roots, a URI with control characters or
+                an endless one.
         """
+        if len(uri) > _LONGEST:
+            raise StorageError(
+                f"a URI of {len(uri)} characters is not fetched; {_LONGEST} are the most"
+            )
         place = uri if "://" in uri or uri.startswith("/") else storage.join(self._own, uri)
+        if "://" in place and _CONTROL.search(place):
+            raise StorageError(
+                redacted(f"{uri!r} is not fetched, as it has a control character in it. Rename it")
+            )
         resolved = _resolved(place)
         if resolved and any(_is_below(resolved, root) for root in self._resolved):
             return resolved

@@ -133,7 +133,7 @@ def test_an_impossible_model(faults, model, told):
             "scoring.further_stages.0.shares is not a setting; did you mean share?",
         ),
         ("[{share: 0.1}]", "scoring.further_stages.0.samples is missing; it has no default"),
-        ("{samples: 99}", "scoring.further_stages is {'samples': 99}; it must be a valid list"),
+        ("{samples: 99}", "scoring.further_stages has keys samples; it must be a valid list"),
     ],
 )
 def test_impossible_further_stages(faults, stages, told):
@@ -352,3 +352,18 @@ def test_further_roots_of_a_pool_are_absolute(read, faults):
         "pool.roots.1 is 'photos'; it must be absolute"
         in faults(roots.replace("ROOT", "photos"))[0]
     )
+
+
+def test_a_bomb_of_aliases_is_told_shortly(faults):
+    bomb = "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    text = MINIMAL.replace("classes:", "classes: *x11\nold:")
+    told = faults(f"x0: &x0 [lol]\n{bomb}{text}")
+    assert any(fault.startswith("classes.0 is [") for fault in told)
+    assert all(len(fault) < 1000 for fault in told)
+
+
+@pytest.mark.parametrize("notify", ["{url: hooks.example.com/s3cret}", "{command: post s3cret}"])
+def test_what_is_wrong_with_a_notification_does_not_tell_its_secret(faults, notify):
+    (fault,) = faults(f"{MINIMAL}notify: {notify}")
+    assert fault.startswith("notify.")
+    assert "s3cret" not in fault

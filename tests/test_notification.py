@@ -1,7 +1,9 @@
 """Real commands, and a real HTTP server."""
 
 import json
+import socket
 import sys
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -85,3 +87,33 @@ def test_a_failure_to_tell_is_logged_without_the_secret(webhook, caplog):
         "notify.command failed: [Errno 2] No such file or directory: '/no/such/command'",
         "notify.command failed with exit code 3",
     ]
+
+
+@pytest.fixture
+def no_http():
+    """A server that answers, but not in HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with suppress(OSError), server.accept()[0] as connection:  # nobody may come
+                connection.recv(1000)
+                connection.sendall(b"220 smtp.example.com\r\n")
+
+        Thread(target=answer, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/s3cret"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/s3cret token",
+        "http://127.0.0.1/s3cret\u00e9",
+        "http://127.0.0.1:port/s3cret",
+        "http://[::1/s3cret",
+        None,
+    ],
+)
+def test_whatever_is_wrong_with_a_url_the_round_goes_on(url, no_http, caplog):
+    notify(NotifyConfig(url=url or no_http), "night", "committed", "10 acquired")
+    assert "notify.url failed" in caplog.text
+    assert "s3cret" not in caplog.text

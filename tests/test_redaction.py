@@ -43,7 +43,10 @@ def test_what_is_not_secret_stays(text):
     "location",
     [
         "s3://key:secret@bucket/pool",
+        "s3://AKIA:wJalr/K7@bucket/pool",
+        "https://user:pass/word@host/pool",
         "https://token@host/pool",
+        "https://host/a?jwt=x",
         "https://host/a?X-Amz-Credential=1",
         "https://account.blob.core.windows.net/c?sv=2024&sig=x",
         "account.blob.core.windows.net/c?sv=2024&SIG=x",
@@ -54,6 +57,16 @@ def test_a_location_with_a_secret_is_recognised(location):
     assert has_secret(location)
 
 
-@pytest.mark.parametrize("location", ["s3://b/a?versionId=3", "/data/a?b=c", "DEFAULT", "gs://b"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://b/a?versionId=3",
+        "/data/a?b=c",
+        "DEFAULT",
+        "gs://b",
+        "s3://b/a:b@c",
+        "http://h:80/a@b",
+    ],
+)
 def test_a_location_without_one_is_not(location):
     assert not has_secret(location)

@@ -96,8 +96,24 @@ def test_other_uris_stay_as_they_are_written(uri):
     assert Roots("s3://bucket/pool/").resolve("a/1.jpg") == "s3://bucket/pool/a/1.jpg"
 
 
+@pytest.mark.parametrize("part", [".\t.", ".\n.", "\r..", "%2e\t%2e", "a\0", "a\x7f"])
+def test_control_characters_that_a_client_may_strip_are_refused(part):
+    roots = Roots("https://host/pool", ["/pool"])
+    for uri in (f"{part}/secret", f"https://host/pool/{part}/secret", f"file:///pool/{part}/1"):
+        with pytest.raises(StorageError, match="it has a control character in it"):
+            roots.resolve(uri)
+    if "\0" not in part:
+        assert Roots("/pool").resolve(f"{part}/1.jpg") == f"/pool/{part}/1.jpg"
+
+
 def test_a_refusal_does_not_repeat_a_signature():
     with pytest.raises(StorageError) as caught:
         Roots("/pool").resolve("https://ann:c4n4ry@host/1.jpg?sig=c4n4ry")
     assert "c4n4ry" not in str(caught.value)
     assert "https://…@host/1.jpg" in str(caught.value)
+
+
+def test_an_endless_uri_is_refused_in_no_time(tmp_path):
+    """Some patterns that look for secrets take the square of its length."""
+    with pytest.raises(StorageError, match="a URI of 400012 characters is not fetched"):
+        Roots(str(tmp_path)).resolve("http://a?" + "'" * 400_002 + "x")

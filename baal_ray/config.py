@@ -41,6 +41,9 @@ Rule = Literal[
     "epig",
     "random",
 ]
+# Rules that do not ask what posterior samples disagree about.
+_OF_ONE_SAMPLE_TOO = ("predictive_entropy", "expected_entropy", "margin", "confidence", "random")
+
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -290,9 +293,7 @@ class RoundConfig(_Section):
     @model_validator(mode="after")
     def _disagreement(self) -> "RoundConfig":
         by = self.selection.by
-        if self.scoring.samples == 1 and (
-            by in ("variation_ratio", "mean_std", "epig") or "bald" in by
-        ):
+        if self.scoring.samples == 1 and by not in _OF_ONE_SAMPLE_TOO:
             raise ValueError(
                 f"scoring.samples is 1; for selection.by {by} it must be 2 or more, as one "
                 "sample agrees with itself about every image"

@@ -38,6 +38,7 @@ from baal_ray.notification import notify, told_if_it_fails
 from baal_ray.parquet import open_parquet, publish_table
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
+from baal_ray.predictions import check_candidates
 from baal_ray.rounds import read_stage
 from baal_ray.scoring import fingerprint_uri, score_images, scored_already
 from baal_ray.shared_workspace import check_workspace
@@ -193,6 +194,7 @@ class _Round:
 
     def _new_plan(self) -> Result:
         check_model(self._config.model, len(self._config.classes))
+        check_candidates(self._config)
         listing = list_pool(self._config.pool, storage.join(self._folder, "pool"))
         check_ids(listing)
         return {
@@ -258,7 +260,7 @@ class _Round:
             config.scoring,
             config.resources,
             config.seed,
-            keep_by=config.selection.by,
+            keep_by=config.selection.ranked_by,
         )
         allowed = config.scoring.max_unreadable
         if done.unreadable > allowed * done.rows:

@@ -80,7 +80,7 @@ def score_candidates(
     """
     selection = config.selection
     least = selection.candidate_count if selection.joint else selection.k
-    eligible = count_eligible(score_files(scores), selection.by, leave_out=leave_out)
+    eligible = count_eligible(score_files(scores), selection.ranked_by, leave_out=leave_out)
     before, only = config.scoring, None
     for number, stage in enumerate(config.scoring.further_stages):
         size = max(least, math.ceil(stage.share * eligible))
@@ -132,7 +132,7 @@ class _Stage:
                     self.scoring,
                     self.config.resources,
                     self.config.seed,
-                    keep_by=selection.by,
+                    keep_by=selection.ranked_by,
                     first=first,
                 )
                 scored, kept = scored + done.scored, kept + first.images

@@ -94,7 +94,7 @@ def _check_new(row: Answer, there: dict[str, dict[str, Any]], faults: list[str])
 
 def _set_rows(files: Sequence[str], faults: list[str]) -> Iterator[Row]:
     for uri in files:
-        of = f"{uri.rsplit('/', 1)[-1]} "
+        of = f"{redacted(uri).rsplit('/', 1)[-1]} "
         with open_parquet(uri) as file:
             kinds = {field.name: str(field.type) for field in file.schema_arrow}
         if kinds.get("image") not in _BINARY:

@@ -15,6 +15,9 @@ from baal_ray.posterior.memory import budget
 from baal_ray.scorer import PoolPredictor
 from baal_ray.scoring import through_actors
 
+# Of a log-probability, in double precision.
+_BYTES = 8
+
 
 def draw_predictions(
     listing: PoolListing, wanted: pa.Table, checkpoint: str, config: RoundConfig
@@ -30,12 +33,9 @@ def draw_predictions(
     Returns:
         The rows of `wanted` whose images can be had, and log_probs_N_K_C of these, float32.
 
-    Raises:
-        SelectionError: there is no memory for predictions of so many images.
     """
     scoring = config.scoring.last_stage
     shape_K_C = (scoring.samples, len(config.classes))
-    _check_size(len(wanted), *shape_K_C)
     found: dict[str, bytes] = {}
     for place in places(listing, wanted):
         missing = IdSet.of(
@@ -54,11 +54,21 @@ def draw_predictions(
     return rows, torch.from_numpy(flat.reshape(len(rows), *shape_K_C).copy())
 
 
-def _check_size(images: int, samples: int, classes: int) -> None:
-    size, most = 8 * images * samples * classes, budget(torch.device("cpu"))
+def check_candidates(config: RoundConfig) -> None:
+    """Refuse more candidates of a joint rule than this process has memory for.
+
+    Raises:
+        SelectionError: their predictions, and those of its targets, are too large.
+    """
+    selection, samples = config.selection, config.scoring.last_stage.samples
+    if not selection.joint:
+        return
+    images = max(selection.candidate_count, selection.target_images)
+    size = _BYTES * images * samples * len(config.classes)
+    most = budget(torch.device("cpu"))
     if size > most:
         raise SelectionError(
-            f"{images} candidates of {samples} posterior samples and {classes} classes take "
-            f"{size / 2**30:.1f} GiB in the driver, and {most / 2**30:.1f} may be taken; lower "
-            "selection.candidates"
+            f"{images} candidates of {samples} posterior samples and {len(config.classes)} "
+            f"classes take {size / 2**30:.1f} GiB in the driver, and {most / 2**30:.1f} may be "
+            "taken; lower selection.candidates or selection.target_images"
         )

@@ -16,9 +16,6 @@ from baal_ray.schema import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 #: Rules that draw at random, the rather the higher an image's BALD.
 STOCHASTIC = ("power_bald", "softmax_bald", "softrank_bald")
 
-#: Rules that need predictions of several images at once; their candidates are the best by BALD.
-JOINT = ("batch_bald", "epig")
-
 #: What `top_k` can select by.
 RANKING_RULES = (*SCORE_COLUMNS, *STOCHASTIC, "random")
 
@@ -32,7 +29,7 @@ def column_of(rule: str) -> str | None:
     """The score column that a rule ranks by; none for "random"."""
     if rule == "random":
         return None
-    return "bald" if rule in (*STOCHASTIC, *JOINT) else rule
+    return "bald" if rule in STOCHASTIC else rule
 
 
 def scores_of(rows: pa.Table, rule: str) -> Scores:

@@ -33,7 +33,7 @@ with in_plain_words():
     leave_out = [] if arguments.all else Manifest(manifest_uri(config.workspace)).ids()
     pool = read_pool(listing, leave_out=IdSet.of(leave_out))
     settings = {"config": config.scoring, "resources": config.resources, "seed": config.seed}
-    keep_by = config.selection.by  # for further stages, if there are any
+    keep_by = config.selection.ranked_by  # for further stages, if there are any
     folder = scores_uri(config.workspace)
     scores = score_pool(pool, checkpoint, folder, keep_by=keep_by, **settings)
     print(f"{scores.scored} images scored now of {scores.rows}; {scores.unreadable} unreadable")

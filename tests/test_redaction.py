@@ -13,6 +13,7 @@ SECRET = "c4n4ry"
         (f"(https://h/#access_token={SECRET}).", "(https://h/?…)."),
         (f"ftp://ann:{SECRET}@h/a", "ftp://…@h/a"),
         (f"https://{SECRET}@h/a, http://{SECRET}:@h/b", "https://…@h/a, http://…@h/b"),
+        (f"Name=a;AccountKey={SECRET}==;Suffix=b", "Name=a;AccountKey=…;Suffix=b"),
         (f"s3://b/a?a={SECRET}&b=http://h/?{SECRET}", "s3://b/a?…"),
         (
             f'400 <?xml version="1.0"?>\n<Error><Code>ExpiredToken</Code><Message>It is old.'
@@ -70,3 +71,8 @@ def test_a_location_with_a_secret_is_recognised(location):
 )
 def test_a_location_without_one_is_not(location):
     assert not has_secret(location)
+
+
+def test_a_long_text_takes_no_longer_than_its_length():
+    """The square of it would be minutes."""
+    assert redacted("http://a?" + "'" * 400_000 + "x") == "http://a?…"

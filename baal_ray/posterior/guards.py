@@ -68,7 +68,8 @@ def check_posterior(model: nn.Module, images: Tensor, output: str) -> tuple[Site
     )
     moved = max(_ROUNDING, _MOVED * masks_change)
     _check_company(partial(draw, 0), probe, repeated * largest(drawn.log_probs), moved)
-    # A mask may hide what images have of each other; with nothing dropped it shows.
+    # A mask may hide what images have of each other; with nothing dropped it shows in the same
+    # place. Elsewhere kernels' rounding, scaled up by 1/(1 − p) each time, has no known bound.
     whole = draw(None, probe).log_probs
     _check_company(partial(draw, None), probe, repeated * largest(whole), math.inf)
     masks = zip(axes, drawn.mode.mask_shapes, drawn.mode.ps, strict=True)

@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import logging
+import math
 import os
 import platform
 import resource
@@ -259,10 +260,16 @@ def disagreements(arms, shared, own, rounding):
 def count(arm, *arguments):
     """Floating-point operations in products of matrices and convolutions."""
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
-    with FlopCounterMode(display=False) as counter:
+    by_onednn = {torch.ops.mkldnn._linear_pointwise: linear_operations}
+    with FlopCounterMode(display=False, custom_mapping=by_onednn) as counter:
         arm.run(*arguments)
     torch.backends.mha.set_fastpath_enabled(True)
     return counter.get_total_flops()
+
+
+def linear_operations(x_shape, weight_shape, *_others, **_kwargs):
+    """The same of a linear layer by oneDNN, which PyTorch's counter leaves out."""
+    return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 def print_table(arms, images):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from baal_ray.posterior.products import use_faster_products
 from baal_ray.posterior.simplify import reuse_memory
 from baal_ray.posterior.tracing import DROP, Part, forget_shapes
 
@@ -84,9 +85,8 @@ class _Layer:
     positions: int = 1
     scaled: bool = True
 
-    @property
-    def arguments(self) -> _Arguments:
-        return _LAYERS[self.node.target]
+    def __post_init__(self) -> None:
+        self.arguments = _LAYERS[self.node.target]  # of now: the node may get a faster kernel
 
     @property
     def weight(self) -> Node:
@@ -241,8 +241,8 @@ class ThinnedTail:
             if node.target in (*_LAYERS, aten.bmm.default):
                 cost = _multiplications(node)
                 whole += cost
-                layer = self._layers.get(node, _Layer(node))
-                for dropout in (layer.rows, layer.columns):
+                layer = self._layers.get(node)
+                for dropout in (layer.rows, layer.columns) if layer else ():
                     cost *= 1 - dropout.args[2] if dropout else 1
                 left += cost
         return left / whole if whole else 1.0
@@ -259,10 +259,12 @@ class ThinnedTail:
             return last
 
         gathered = {dropout: new_input(dropout, "kept") for dropout in self._gathered}
-        for layer, _, bias in self._originals:
-            layer.node.update_arg(layer.arguments.weight, new_input(layer.node, "weight"))
-            if bias is not None:
-                layer.node.update_arg(layer.arguments.bias, new_input(layer.node, "bias"))
+        for layer, weight, bias in self._originals:
+            arguments = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+            for name, replaced in arguments.items():
+                thinned = new_input(layer.node, name)
+                thinned.meta = replaced.meta
+                layer.node.update_arg(getattr(layer.arguments, name), thinned)
         for node in self._flattened:
             node.target, node.args = aten.flatten.using_ints, (node.args[0], 1)
         for layer in self._layers.values():
@@ -281,6 +283,7 @@ class ThinnedTail:
             self._kept_by[dropout] = self._masks.index(dropout.args[1])
             graph.erase_node(dropout)
         reuse_memory(self._module)
+        use_faster_products(self._module)
         forget_shapes(self._module)
 
     def _copy(self, constants: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor] | None:
@@ -312,7 +315,7 @@ class ThinnedTail:
                 weight = weight.index_select(1, columns)
                 if layer.scaled:
                     weight = weight / (1 - layer.columns.args[2])
-            copies.append(weight.t().contiguous() if layer.arguments.transposed else weight)
+            copies.append(weight.t() if layer.arguments.transposed else weight)
             if bias_node is not None:
                 copies.append(value(bias_node).index_select(0, kept[layer.rows]))
         return copies

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from baal_ray.posterior.masks import Masks
 from baal_ray.posterior.memory import budget, pass_budget, peak_bytes
 from baal_ray.posterior.mini_batch_axis import MiniBatchAxis, find_axis, find_order
+from baal_ray.posterior.products import use_faster_products
 from baal_ray.posterior.simplify import reuse_memory, simplify
 from baal_ray.posterior.sites import Site, unlike
 from baal_ray.posterior.thinning import ThinnedTail
@@ -72,9 +73,9 @@ class TrunkOnce:
             several = traced(self.together)
             self._axes = self._find_axes(images_N, several.trunk)
             self._tail = several.tail
-        reuse_memory(self._trunk.module)
-        reuse_memory(self._tail.module)
         for part in (self._trunk, self._tail):
+            reuse_memory(part.module)
+            use_faster_products(part.module)
             forget_shapes(part.module)
             forget_shapes(part.constants)
         self.refresh()

@@ -1,0 +1,63 @@
+"""Multiply large matrices by oneDNN where PyTorch would take MKL on a CPU that MKL is slow on.
+
+PyTorch leaves products in float32 to MKL, which on AMD's CPUs reaches half of what oneDNN does;
+small ones gain nothing (benchmarks/products.txt). On Intel's MKL stays.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+
+# Multiplications below which calling oneDNN costs more than it saves.
+_WORTHWHILE = 2**22
+
+
+def use_faster_products(graph: GraphModule) -> None:
+    """Change the products of a traced part for which oneDNN is faster, if any are."""
+    if not _mkl_is_slow():
+        return
+    for node in graph.graph.nodes:
+        if node.target in (aten.mm.default, aten.addmm.default) and _is_large(node):
+            node.target = _mm if node.target is aten.mm.default else _addmm
+    graph.recompile()
+
+
+@cache
+def _mkl_is_slow() -> bool:
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return (
+        torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and "AMD" in capabilities.get("cpu_name", "")
+    )
+
+
+def _is_large(node: Node) -> bool:
+    x, weight = (each.meta["val"] for each in node.all_input_nodes[-2:])
+    product: Tensor = node.meta["val"]
+    return bool(
+        {tensor.dtype for tensor in (x, weight, product)} == {torch.float32}
+        and product.device.type == "cpu"
+        and not node.kwargs  # beta and alpha are 1
+        and (node.target is aten.mm.default or node.args[0].meta["val"].ndim == 1)
+        and product.numel() * x.shape[1] >= _WORTHWHILE
+    )
+
+
+def _mm(x: Tensor, weight: Tensor) -> Tensor:
+    return _product(x, weight, None)
+
+
+def _addmm(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return _product(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight.t(), bias, "none", [], "")
+    return product

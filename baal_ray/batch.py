@@ -8,11 +8,10 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from baal_ray.batch_bald import batch_bald
 from baal_ray.candidates import read_batch, write_batch
 from baal_ray.config import RoundConfig
-from baal_ray.epig import epig
 from baal_ray.ids import IdSet
+from baal_ray.joint_rules import best_together
 from baal_ray.pool_listing import PoolListing
 from baal_ray.predictions import draw_predictions
 from baal_ray.schema import SELECTION
@@ -68,25 +67,19 @@ class Ranking:
         """The k best by a rule that needs the candidates' predictions."""
         selection = self.config.selection
         candidates, log_probs_N_K_C = self._predictions(self.listing, candidates)
-        k = min(selection.k, len(candidates))
-        if selection.by == "batch_bald":
-            batch = batch_bald(log_probs_N_K_C, k, seed=self.seed)
-            picks, score = batch.picks_B, batch.gains_B
-        else:
-            targets = self.targets or self.listing
+        targets = self.targets or self.listing
+        target_log_probs_M_K_C = None
+        if selection.by == "epig":
             some = top_k_of(targets.read_ids(), selection.target_images, "random", self.seed)
             _, target_log_probs_M_K_C = self._predictions(targets, some)
-            score, picks = epig(log_probs_N_K_C, target_log_probs_M_K_C).sort(
-                descending=True, stable=True
-            )
-        best = candidates.take(pa.array(picks[:k].numpy()))
-        for name, column in (
-            ("rank", pa.array(range(1, k + 1), pa.int32())),
-            ("score", pa.array(score[:k].float().numpy())),
-            ("rule", pa.repeat(pa.scalar(selection.by), k)),
-        ):
-            best = best.set_column(best.column_names.index(name), name, column)
-        return best
+        return best_together(
+            selection.by,
+            candidates,
+            log_probs_N_K_C,
+            selection.k,
+            self.seed,
+            target_log_probs_M_K_C,
+        )
 
     def _predictions(self, listing: PoolListing, images: pa.Table) -> tuple[pa.Table, Tensor]:
         assert self.model is not None

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import reprlib
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -48,7 +48,9 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Settings that belong together: no unknown key, no other type, no change afterwards."""
+
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
@@ -84,7 +86,46 @@ def _read_alike(location: str) -> str:
 Location = Annotated[str, AfterValidator(_without_secret), AfterValidator(_absolute)]
 
 
-class PoolConfig(_Section):
+class Document(Section):
+    """A whole file of settings."""
+
+    @classmethod
+    def from_yaml(cls, path: str) -> Self:
+        """Read and check a YAML file, local or at any fsspec URI.
+
+        Raises:
+            ConfigError: the file cannot be read, is not YAML or breaks a rule; all faults are in
+                it.
+        """
+        source = redacted(path)
+        try:
+            content = yaml.load(storage.read(path), Loader=_Loader)
+        except StorageError as error:
+            raise ConfigError(source, [str(error)]) from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
+            raise ConfigError(source, [f"not YAML: {_yaml_fault(error)}"]) from error
+        if not isinstance(content, dict):
+            raise ConfigError(
+                source, [f"holds a {type(content).__name__}; it must hold keys and values"]
+            )
+        return cls.from_dict(content, source=source)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], source: str = "configuration") -> Self:
+        """Check a configuration given as nested dictionaries.
+
+        Raises:
+            ConfigError: with every fault.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise ConfigError(
+                source, [_fault(cls, detail) for detail in error.errors()]
+            ) from error
+
+
+class PoolConfig(Section):
     """Where the unlabelled images are."""
 
     uri: Location
@@ -92,7 +133,7 @@ class PoolConfig(_Section):
     roots: list[Location] = []
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """What is fitted: `factory` is called with `num_classes` and `arguments`."""
 
     factory: str = "small_convnet"
@@ -117,7 +158,7 @@ class ModelConfig(_Section):
         return self
 
 
-class AugmentationConfig(_Section):
+class AugmentationConfig(Section):
     """Random changes to training images; each is off at 0 or false."""
 
     horizontal_flip: bool = False
@@ -127,7 +168,7 @@ class AugmentationConfig(_Section):
     color_jitter: Fraction = 0.0
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How the model is fitted on the labelled set."""
 
     epochs: Count = 50
@@ -142,14 +183,14 @@ class TrainingConfig(_Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
 
 
-class StageConfig(_Section):
+class StageConfig(Section):
     """So many posterior samples, in all, for the most promising share of the pool."""
 
     samples: Count
     share: Annotated[float, Field(gt=0, lt=1)]
 
 
-class ScoringConfig(_Section):
+class ScoringConfig(Section):
     """How the pool is scored. A change here makes new scores, never a mixture."""
 
     samples: Count = 20
@@ -191,7 +232,7 @@ class ScoringConfig(_Section):
         return self.model_copy(update={"samples": now.samples, "further_stages": narrower})
 
 
-class SelectionConfig(_Section):
+class SelectionConfig(Section):
     """Which images are acquired."""
 
     k: Count
@@ -225,7 +266,7 @@ class SelectionConfig(_Section):
         return self
 
 
-class ResourcesConfig(_Section):
+class ResourcesConfig(Section):
     """What is asked of the cluster: how long a round takes, not what comes out of it."""
 
     training_workers: Annotated[int, Field(ge=0)] = 1
@@ -237,14 +278,14 @@ class ResourcesConfig(_Section):
     scoring_gpus: Annotated[float, Field(ge=0)] = 0
 
 
-class NotifyConfig(_Section):
+class NotifyConfig(Section):
     """Who is told when a round has ended or failed."""
 
     command: Annotated[list[str], Field(min_length=1)] | None = None
     url: Annotated[str, Field(pattern="^https?://")] | None = None
 
 
-class RoundConfig(_Section):
+class RoundConfig(Document):
     """Everything a round needs to know; `RoundConfig.from_yaml` reads it from a file."""
 
     workspace: Annotated[Location, AfterValidator(_read_alike)]
@@ -317,41 +358,6 @@ class RoundConfig(_Section):
                 "pool; it must be another rule, such as power_bald, with scoring.further_stages"
             )
         return self
-
-    @classmethod
-    def from_yaml(cls, path: str) -> "RoundConfig":
-        """Read and check a YAML file, local or at any fsspec URI.
-
-        Raises:
-            ConfigError: the file cannot be read, is not YAML or breaks a rule; all faults are in
-                it.
-        """
-        source = redacted(path)
-        try:
-            content = yaml.load(storage.read(path), Loader=_Loader)
-        except StorageError as error:
-            raise ConfigError(source, [str(error)]) from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
-            raise ConfigError(source, [f"not YAML: {_yaml_fault(error)}"]) from error
-        if not isinstance(content, dict):
-            raise ConfigError(
-                source, [f"holds a {type(content).__name__}; it must hold keys and values"]
-            )
-        return cls.from_dict(content, source=source)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any], source: str = "configuration") -> "RoundConfig":
-        """Check a configuration given as nested dictionaries.
-
-        Raises:
-            ConfigError: with every fault.
-        """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise ConfigError(
-                source, [_fault(cls, detail) for detail in error.errors()]
-            ) from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -22,6 +22,7 @@ from baal_ray.batch import Ranking, pick_batch
 from baal_ray.candidates import read_batch
 from baal_ray.cluster import check_resources, connect
 from baal_ray.config import RoundConfig
+from baal_ray.differences import differences
 from baal_ray.errors import (
     AlreadyAcquiredError,
     ManifestError,
@@ -218,7 +219,7 @@ class _Round:
     def _differences(self, plan: Result) -> Iterator[str]:
         # A plan of an older version lacks the settings that are new; they had their defaults then.
         planned = RoundConfig.from_dict(plan["config"], self._uri("plan")).planned()
-        return _differences(planned, self._config.planned())
+        return differences(planned, self._config.planned())
 
     def _changes(self, plan: Result) -> list[str]:
         """What has become of the pool's files since, while they are still to be scored."""
@@ -443,15 +444,6 @@ class _Round:
 
 def _attempted(stage: str, attempt: int) -> str:
     return stage if attempt == 1 else f"{stage}-{attempt}"
-
-
-def _differences(planned: Result, now: Result, prefix: str = "") -> Iterator[str]:
-    for key in sorted(planned.keys() | now.keys()):
-        before, after = planned.get(key), now.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            yield f"{prefix}{key} was {before!r} when the round was planned; it is {after!r} now"
 
 
 def _pool_of(plan: Result, name: str = "pool") -> PoolListing:

@@ -83,8 +83,14 @@ def _checked(source: pa.NativeFile, uri: str, **options: Any) -> pq.ParquetFile:
 
 def publish_table(folder: str, table: pa.Table) -> str:
     """Publish a table as one file, named by its sha256, with page checksums; gives its URI."""
+    return storage.publish_by_sha256(folder, parquet_bytes(table), ".parquet")
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A Parquet file of a table, with page checksums."""
     buffer = pa.BufferOutputStream()
     # A page is closed at 1 MB, which the writer looks for every 1024 rows by default: too late for
     # images, as a reader holds a page whole.
     pq.write_table(table, buffer, write_page_checksum=True, write_batch_size=16)
-    return storage.publish_by_sha256(folder, buffer.getvalue().to_pybytes(), ".parquet")
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data

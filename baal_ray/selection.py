@@ -71,11 +71,16 @@ def top_k_of(
     *,
     leave_out: IdSet | None = None,
     only: IdSet | None = None,
+    coldness: float = 1.0,
 ) -> pa.Table:
-    """`top_k` over tables, read one at a time; "random" needs no columns but `id` and `source`."""
+    """`top_k` over tables, read one at a time; "random" needs no columns but `id` and `source`.
+
+    For "softrank_bald" they must be a sequence, as they are read twice.
+    """
     _check(k, by)
-    best = _Best(partial(information, rule=by, seed=seed), k, seed)
-    return _ranked(_chosen(best, tables, by, leave_out, only), by)
+    ranks = _descending(tables, leave_out, only) if by == "softrank_bald" else None
+    rule = partial(information, rule=by, seed=seed, coldness=coldness, descending_N=ranks)
+    return _ranked(_chosen(_Best(rule, k, seed), tables, by, leave_out, only), by)
 
 
 def _top_k(
@@ -91,7 +96,8 @@ def _top_k(
     """`top_k` with some columns only, or with all."""
     _check(k, by)
     files = list(_files(scores_uri))
-    ranks = _descending(files, leave_out, only) if by == "softrank_bald" else None
+    scores = _tables(files, {"id", "error", "bald"})
+    ranks = _descending(scores, leave_out, only) if by == "softrank_bald" else None
     rule = partial(information, rule=by, seed=seed, coldness=coldness, descending_N=ranks)
     tables = _tables(files, columns)
     return _ranked(_chosen(_Best(rule, k, seed), tables, by, leave_out, only), by)
@@ -105,11 +111,11 @@ def _check(k: int, by: str) -> None:
 
 
 def _descending(
-    files: Iterable[str], leave_out: IdSet | None, only: IdSet | None
+    tables: Iterable[pa.Table], leave_out: IdSet | None, only: IdSet | None
 ) -> npt.NDArray[np.float32]:
     """BALD of all rows that may be picked, negated and sorted."""
     found = [np.empty(0, np.float32)]
-    for table in _checked(_tables(files, {"id", "error", "bald"}), {"bald"}):
+    for table in _checked(tables, {"bald"}):
         score_N = scores_of(table, "bald")
         allowed = _allowed(table, leave_out, only) & np.isfinite(score_N)
         found.append(-score_N[allowed].astype(np.float32))

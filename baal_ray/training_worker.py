@@ -2,25 +2,28 @@
 
 import json
 import logging
-import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-import torch.nn.functional as F
 from torch import Tensor
 
 from baal_ray import storage
-from baal_ray.config import AugmentationConfig, RoundConfig, TrainingConfig
+from baal_ray.config import RoundConfig
 from baal_ray.errors import StorageError
 from baal_ray.evaluation import evaluation_sums, metrics, no_images
+from baal_ray.fitting import (
+    make_augmentation,
+    make_optimizer,
+    make_schedule,
+    mini_batches,
+    summed_loss,
+)
 from baal_ray.labelled_set import LEFT_OUT, Examples, load_share
 from baal_ray.model import build_classifier, save_checkpoint
 from baal_ray.posterior import MCDropout
@@ -78,7 +81,7 @@ class _Worker:
         self._evaluation = self._load(job.evaluation)
         self._fitted = self._decoded(self._labels_N, "labelled")
         self._decoded(self._evaluation[1], "evaluation")
-        self._augment = _augmentation(job.config.training.augmentations)
+        self._augment = make_augmentation(job.config.training.augmentations)
         torch.manual_seed(job.config.seed)
         self._classifier = build_classifier(job.config.model, len(job.config.classes))
         self._model = ray.train.torch.prepare_model(self._classifier)
@@ -89,10 +92,8 @@ class _Worker:
             output=job.config.model.output,
             stochastic_depth=job.config.scoring.stochastic_depth,
         )
-        self._optimizer = _optimizer(self._model, job.config.training)
-        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self._optimizer, job.config.training.epochs
-        )
+        self._optimizer = make_optimizer(self._model, job.config.training)
+        self._schedule = make_schedule(self._optimizer, job.config.training)
         self._history: list[dict[str, float]] = []
         self._logged_at = 0.0
 
@@ -209,10 +210,8 @@ class _Worker:
         weight = 1.0 if len(rows) else 0.0
         rows = rows if len(rows) else torch.tensor([0])
         inputs = self._augment(self._images_N[rows]).to(self._device)
-        predictions = self._model(inputs)
-        loss_of = F.cross_entropy if self._config.model.output == "logits" else F.nll_loss
         labels = self._labels_N[rows].clamp(min=0).to(self._device)
-        loss = loss_of(predictions, labels, reduction="sum") * weight
+        loss = summed_loss(self._model(inputs), labels, self._config.model.output) * weight
         self._optimizer.zero_grad()
         # DDP averages over workers; this makes it the mean over the mini-batch's images.
         (loss * self._workers / images).backward()
@@ -228,70 +227,3 @@ class _Worker:
             predictions = self._posterior.predict(images_N[rows].to(self._device))
             sums += evaluation_sums(predictions, labels_N[rows].to(self._device))
         return sums
-
-
-def mini_batches(
-    images: int, batch_size: int, rank: int, workers: int
-) -> Iterator[tuple[Tensor, int]]:
-    """One epoch of a worker's share, in random order, every row once.
-
-    Shares differ by one image at most, and each worker makes the same number of steps: as many as
-    one worker would make alone, unless that leaves too few images for a step.
-
-    Args:
-        images: in the whole training set.
-        batch_size: of a mini-batch, over all workers.
-        rank: of this worker, whose rows are every `workers`-th image.
-        workers: how many there are.
-
-    Yields:
-        This worker's rows of a mini-batch, and how many images it has over all workers.
-    """
-    shares = [len(range(r, images, workers)) for r in range(workers)]
-    steps = min(math.ceil(images / batch_size), shares[0])
-    order = torch.randperm(shares[rank])
-    for step, rows in enumerate(np.array_split(order.numpy(), steps)):
-        everyone = sum(share // steps + (step < share % steps) for share in shares)
-        yield torch.from_numpy(rows), everyone
-
-
-def _optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            config.learning_rate,
-            momentum=0.9,
-            weight_decay=config.weight_decay,
-        )
-    return torch.optim.AdamW(
-        model.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
-
-
-def _augmentation(config: AugmentationConfig) -> Callable[[Tensor], Tensor]:
-    """uint8 images [N, 3, H, W] → the same, each changed at random by itself."""
-    if config == AugmentationConfig():
-        return lambda images_N: images_N
-    # 4 seconds, which a fit without augmentation is spared.
-    from torchvision.transforms import v2
-
-    changes = [
-        *([v2.RandomHorizontalFlip()] if config.horizontal_flip else []),
-        *([v2.RandomVerticalFlip()] if config.vertical_flip else []),
-        *([v2.RandomRotation(config.rotation)] if config.rotation else []),
-        *([_padded_crop(config.crop_padding)] if config.crop_padding else []),
-        *([v2.ColorJitter(*[config.color_jitter] * 3)] if config.color_jitter else []),
-    ]
-    change = v2.Compose(changes)
-    return lambda images_N: torch.stack([change(image) for image in images_N])
-
-
-def _padded_crop(padding: int) -> Callable[[Tensor], Tensor]:
-    """Shift an image by up to `padding` pixels each way, black where nothing is."""
-
-    def crop(image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        top, left = torch.randint(0, 2 * padding + 1, (2,)).tolist()
-        return F.pad(image, [padding] * 4)[..., top : top + height, left : left + width]
-
-    return crop

@@ -15,17 +15,13 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from baal_ray.posterior.postpone import POOLS, SCALES, drops_units
 from baal_ray.posterior.products import use_faster_products
 from baal_ray.posterior.simplify import reuse_memory
 from baal_ray.posterior.tracing import DROP, Part, forget_shapes
 
 aten = torch.ops.aten
 
-_POOLS = {
-    aten.avg_pool2d.default,
-    aten.max_pool2d_with_indices.default,
-    aten._adaptive_avg_pool2d.default,
-}
 # Channel by channel, and of zeros they make zeros: what was left out stays left out.
 _KEEPS_ZEROS = {
     aten.relu.default,
@@ -35,16 +31,13 @@ _KEEPS_ZEROS = {
     aten.tanh.default,
     aten.leaky_relu.default,
     aten.elu.default,
-} | _POOLS
+} | POOLS
 # Channel by channel: what is dropped afterwards need not be computed before.
 _BY_CHANNEL = _KEEPS_ZEROS | {
     aten.sigmoid.default,
     aten.hardsigmoid.default,
     aten.hardtanh.default,
 }
-
-# What is twice as large after it if it was before.
-_SCALES = {aten.relu.default, aten.leaky_relu.default} | _POOLS
 
 # Thinned samples run one by one, the others together, so a small saving is not worth it: at most
 # this share of the multiplications may be left.
@@ -175,11 +168,7 @@ class ThinnedTail:
 
     def _thin(self, dropout: Node) -> None:
         keep: Any = dropout.args[1]
-        p, alpha, axis, rows = dropout.args[2:6]
-        unit_shape = keep.meta["val"].shape[3:]  # after samples, images, rows
-        if alpha or p == 1 or axis != 0 or rows != 1 or len(unit_shape) < 1:
-            return
-        if prod(unit_shape[1:]) != 1 or keep.meta["val"].shape[1] != 1:
+        if dropout.args[2] == 1 or keep.meta["val"].shape[1] != 1 or not drops_units(dropout):
             return
         after = self._layer_after(dropout)
         if after is None:
@@ -208,7 +197,7 @@ class ThinnedTail:
             elif not (_maps(user, node, _KEEPS_ZEROS) or _keeps_zero_between(user)):
                 return None
             else:
-                scaled &= user.target in _SCALES or user.target is operator.getitem
+                scaled &= user.target in SCALES or user.target is operator.getitem
             node = user
         return None
 
@@ -327,7 +316,7 @@ def _maps(node: Node, before: Any, targets: set[Any]) -> bool:
         return False
     if node.target is operator.getitem:
         return node.args[1] == 0 and before.target in targets
-    if node.target in _POOLS and before.meta["val"].ndim != 4:
+    if node.target in POOLS and before.meta["val"].ndim != 4:
         return False  # of [N, C, L], which PyTorch takes for one image, it pools channels
     return node.target in targets and node.all_input_nodes == [before]
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from baal_ray.posterior.masks import Masks
 from baal_ray.posterior.memory import budget, pass_budget, peak_bytes
 from baal_ray.posterior.mini_batch_axis import MiniBatchAxis, find_axis, find_order
+from baal_ray.posterior.postpone import postpone_dropout
 from baal_ray.posterior.products import use_faster_products
 from baal_ray.posterior.simplify import reuse_memory, simplify
 from baal_ray.posterior.sites import Site, unlike
@@ -56,6 +57,7 @@ class TrunkOnce:
         def traced(samples: int) -> Cut:
             graph = trace(model, images_N, layout, sites, samples, per_item=not shared)
             simplify(graph, layout)
+            postpone_dropout(graph)
             return cut(graph)
 
         one = traced(1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from baal_ray.config import AugmentationConfig
-from baal_ray.training_worker import _augmentation, _padded_crop, mini_batches
+from baal_ray.fitting import _padded_crop, make_augmentation, mini_batches
 
 
 @settings(max_examples=200, deadline=None)
@@ -88,7 +88,7 @@ def test_augmented_images_are_uint8_of_the_same_shape_each_changed_by_itself(set
     torch.manual_seed(0)
     one = torch.randint(0, 256, (3, 10, 14), dtype=torch.uint8)
     images_N = one.repeat(16, 1, 1, 1)
-    changed_N = _augmentation(AugmentationConfig(**settings_))(images_N)
+    changed_N = make_augmentation(AugmentationConfig(**settings_))(images_N)
     assert (changed_N.dtype, changed_N.shape) == (torch.uint8, images_N.shape)
     assert torch.equal(images_N, one.repeat(16, 1, 1, 1))
     different = len({image.numpy().tobytes() for image in changed_N})
@@ -98,7 +98,7 @@ def test_augmented_images_are_uint8_of_the_same_shape_each_changed_by_itself(set
 def test_flips_are_exact():
     image = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(1, 3, 4, 5)
     torch.manual_seed(0)
-    flip = _augmentation(AugmentationConfig(horizontal_flip=True))
+    flip = make_augmentation(AugmentationConfig(horizontal_flip=True))
     seen = {flip(image).numpy().tobytes() for _ in range(30)}
     assert seen == {image.numpy().tobytes(), image.flip(3).numpy().tobytes()}
 

@@ -1,0 +1,106 @@
+"""The configuration of an experiment: acquisition rules against random picks, labels known."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from baal_ray.config import (
+    Count,
+    Document,
+    Location,
+    ModelConfig,
+    Rule,
+    ScoringConfig,
+    Section,
+    TrainingConfig,
+)
+
+
+class RuleConfig(Section):
+    """An acquisition rule on trial, with settings of `selection`."""
+
+    by: Rule
+    coldness: Annotated[float, Field(gt=0)] = 1.0
+
+    @property
+    def name(self) -> str:
+        """What files and pages call it."""
+        return self.by if self.coldness == 1 else f"{self.by}-{self.coldness:g}"
+
+    @property
+    def joint(self) -> bool:
+        """Whether it needs the predictions of several images at once."""
+        return self.by in ("batch_bald", "epig")
+
+
+def _named(rule: Any) -> Any:
+    return {"by": rule} if isinstance(rule, str) else rule
+
+
+class ExperimentConfig(Document):
+    """Everything an experiment needs to know; `ExperimentConfig.from_yaml` reads it from a file.
+
+    Settings that a round has too mean the same here.
+    """
+
+    folder: Location
+    classes: Annotated[list[str], Field(min_length=2)]
+    labelled: Location
+    rules: Annotated[list[Annotated[RuleConfig, BeforeValidator(_named)]], Field(min_length=1)]
+    seeds: Count = 5
+    start: Count = 2
+    k: Count = 10
+    rounds: Count = 10
+    candidates: Count | None = None
+    joint_candidates: Count = 500
+    target_images: Count = 500
+    accuracies: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.8, 0.9, 0.95], min_length=1)
+    training: TrainingConfig
+    model: ModelConfig = ModelConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @property
+    def most_labels(self) -> int:
+        """Of a whole curve."""
+        return self.start * len(self.classes) + self.rounds * self.k
+
+    def of_a_curve(self) -> dict[str, Any]:
+        """The settings that a curve depends on: with others changed, it may go on."""
+        return self.model_dump(
+            mode="json",
+            exclude={"rules", "seeds", "rounds", "accuracies", "cpus", "gpus", "folder"},
+        )
+
+    @field_validator("training")
+    @classmethod
+    def _fixed_evaluation_set(cls, training: TrainingConfig) -> TrainingConfig:
+        if training.evaluation_set is None:
+            raise ValueError(
+                "evaluation_set is not set; it must be, as curves are compared by their accuracy "
+                "on the same images"
+            )
+        return training
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "ExperimentConfig":
+        names = [rule.name for rule in self.rules]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"rules names {', '.join(doubled)} twice; once is enough")
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ExperimentConfig":
+        if self.scoring.masks != "shared" and any(rule.joint for rule in self.rules):
+            raise ValueError(
+                f"scoring.masks is {self.scoring.masks!r}; for batch_bald and epig it must be "
+                "'shared': what labels tell together is told of the same networks"
+            )
+        if self.joint_candidates < self.k:
+            raise ValueError(
+                f"joint_candidates is {self.joint_candidates}; it must be at least k, which is "
+                f"{self.k}"
+            )
+        return self

@@ -1,0 +1,123 @@
+"""How many labels each acquisition rule needs for an accuracy, beside random picks.
+
+A curve needs as many labels as it has where it first reaches the accuracy; one that never does
+needs more than any number. Of the seeds' numbers the median counts, with the interval of the
+percentile bootstrap over seeds (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
+chapter 13). The ratio to random picks is that of the medians; seeds are drawn for both together,
+as curves of one seed start with the same labels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Floats = npt.NDArray[np.float64]
+
+RESAMPLES = 10_000
+
+#: Of the intervals.
+LEVEL = 0.95
+
+LABELS_NEEDED = pa.schema(
+    [
+        ("rule", pa.string()),
+        ("accuracy", pa.float64()),
+        ("seeds", pa.int32()),
+        ("reached", pa.int32()),
+        *((name, pa.float64()) for name in ("median", "low", "high")),
+        *((name, pa.float64()) for name in ("ratio", "ratio_low", "ratio_high")),
+    ]
+)
+
+
+def labels_needed(curves: pa.Table, accuracies: Sequence[float], seed: int = 0) -> pa.Table:
+    """The labels that each rule needs, a row for each rule and accuracy.
+
+    Args:
+        curves: rows with `rule`, `seed`, `labels` and `accuracy`.
+        accuracies: to reach, 0 to 1.
+        seed: of the bootstrap.
+
+    Returns:
+        A table of `LABELS_NEEDED`. `reached` of the rule's `seeds` curves reached the accuracy;
+        where a number is more than the curves have labels, it is null. The ratio is over the seeds
+        that "random" has too; without any it is null.
+    """
+    first = _first_reached(curves, accuracies)
+    most = float(pc.max(curves["labels"]).as_py() or 0)
+    rows = []
+    for rule in dict.fromkeys(curves["rule"].to_pylist()):
+        for accuracy in accuracies:
+            needed, random = first[rule, accuracy], first.get(("random", accuracy), {})
+            rows.append(
+                {
+                    "rule": rule,
+                    "accuracy": accuracy,
+                    "seeds": len(needed),
+                    "reached": int(np.isfinite(list(needed.values())).sum()),
+                    **_median(np.array(list(needed.values())), seed),
+                    **_ratio(needed, {} if rule == "random" else random, most, seed),
+                }
+            )
+    return pa.Table.from_pylist(rows, LABELS_NEEDED)
+
+
+def _first_reached(
+    curves: pa.Table, accuracies: Sequence[float]
+) -> dict[tuple[str, float], dict[int, float]]:
+    """By rule and accuracy: of each seed the labels where it is first reached, or infinity."""
+    found: dict[tuple[str, float], dict[int, float]] = {}
+    for row in curves.select(["rule", "seed", "labels", "accuracy"]).to_pylist():
+        for accuracy in accuracies:
+            needed = found.setdefault((row["rule"], accuracy), {})
+            labels = row["labels"] if row["accuracy"] >= accuracy else np.inf
+            needed[row["seed"]] = min(labels, needed.get(row["seed"], np.inf))
+    return found
+
+
+def _median(needed_S: Floats, seed: int) -> dict[str, float | None]:
+    medians = _medians(needed_S[_resamples(len(needed_S), seed)])
+    return {
+        "median": _finite(float(_medians(needed_S))),
+        **dict(zip(("low", "high"), _interval(medians), strict=True)),
+    }
+
+
+def _ratio(
+    needed: dict[int, float], random: dict[int, float], most: float, seed: int
+) -> dict[str, float | None]:
+    both = sorted(needed.keys() & random.keys())
+    if not both:
+        return {"ratio": None, "ratio_low": None, "ratio_high": None}
+    pairs_S_2 = np.array([[needed[s], random[s]] for s in both])
+    rule, chance = (float(_medians(column_S)) for column_S in pairs_S_2.T)
+    rule_R, chance_R = (_medians(pairs_S_2[_resamples(len(both), seed), side]) for side in (0, 1))
+    # Where random picks never get there, the ratio is below that to the most labels they had.
+    with np.errstate(invalid="ignore"):
+        low, _ = _interval(np.nan_to_num(rule_R / chance_R))
+        _, high = _interval(rule_R / np.minimum(chance_R, most))
+    known = np.isfinite(rule) and np.isfinite(chance)
+    return {"ratio": rule / chance if known else None, "ratio_low": low, "ratio_high": high}
+
+
+def _resamples(seeds: int, seed: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, seeds, (RESAMPLES, seeds))
+
+
+def _medians(needed_S: Floats) -> Floats:
+    """The lower middle one where there are two: a number of labels that some curve needed."""
+    middle: Floats = np.sort(needed_S, axis=-1)[..., (needed_S.shape[-1] - 1) // 2]
+    return middle
+
+
+def _interval(values_R: Floats) -> tuple[float | None, float | None]:
+    tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+    low, high = (np.quantile(values_R, tail, method="inverted_cdf") for tail in tails)
+    return _finite(low), _finite(high)
+
+
+def _finite(value: np.floating | float) -> float | None:
+    return float(value) if np.isfinite(value) else None

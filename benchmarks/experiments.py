@@ -1,0 +1,108 @@
+"""Do acquisition rules save labels? Learning curves on public images, against random picks.
+
+Run `python benchmarks/experiments.py mnist DATA FOLDER`. DATA is a folder with `mnist/`,
+`cifar100/` and `cifar10-airplane-cat-truck/`, each of Parquet files `train*` and `test*` with `id`,
+`image` and `label`. FOLDER is where the results go, and where a run that was killed goes on from.
+The last results are beside this script, in `experiments/`.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from baal_ray.experiment import run_experiment
+from baal_ray.experiment_config import ExperimentConfig
+from baal_ray.images import decode_many, encode_png
+
+GREY = {"mean": [0.1307] * 3, "std": [0.3081] * 3}
+COLOUR = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]}
+
+
+def mnist(data, folder):
+    """BatchBALD's protocol: its network, 2 labels a class, then 10 a round; 60,000 digits."""
+    return {
+        "classes": [str(digit) for digit in range(10)],
+        "labelled": one(data / "mnist", "train"),
+        "rules": ["random", "bald", "power_bald", "batch_bald"],
+        "seeds": 5,
+        "start": 2,
+        "k": 10,
+        "rounds": 24,
+        "candidates": 4000,
+        "accuracies": [0.8, 0.9, 0.95],
+        "model": {"factory": "networks:BatchBALDNet", "image_size": 28, **GREY},
+        "training": {
+            "evaluation_set": one(data / "mnist", "test"),
+            "epochs": 100,
+            "batch_size": 32,
+            "weight_decay": 1e-4,
+            "evaluation_samples": 5,
+        },
+        "scoring": {"samples": 20, "batch_size": 250},
+    }
+
+
+def repeated_mnist(data, folder):
+    """Each digit five times, with noise: 1,200 digits, so that all copies are candidates."""
+    digits = pq.read_table(one(data / "mnist", "train"), columns=["id", "image", "label"])
+    rng = np.random.default_rng(0)
+    digits = digits.take(rng.permutation(len(digits))[:1200])
+    pixels, _ = decode_many(digits["image"].to_pylist(), 28, 28, max_pixels=10**6)
+    # Of a standard deviation of 0.1 of the normalised pixels, as published.
+    noise = 0.1 * 0.3081 * 255
+    copies = []
+    for copy in range(5):
+        noisy = np.clip(pixels[:, 0] + rng.normal(0, noise, pixels[:, 0].shape), 0, 255)
+        images = [encode_png(image) for image in noisy.round().astype(np.uint8)]
+        ids = [f"{image_id}#{copy}" for image_id in digits["id"].to_pylist()]
+        copies.append(pa.table({"id": ids, "image": images, "label": digits["label"]}))
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.concat_tables(copies), folder / "pool.parquet")
+    return {
+        **mnist(data, folder),
+        "labelled": str(folder / "pool.parquet"),
+        "rounds": 20,
+        "candidates": None,
+    }
+
+
+EXPERIMENTS = {"mnist": mnist, "repeated_mnist": repeated_mnist}
+
+
+def one(folder, name):
+    """The only file or folder there whose name begins so."""
+    (found,) = folder.glob(f"{name}*")
+    return str(found.resolve())
+
+
+def main():
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    settings = EXPERIMENTS[arguments.experiment](arguments.data, folder)
+    config = ExperimentConfig.from_dict({"folder": str(folder), **settings})
+    logging.basicConfig(level=logging.WARNING)
+
+    def watch(row):
+        print(
+            f"{row['rule']:12} seed {row['seed']}  {row['labels']:4} labels  "
+            f"{row['accuracy']:.4f}  {row['fit_seconds']:.1f} s  {row['score_seconds']:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    run_experiment(config, watch=watch)
+    print(pq.read_table(folder / "labels_needed.parquet").to_pandas().to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -65,9 +65,8 @@ class Ranking:
             ids, k = self.listing.read_ids(), self.config.selection.k
             return self._named(top_k_of(ids, k, "random", self.seed, leave_out=leave_out))
         control = self._control(self.scores, leave_out, only)
-        return _spread(
-            self._best(leave_out | IdSet.of(control["id"]), only, len(control)), control
-        )
+        rest = leave_out | IdSet.of(control["id"])
+        return _spread(self._best(rest, only, less=len(control)), control)
 
     def _control(self, scores: str, leave_out: IdSet, only: IdSet | None) -> pa.Table:
         """The random share of the batch, from all images that are scored without an error."""
@@ -162,7 +161,8 @@ def _spread(best: pa.Table, control: pa.Table) -> pa.Table:
     other. The i-th of n has its place at (i - 1/2) / n of the batch.
     """
     places = [(np.arange(len(picks)) + 0.5) / len(picks) for picks in (best, control)]
-    batch = pa.concat_tables([best, control]).take(np.argsort(np.concatenate(places), stable=True))
+    order = np.argsort(np.concatenate(places), kind="stable")
+    batch = pa.concat_tables([best, control]).take(order)
     ranks = pa.array(range(1, len(batch) + 1), pa.int32())
     return batch.set_column(batch.column_names.index("rank"), SELECTION.field("rank"), ranks)
 
@@ -179,7 +179,7 @@ def pick_batch(ranking: Ranking, folder: str, leave_out: IdSet) -> dict[str, Any
         leave_out: ids that are not to be picked.
 
     Returns:
-        `acquired` (how many), `random` (how many of these are the control), `rule` (of the
+        `acquired` (how many), `random` (how many of these were drawn at random), `rule` (of the
         others), `stability`, and the `files` in the folder that hold the batch, by name.
     """
     only = None

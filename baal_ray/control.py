@@ -172,7 +172,5 @@ def _lines(together: Comparison) -> Iterator[str]:
 def _what_it_takes(missing: int | None) -> str:
     if missing is None:
         return "at these rates a million labelled random picks would not do it"
-    return (
-        f"at these rates it takes about {missing} more labelled random picks, and as many more "
-        "active ones for each as now"
-    )
+    about = f"about {float(f'{missing:.2g}'):,.0f} more"
+    return f"at these rates it takes {about} labelled random picks, and active ones in proportion"

@@ -39,7 +39,7 @@ class Gain:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.points:+.1f} ({low:+.1f} to {high:+.1f})"
+        return f"{self.points:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def comparable_models(
@@ -89,7 +89,8 @@ def gain_between(before: Measured, after: Measured) -> Gain | None:
     """From one model to a later one; None without new labels.
 
     The interval is Newcombe's, as if each model had been measured on images of its own. Both were
-    measured on the same and mostly err on the same, so it is too wide rather than too narrow.
+    measured on the same and mostly err on the same, so for these two it is too wide; that another
+    fit on the same labels would come out otherwise is not in it.
     """
     labels = after.labels - before.labels
     if labels <= 0:

@@ -9,6 +9,14 @@ def test_the_difference_and_its_interval_are_newcombes():
     assert compared.interval() == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
+def test_how_many_more_labels_would_do_is_about_right():
+    """(1.96 / 0.005)² · (0.295 · 0.705 + 0.3 · 0.7 / 9) = 35,500, and 1,000 are there."""
+    compared = Comparison(Wrong(2700, 9000), Wrong(295, 1000))
+    assert compared.random_labels_missing() == pytest.approx(34_500, rel=0.03)
+    *_, verdict = comparison_lines([compared])
+    assert "about 35,000 more labelled random picks" in verdict
+
+
 @pytest.mark.parametrize(("active", "random"), [(30, 20), (20, 30), (12, 10)])
 def test_so_many_labels_would_do_and_a_few_less_would_not(active, random):
     """100 active picks and 100 random ones are labelled, with so many wrong ones."""
@@ -29,16 +37,8 @@ def test_rates_that_are_the_same_are_never_told_apart():
     [
         (Wrong(60, 100), Wrong(10, 100), "By this, active picks beat random ones: the model was"),
         (Wrong(10, 100), Wrong(60, 100), "By this, active picks are worse than random ones: the"),
-        (
-            Wrong(30, 100),
-            Wrong(2, 10),
-            "Not told apart yet: at these rates it takes about 79 more la",
-        ),
-        (
-            Wrong(0, 100),
-            Wrong(0, 10),
-            "Not told apart yet: at these rates a million labelled random",
-        ),
+        (Wrong(30, 100), Wrong(2, 10), "Not told apart yet: at these rates it takes about 79"),
+        (Wrong(0, 100), Wrong(0, 10), "Not told apart yet: at these rates a million labelled"),
     ],
 )
 def test_the_verdict_is_that_of_the_interval(active, random, told):

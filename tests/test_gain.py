@@ -26,7 +26,7 @@ def test_a_gain_is_the_difference_of_accuracies_by_label():
     gain = gain_between(before, after)
     assert gain.points == pytest.approx(100 * 0.2 / 2)
     assert gain.interval == pytest.approx((100 * 0.0524 / 2, 100 * 0.3339 / 2), abs=5e-3)
-    assert str(gain) == "+10.0 (+2.6 to +16.7)"
+    assert str(gain) == "+10.00 (+2.62 to +16.69)"
     assert gain_between(after, before) is None
     assert gain_between(before, before) is None
 
@@ -37,7 +37,7 @@ def test_the_last_gain_is_from_three_rounds_with_new_labels_ago(config):
     rounds = [round_of(config, *night) for night in [*nights, ("f", 100, 70)]]
     _, *pairs, last = lines(config, *rounds)
     assert [pair.split(":")[0].strip() for pair in pairs] == ["b to c", "c to e", "e to f"]
-    assert last.strip().startswith("b to f: +62.5 (")  # 30 of 80 images by 60 labels
+    assert last.strip().startswith("b to f: +62.50 (")  # 30 of 80 images by 60 labels
 
 
 @pytest.mark.parametrize(

@@ -124,9 +124,9 @@ def test_the_summary_has_both_a_comparison_and_a_gain(tmp_path):
     ]
     assert gained.splitlines() == [
         "Points of accuracy per 100 labels (95% intervals):",
-        "  night-1 to night-2: +10.0 (+5.8 to +14.1)",
-        "  night-2 to night-3: +10.0 (+6.2 to +13.7)",
-        "  night-1 to night-3: +10.0 (+8.0 to +11.9): labels still make the model better.",
+        "  night-1 to night-2: +10.00 (+5.82 to +14.13)",
+        "  night-2 to night-3: +10.00 (+6.21 to +13.75)",
+        "  night-1 to night-3: +10.00 (+8.02 to +11.94): labels still make the model better.",
     ]
 
 

@@ -1,11 +1,13 @@
-"""The acquisition batch: the k most informative images that can be fetched."""
+"""The acquisition batch: the most informative images that can be fetched, and a random control."""
 
 import logging
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
 from baal_ray.candidates import read_batch, write_batch
@@ -30,7 +32,10 @@ class Ranking:
         config: of the round.
         listing: the pool.
         model: sha256 of the checkpoint that scored it; None where nothing did.
-        scores: the folder of its scores; None to pick at random.
+        scores: the folder of the pool's scores; None to pick at random.
+        last_scores: the folder of the last stage's scores, which the best are picked by; that of
+            the pool's where there is one stage.
+        candidates: the ids that the best are among; None for the whole pool.
         seed: of the round's draws.
         targets: the images that "epig" wants predictions to be right for; None for the pool.
     """
@@ -39,31 +44,70 @@ class Ranking:
     listing: PoolListing
     model: str | None
     scores: str | None
+    last_scores: str | None
+    candidates: IdSet | None
     seed: int
     targets: PoolListing | None = None
 
-    def best(self, leave_out: IdSet, only: IdSet | None) -> pa.Table:
-        """The k best by the configured rule, or at random when there are no scores."""
-        selection = self.config.selection
-        if self.scores is None:
-            ids = self.listing.read_ids()
-            best = top_k_of(ids, selection.k, "random", self.seed, leave_out=leave_out)
-        else:
-            best = top_k(
-                score_files(self.scores),
-                selection.candidate_count if selection.joint else selection.k,
-                selection.ranked_by,
-                self.seed,
-                leave_out=leave_out,
-                only=only,
-                coldness=selection.coldness,
-            )
-            if selection.joint and len(best):
-                best = self._best_together(best)
-        model = pa.repeat(pa.scalar(self.model, pa.string()), len(best))
-        return best.append_column("model", model).select(SELECTION.names).cast(SELECTION)
+    @property
+    def rule(self) -> str:
+        """What picks are ranked by, but for the control: without scores all are random."""
+        return "random" if self.scores is None else self.config.selection.by
 
-    def _best_together(self, candidates: pa.Table) -> pa.Table:
+    def picks(self, leave_out: IdSet, only: IdSet | None) -> pa.Table:
+        """The k picks: a random control from the whole pool, and the best of all others.
+
+        The control is drawn first, so that it is a uniform sample of the pool as it is. Without
+        the images that would be picked anyway, it would have too few that are informative.
+        """
+        if self.scores is None:
+            ids, k = self.listing.read_ids(), self.config.selection.k
+            return self._named(top_k_of(ids, k, "random", self.seed, leave_out=leave_out))
+        control = self._control(self.scores, leave_out, only)
+        rest = leave_out | IdSet.of(control["id"])
+        return _spread(self._best(rest, only, less=len(control)), control)
+
+    def _control(self, scores: str, leave_out: IdSet, only: IdSet | None) -> pa.Table:
+        """The random share of the batch, from all images that are scored without an error."""
+        count = self.config.selection.random_count
+        if not count:
+            return SELECTION.empty_table()
+        files = score_files(scores)
+        # Ties and noise are hashes of the same ids, under the round's own seed.
+        seed = self.seed + 1
+        return self._named(top_k(files, count, "random", seed, leave_out=leave_out, only=only))
+
+    def _best(self, leave_out: IdSet, only: IdSet | None, less: int) -> pa.Table:
+        """The k best by the configured rule, less so many."""
+        assert self.last_scores is not None
+        selection = self.config.selection
+        k = selection.k - less
+        best = top_k(
+            score_files(self.last_scores),
+            selection.candidate_count if selection.joint else k,
+            selection.ranked_by,
+            self.seed,
+            leave_out=leave_out,
+            only=self._narrower(only),
+            coldness=selection.coldness,
+        )
+        if selection.joint and len(best):
+            best = self._best_together(best, k)
+        return self._named(best)
+
+    def _narrower(self, only: IdSet | None) -> IdSet | None:
+        return only if self.candidates is None else self.candidates
+
+    def _named(self, picks: pa.Table) -> pa.Table:
+        """Picks with the model, and with the name of the class that it predicted."""
+        classes = pa.array(self.config.classes, pa.string())
+        scored = "predicted" in picks.column_names
+        predicted = classes.take(picks["predicted"]) if scored else pa.nulls(len(picks))
+        columns = {name: picks[name] for name in ("id", "source", "rank", "score", "rule")}
+        columns["model"] = pa.repeat(pa.scalar(self.model, pa.string()), len(picks))
+        return pa.table(columns | {"predicted": predicted}).cast(SELECTION)
+
+    def _best_together(self, candidates: pa.Table, k: int) -> pa.Table:
         """The k best by a rule that needs the candidates' predictions."""
         selection = self.config.selection
         candidates, log_probs_N_K_C = self._predictions(self.listing, candidates)
@@ -76,7 +120,7 @@ class Ranking:
             selection.by,
             candidates,
             log_probs_N_K_C,
-            selection.k,
+            k,
             self.seed,
             target_log_probs_M_K_C,
         )
@@ -90,39 +134,57 @@ class Ranking:
         self, picks: pa.Table, leave_out: IdSet, only: IdSet | None
     ) -> dict[str, Any] | None:
         """How many of BALD's picks stay without each fifth of the posterior samples."""
-        if self.scores is None or self.config.selection.by != "bald":
+        if self.last_scores is None or self.config.selection.by != "bald":
             return None
-        files = score_files(self.scores)
-        without = overlaps(files, picks["id"], self.seed, leave_out=leave_out, only=only)
+        random = pc.equal(picks["rule"], "random")
+        without = overlaps(
+            score_files(self.last_scores),
+            picks.filter(pc.invert(random))["id"],
+            self.seed,
+            leave_out=leave_out | IdSet.of(picks.filter(random)["id"]),
+            only=self._narrower(only),
+        )
         return {"without": without, "mean": fmean(without)} if without else None
 
 
-def pick_batch(
-    ranking: Ranking, folder: str, leave_out: IdSet, only: IdSet | None
-) -> dict[str, Any]:
+def _spread(best: pa.Table, control: pa.Table) -> pa.Table:
+    """Both as one batch, ranked anew: in every part of the ranks there is the control's share.
+
+    Annotators who go by rank and stop early have then labelled about as much of one as of the
+    other. The i-th of n has its place at (i - 1/2) / n of the batch.
+    """
+    places = [(np.arange(len(picks)) + 0.5) / len(picks) for picks in (best, control)]
+    order = np.argsort(np.concatenate(places), kind="stable")
+    batch = pa.concat_tables([best, control]).take(order)
+    ranks = pa.array(range(1, len(batch) + 1), pa.int32())
+    return batch.set_column(batch.column_names.index("rank"), SELECTION.field("rank"), ranks)
+
+
+def pick_batch(ranking: Ranking, folder: str, leave_out: IdSet) -> dict[str, Any]:
     """Pick a batch and write it to a folder, images and all; nothing is committed.
 
-    The next best take the place of picks that cannot be fetched or shown.
+    The next best take the place of picks that cannot be fetched or shown, and in the control the
+    next that chance would have drawn.
 
     Args:
         ranking: what it is picked by.
         folder: of the batch.
         leave_out: ids that are not to be picked.
-        only: ids to keep to.
 
     Returns:
-        `acquired` (how many), `rule`, `stability`, and the `files` in the folder that hold the
-        batch, by name.
+        `acquired` (how many), `random` (how many of these were drawn at random), `rule` (of the
+        others), `stability`, and the `files` in the folder that hold the batch, by name.
     """
+    only = None
     while True:
-        selection = ranking.best(leave_out, only)
+        selection = ranking.picks(leave_out, only)
         files = write_batch(ranking.listing, selection, folder, ranking.config)
         picks = read_batch(files)
         lost = sorted(set(selection["id"].to_pylist()) - set(picks["id"].to_pylist()))
         if not lost:
             break
         logger.warning(
-            "%d picks cannot be fetched or shown, such as %r: the next best take their place",
+            "%d picks cannot be fetched or shown, such as %r: others take their place",
             len(lost),
             lost[0],
         )
@@ -133,7 +195,8 @@ def pick_batch(
         logger.warning("the pool has only %d images to acquire; selection.k is %d", len(picks), k)
     return {
         "acquired": len(picks),
-        "rule": picks["rule"][0].as_py() if len(picks) else ranking.config.selection.by,
+        "random": int(pc.sum(pc.equal(picks["rule"], "random")).as_py() or 0),
+        "rule": ranking.rule,
         "stability": ranking.stability(picks, leave_out, only),
         "files": [file.rsplit("/", 1)[-1] for file in files],
     }

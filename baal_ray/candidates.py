@@ -83,6 +83,8 @@ def _write(listing: PoolListing, selection: pa.Table, folder: str, config: Round
 def read_batch(files: Iterable[str]) -> pa.Table:
     """The rows of an acquisition batch without their images, in order of rank.
 
+    Batches of earlier versions do not have `predicted`: it is null there.
+
     Raises:
         CorruptFileError: a file is torn or rotten.
         StorageError: a file is missing or cannot be read.
@@ -97,6 +99,6 @@ def read_batch(files: Iterable[str]) -> pa.Table:
                 "manifest has no picks of its round, you may delete the round's folder instead, "
                 "and run it again."
             ) from error
-        rows = parse_parquet(data, file, SELECTION.names.__contains__)
-        tables.append(rows.select(SELECTION.names).cast(SELECTION))
-    return pa.concat_tables(tables).sort_by("rank")
+        tables.append(parse_parquet(data, file, SELECTION.names.__contains__))
+    batch = pa.concat_tables(tables, promote_options="default")
+    return batch.cast(SELECTION).sort_by("rank")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich import filesize
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 import baal_ray
@@ -131,13 +131,16 @@ def submit(
 @main.command()
 @_config_argument
 def status(config_path: str) -> None:
-    """Show the rounds of a workspace and what became of their picks."""
-    from baal_ray.status import round_rows
+    """Show the rounds of a workspace, what became of their picks, and what labels still gain."""
+    from baal_ray.status import COLUMNS, workspace_status
 
-    table = Table("round", "rule", "acquired", "labelled", "waiting", "accuracy before", box=None)
-    for row in round_rows(RoundConfig.from_yaml(config_path).workspace):
+    found = workspace_status(RoundConfig.from_yaml(config_path))
+    table = Table(*(Column(name, overflow="fold") for name in COLUMNS), box=None, pad_edge=False)
+    for row in found.rows:
         table.add_row(*row)
     _console().print(table)
+    for paragraph in found.summary:
+        click.echo(f"\n{paragraph}")
 
 
 @main.command()

@@ -241,6 +241,14 @@ class SelectionConfig(Section):
     candidates: Count | None = None
     targets: PoolConfig | None = None
     target_images: Count = 500
+    random_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def random_count(self) -> int:
+        """How many of the k are a control; where the rule is random, none need be."""
+        if not self.random_share or self.by == "random":
+            return 0
+        return min(max(1, round(self.random_share * self.k)), self.k - 1)
 
     @property
     def joint(self) -> bool:
@@ -262,6 +270,11 @@ class SelectionConfig(Section):
         if self.candidates is not None and self.candidates < self.k:
             raise ValueError(
                 f"candidates is {self.candidates}; it must be at least k, which is {self.k}"
+            )
+        if self.random_share and self.k == 1:
+            raise ValueError(
+                f"random_share is {self.random_share:g}; it must be 0 where k is 1, as a single "
+                "pick cannot be both active and its control"
             )
         return self
 

@@ -61,7 +61,7 @@ class RoundResult:
         acquired: images it added to the manifest.
         committed_before: whether it was finished already, so that nothing was done now.
         checkpoint: sha256 of the model it scored with; None when its picks were random.
-        rule: how the picks were ranked.
+        rule: how the picks were ranked, but for the random ones.
         scored: images it scored; the others had scores from an earlier round.
         labels: labelled images that the model was fitted on.
         unreadable: images of the pool that cannot be read.
@@ -71,6 +71,7 @@ class RoundResult:
             many of them `scored` now, and how many of those started from samples that were `kept`.
         stability: the share of the picks, 0 to 1, that would have been picked when a fifth of the
             posterior samples is left out, averaged over the fifths; None unless BALD chose them.
+        random: how many of the picks were drawn at random.
     """
 
     round_id: str
@@ -85,6 +86,7 @@ class RoundResult:
     seconds: dict[str, float]
     further_stages: list[dict[str, int]] = field(default_factory=list)
     stability: float | None = None
+    random: int = 0
 
     def summary(self) -> str:
         """In one line."""
@@ -103,15 +105,17 @@ class RoundResult:
             if self.stability is not None
             else ""
         )
-        acquired = (
-            f"{self.acquired} acquired by {self.rule}"
-            if self.acquired
-            else "nothing to acquire: the pool has no image left to pick"
-        )
         return (
             f"round {self.round_id}: {fitted}{accuracy}; {self.scored} images scored, "
-            f"{self.unreadable} unreadable{candidates}; {acquired}{stability}"
+            f"{self.unreadable} unreadable{candidates}; {self._picks()}{stability}"
         )
+
+    def _picks(self) -> str:
+        if not self.acquired:
+            return "nothing to acquire: the pool has no image left to pick"
+        if self.rule == "random" or not self.random:
+            return f"{self.acquired} acquired by {self.rule}"
+        return f"{self.acquired - self.random} acquired by {self.rule} and {self.random} at random"
 
 
 def run_round(config: RoundConfig, round_id: str) -> RoundResult:
@@ -316,7 +320,7 @@ class _Round:
             attempt = self._committed_attempt() or max(self._last_attempt(), refused + 1)
             candidates = self._candidates(plan, fit, scores, attempt)
             stage = _attempted("batch", attempt)
-            batch = self._once(stage, partial(self._pick, plan, fit, candidates or scores))
+            batch = self._once(stage, partial(self._pick, plan, fit, scores, candidates))
             try:
                 self._manifest.acquire(read_batch(self._batch_files(batch)), self._round_id)
             except AlreadyAcquiredError as error:
@@ -350,20 +354,24 @@ class _Round:
             f"batch in {self._folder} is of these; put back its batch.json and batch/"
         )
 
-    def _pick(self, plan: Result, fit: Result, scores: Result) -> Result:
-        ranking = Ranking(
-            self._config,
-            _pool_of(plan),
-            fit["checkpoint"],
-            scores["scores"],
-            self._seed_of(plan),
-            _pool_of(plan, "targets") if plan.get("targets") else None,
-        )
+    def _pick(
+        self, plan: Result, fit: Result, scores: Result, candidates: Result | None
+    ) -> Result:
         only = None
-        if "ids" in scores:  # of the candidates
-            with open_parquet(scores["ids"]) as ids:
+        if candidates is not None:
+            with open_parquet(candidates["ids"]) as ids:
                 only = IdSet.of(ids.read()["id"])
-        return pick_batch(ranking, self._batch_folder, self._acquired(), only)
+        ranking = Ranking(
+            config=self._config,
+            listing=_pool_of(plan),
+            model=fit["checkpoint"],
+            scores=scores["scores"],
+            last_scores=(candidates or scores)["scores"],
+            candidates=only,
+            seed=self._seed_of(plan),
+            targets=_pool_of(plan, "targets") if plan.get("targets") else None,
+        )
+        return pick_batch(ranking, self._batch_folder, self._acquired())
 
     def _finish(
         self, fit: Result, scores: Result, candidates: Result | None, batch: Result
@@ -383,6 +391,7 @@ class _Round:
             "seconds": {name: stage["seconds"] for name, stage in stages.items()},
             "further_stages": candidates["stages"] if candidates else [],
             "stability": batch["stability"] and batch["stability"]["mean"],
+            "random": batch.get("random", 0),  # picked by an earlier version
         }
         versions = {"baal_ray": baal_ray.__version__, "ray": ray.__version__}
         done = {

@@ -26,7 +26,8 @@ from baal_ray.manifest import Manifest
 from baal_ray.rounds import unfinished_rounds
 from baal_ray.schema import ACQUIRED, LABELLED
 
-_EXPORTED = ("id", "source", "round", "rank", "score", "status", "label", "labelled_by")
+# What does not tell how an image was picked, nor for what: a label should not depend on that.
+_EXPORTED = ("id", "source", "round", "rank", "status", "label", "labelled_by")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def reject_images(manifest: Manifest, path: str) -> int:
 def export_labels(
     manifest: Manifest, path: str, *, status: str | None = ACQUIRED, round_id: str | None = None
 ) -> int:
-    """Write a file of images for annotators, oldest round first, most informative first.
+    """Write a file of images for annotators, oldest round first, each in order of rank.
 
     With its label column filled in, the file is ready for `import_labels`.
 

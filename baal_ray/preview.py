@@ -61,17 +61,20 @@ class _Preview:
                 self._scored_before += int((scored.contains(rows["id"]) & ~taken).sum())
 
     def lines(self) -> Iterator[str]:
-        k, by = self._config.selection.k, self._config.selection.by
+        selection = self._config.selection
+        by, random = selection.by, selection.random_count
         left = self._images - self._acquired
         yield f"pool     {self._images:,} images, of which {self._acquired:,} are acquired"
         if not len(self._labelled):
             yield "fit      nothing is labelled yet"
             yield "score    nothing: the first acquisition batch is random"
-            by = "random"
+            by, random = "random", 0
         else:
             yield f"fit      {self._fit_line()}"
             yield f"score    {self._score_line()}"
-        yield f"acquire  {min(k, left):,} images by {by}"
+        best = max(0, min(selection.k, left) - random)
+        control = f" and {min(random, left):,} at random" if random else ""
+        yield f"acquire  {best:,} images by {by}{control}"
         if len(self._labelled):
             yield f"time     {self._time_line()}"
 

@@ -33,14 +33,20 @@ def _remedy(round_id: str, stage: str) -> str:
     )
 
 
-def finished_rounds(workspace: str) -> list[str]:
-    """The rounds that ran to their end, in the order of the manifest's versions they began at."""
+def finished_plans(workspace: str) -> dict[str, dict[str, Any]]:
+    """The plans of the rounds that ran to their end, ordered as `finished_rounds`."""
     begun = {
         round_id: read_stage(workspace, round_id, "plan") or {}
         for round_id, holds in _folders(workspace).items()
         if "round.json" in holds
     }
-    return sorted(begun, key=lambda id: (begun[id].get("manifest_version", -1), id))
+    order = sorted(begun, key=lambda id: (begun[id].get("manifest_version", -1), id))
+    return {round_id: begun[round_id] for round_id in order}
+
+
+def finished_rounds(workspace: str) -> list[str]:
+    """The rounds that ran to their end, in the order of the manifest's versions they began at."""
+    return list(finished_plans(workspace))
 
 
 def unfinished_rounds(workspace: str) -> list[str]:

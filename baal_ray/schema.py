@@ -41,7 +41,8 @@ SCORES = pa.schema(
 #: In a score file's own metadata: the name of the folder that it was written for.
 FINGERPRINT = b"baal_ray.fingerprint"
 
-#: The picks of one round, most informative first, before their images are fetched.
+#: The picks of one round, in order of rank, before their images are fetched. `predicted` names the
+#: class that the model took an image for.
 SELECTION = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -50,6 +51,7 @@ SELECTION = pa.schema(
         pa.field("score", pa.float32()),
         pa.field("rule", pa.string(), nullable=False),
         pa.field("model", pa.string()),
+        pa.field("predicted", pa.string()),
     ]
 )
 

@@ -5,7 +5,7 @@ from baal_ray import storage
 from baal_ray.candidates import read_batch
 from baal_ray.errors import CorruptFileError, StorageError
 from baal_ray.parquet import publish_table
-from baal_ray.schema import BATCH
+from baal_ray.schema import BATCH, SELECTION
 
 
 def test_a_batch_file_that_is_rotten_or_missing_is_named(tmp_path):
@@ -19,3 +19,15 @@ def test_a_batch_file_that_is_rotten_or_missing_is_named(tmp_path):
     storage.delete(file)
     with pytest.raises(StorageError, match=f"{file} cannot be read"):
         read_batch([file])
+
+
+def test_a_batch_of_an_earlier_version_says_nothing_of_predictions(tmp_path):
+    columns = {"id": ["a"], "rank": [1], "rule": ["bald"], "model": ["sha256"], "image": [b"x"]}
+    schema = pa.schema([field for field in BATCH if field.name != "predicted"])
+    arrays = [pa.array(columns.get(field.name, [None]), field.type) for field in schema]
+    file = publish_table(str(tmp_path), pa.table(arrays, schema=schema))
+    batch = read_batch([file])
+    assert batch.schema == SELECTION
+    assert batch.select(["model", "predicted"]).to_pylist() == [
+        {"model": "sha256", "predicted": None}
+    ]

@@ -87,7 +87,7 @@ def test_what_is_missing_is_named(faults):
 
 def test_an_unknown_setting_without_a_near_one_lists_those_there_are(faults):
     (fault,) = faults(MINIMAL.replace("k: 100", "k: 100, zzz: 1"))
-    known = "by, candidates, coldness, k, target_images, targets"
+    known = "by, candidates, coldness, k, random_share, target_images, targets"
     assert fault == f"selection.zzz is not a setting; the settings here are {known}"
 
 
@@ -157,6 +157,7 @@ def test_one_sample_cannot_disagree(faults, read, by):
             "selection.candidates is 99; it must be at least k, which is 100",
         ),
         ("coldness: 0", "{}", "selection.coldness is 0; it must be greater than 0"),
+        ("random_share: 1", "{}", "selection.random_share is 1; it must be less than 1"),
         (
             "by: batch_bald",
             "{masks: per_item}",
@@ -173,6 +174,23 @@ def test_rules_that_ask_for_what_there_is_not(faults, selection, scoring, told):
     text = MINIMAL.replace("k: 100", f"k: 100, {selection}")
     (fault,) = faults(f"{text}scoring: {scoring}")
     assert fault.startswith(told)
+
+
+def test_a_single_pick_has_no_control(faults, read):
+    settings = "k: 1, random_share: 0.1"
+    (fault,) = faults(MINIMAL.replace("k: 100", settings))
+    assert fault.startswith("selection.random_share is 0.1; it must be 0 where k is 1")
+
+
+@pytest.mark.parametrize(
+    ("k", "share", "count"),
+    [(100, 0, 0), (100, 0.1, 10), (10, 0.01, 1), (10, 0.99, 9), (2, 0.01, 1), (2, 0.99, 1)],
+)
+def test_a_control_leaves_one_active_pick_and_has_one_image(read, k, share, count):
+    settings = f"k: {k}, random_share: {share}"
+    assert read(MINIMAL.replace("k: 100", settings)).selection.random_count == count
+    random = read(MINIMAL.replace("k: 100", f"{settings}, by: random"))
+    assert random.selection.random_count == 0
 
 
 def test_a_further_stage_is_scored_as_a_pool_of_its_candidates_would_be(read):

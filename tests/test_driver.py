@@ -22,7 +22,7 @@ SCORES = {"scores": None, "scored": 0, "unreadable": 0, "seconds": 0.0}
 class Driver(_Round):
     """One that picks the first five of a fixed ranking, and no Ray."""
 
-    def _pick(self, plan, fit, scores):
+    def _pick(self, plan, fit, scores, candidates=None):
         taken = self._acquired().contains(RANKING)
         picks = [id for id, gone in zip(RANKING, taken, strict=True) if not gone][:5]
         nulls = [None] * 5

@@ -17,6 +17,15 @@ from baal_ray.training import _job
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
 from pools import round_config, write_labelled, write_pool
 
+
+def test_a_control(tmp_path):
+    write_pool(tmp_path, images=100)
+    config = round_config(tmp_path, selection={"random_share": 0.2})
+    assert preview(config)["acquire"] == "10 images by random"
+    bring_in_labels(config, tmp_path)
+    assert preview(config)["acquire"] == "8 images by bald and 2 at random"
+
+
 CHECKPOINT = "c0ffee" * 10 + "abcd"
 
 

@@ -7,25 +7,33 @@ import pyarrow as pa
 import pytest
 
 from baal_ray import storage
+from baal_ray.forgetting import forget_images
 from baal_ray.labels import export_labels
 from baal_ray.manifest import Manifest
-from baal_ray.status import round_rows
-from baal_ray.workspace import manifest_uri, rounds_uri
+from baal_ray.parquet import publish_table
+from baal_ray.schema import BATCH
+from baal_ray.status import workspace_status
+from baal_ray.workspace import batch_uri, manifest_uri, rounds_uri
+from pools import round_config
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def finished(workspace, round_id, metrics):
-    result = {"result": {"round_id": round_id, "metrics": metrics}}
-    storage.publish(f"{rounds_uri(workspace)}/{round_id}/round.json", json.dumps(result).encode())
+def finished(workspace, round_id, metrics, labels=0, plan=None):
+    result = {"result": {"round_id": round_id, "metrics": metrics, "labels": labels}}
+    for name, content in (("plan", plan or {}), ("round", result)):
+        uri = f"{rounds_uri(workspace)}/{round_id}/{name}.json"
+        storage.publish(uri, json.dumps(content).encode())
 
 
 def test_a_new_workspace_has_no_rounds(tmp_path):
-    assert round_rows(str(tmp_path)) == []
+    status = workspace_status(round_config(tmp_path))
+    assert (status.rows, status.summary) == ([], [])
 
 
 def test_rounds_come_in_the_order_they_were_committed_in(tmp_path):
-    workspace = str(tmp_path)
+    config = round_config(tmp_path)
+    workspace = config.workspace
     manifest = Manifest(manifest_uri(workspace))
     manifest.add_labelled(pa.table({"id": ["s"], "label": ["cat"]}), "seeds", labelled_by="ann")
     manifest.acquire(pa.table({"id": ["b", "a"], "rule": ["random"] * 2}), "night-10")
@@ -34,26 +42,107 @@ def test_rounds_come_in_the_order_they_were_committed_in(tmp_path):
     finished(workspace, "night-10", {})
     finished(workspace, "night-9", {"accuracy": 0.98765})
     storage.publish(f"{rounds_uri(workspace)}/night-11/plan.json", b"{}")
-    assert round_rows(workspace) == [
-        ("seeds", "labelled set", "1", "1", "0", ""),
-        ("night-10", "random", "2", "1", "1", ""),
-        ("night-9", "bald", "1", "0", "1", "0.988"),
+    status = workspace_status(config)
+    assert status.rows == [
+        ("seeds", "labelled set", "1", "1", "0", "", "", ""),
+        ("night-10", "random", "2", "1", "1", "", "", ""),
+        ("night-9", "bald", "1", "0", "1", "0.988", "", ""),
+    ]
+    (told,) = status.summary
+    assert told.startswith("training.evaluation_set is not set: each round is measured on other")
+
+
+def acquired(config, round_id, *, active, control, older=False):
+    """Commit picks, given as (label, what was predicted); those without a label wait for one."""
+    picks = [*((*pick, "bald") for pick in active), *((*pick, "random") for pick in control)]
+    labels, predicted, rules = zip(*picks, strict=True)
+    ids = [f"{round_id}-{n}" for n in range(len(picks))]
+    columns = {"id": ids, "rule": rules, "predicted": predicted, "rank": range(len(ids))}
+    columns |= {"model": ["sha256"] * len(ids), "image": [b"x"] * len(ids)}
+    nulls = [None] * len(ids)
+    batch = pa.table(
+        [pa.array(columns.get(field.name, nulls), field.type) for field in BATCH], schema=BATCH
+    )
+    half = len(ids) // 2
+    for part in (batch[:half], batch[half:]):
+        folder = batch_uri(config.workspace, round_id)
+        publish_table(folder, part.drop_columns(["predicted"]) if older else part)
+    manifest = Manifest(manifest_uri(config.workspace))
+    manifest.acquire(batch, round_id)
+    answers = pa.table({"id": ids, "label": pa.array(labels, pa.string())})
+    manifest.label(answers.filter(answers["label"].is_valid()))
+
+
+def test_labels_are_held_against_what_was_predicted(tmp_path):
+    config = round_config(tmp_path)
+    right, wrong, waiting = ("left", "left"), ("left", "right"), (None, "left")
+    acquired(config, "a", active=[right, wrong, wrong, waiting], control=[right, wrong])
+    acquired(config, "b", active=[wrong, right], control=[waiting])
+    acquired(config, "older", active=[wrong], control=[wrong], older=True)
+    by_round = {row[0]: row[1:3] + row[-2:] for row in workspace_status(config).rows}
+    assert by_round == {
+        "a": ("bald + 2 random", "6", "67% of 3", "50% of 2"),
+        "b": ("bald + 1 random", "3", "50% of 2", ""),
+        "older": ("bald + 1 random", "2", "", ""),
+    }
+
+
+def test_a_corrected_label_counts_and_a_forgotten_or_released_image_does_not(tmp_path):
+    config = round_config(tmp_path)
+    wrong, waiting = ("left", "right"), (None, "left")
+    acquired(config, "a", active=[wrong, wrong, waiting, wrong], control=[wrong])
+    manifest = Manifest(manifest_uri(config.workspace))
+    manifest.label(pa.table({"id": ["a-0"], "label": ["right"]}), overwrite=True)
+    forget_images(config.workspace, ["a-1"])
+    manifest.release(pa.table({"id": ["a-2"]}))
+    other = {"id": ["a-2"], "rule": ["bald"], "model": ["sha256"]}
+    manifest.acquire(pa.table(other), "b")  # as an older version would, with no prediction
+    manifest.label(pa.table({"id": ["a-2"], "label": ["right"]}))
+    assert [row[-2:] for row in workspace_status(config).rows] == [
+        ("50% of 2", "100% of 1"),
+        ("", ""),
+    ]
+
+
+def test_the_summary_has_both_a_comparison_and_a_gain(tmp_path):
+    config = round_config(tmp_path, training={"evaluation_set": str(tmp_path / "evaluation")})
+    plan = {"config": config.planned()}
+    right, wrong = ("left", "left"), ("left", "right")
+    for number in (1, 2, 3):
+        active = [wrong] * 12 + [right] * 8
+        acquired(config, f"night-{number}", active=active, control=[wrong] + [right] * 9)
+        accuracy = {"accuracy": 0.5 + 0.1 * number, "images": 1000}
+        order = plan | {"manifest_version": number}
+        finished(config.workspace, f"night-{number}", accuracy, 100 * number, order)
+    compared, gained = workspace_status(config).summary
+    assert compared.splitlines() == [
+        "Picks that the model was wrong about (rounds: 3; 95% intervals):",
+        "  active      60.0% of 60 (47.4% to 71.4%)",
+        "  random      10.0% of 30 (3.5% to 25.6%)",
+        "  difference  +50.0 points (+29.9 to +63.2)",
+        "By this, active picks beat random ones: the model was wrong about more of them.",
+    ]
+    assert gained.splitlines() == [
+        "Points of accuracy per 100 labels (95% intervals):",
+        "  night-1 to night-2: +10.00 (+5.82 to +14.13)",
+        "  night-2 to night-3: +10.00 (+6.21 to +13.75)",
+        "  night-1 to night-3: +10.00 (+8.02 to +11.94): labels still make the model better.",
     ]
 
 
 @pytest.mark.parametrize("step", [timedelta(days=-1), timedelta(0)], ids=["a day back", "stopped"])
 def test_clocks_do_not_order_rounds(tmp_path, monkeypatch, step):
     """Each round runs on a machine whose clock is a day behind, or at the very same moment."""
-    workspace = str(tmp_path)
-    manifest = Manifest(manifest_uri(workspace))
+    config = round_config(tmp_path)
+    manifest = Manifest(manifest_uri(config.workspace))
     names = ["m", "z", "a", "night-10", "night-9"]
     for number, name in enumerate(names):
         clock = type("Clock", (), {"now": lambda zone, n=number: NOON.astimezone(zone) + n * step})
         monkeypatch.setattr("baal_ray.manifest.datetime", clock)
         manifest.acquire(pa.table({"id": [name, f"{name} too"]}), name)
     monkeypatch.undo()
-    rewind_log(tmp_path / "manifest" / "_delta_log", step)
-    assert [row[0] for row in round_rows(workspace)] == names
+    rewind_log(tmp_path / "workspace" / "manifest" / "_delta_log", step)
+    assert [row[0] for row in workspace_status(config).rows] == names
     path = str(tmp_path / "todo.jsonl")
     export_labels(manifest, path)
     lines = storage.read(path).decode().splitlines()

@@ -242,23 +242,31 @@ def test_without_labels_the_first_batch_is_random_and_deterministic(tmp_path: Pa
     assert len(set(picks[0])) == 10
 
 
-def test_a_pick_that_another_round_took_is_replaced_by_the_next_best(tmp_path: Path) -> None:
+def test_a_pick_that_another_round_took_is_replaced_by_the_next_of_its_kind(
+    tmp_path: Path,
+) -> None:
     write_pool(tmp_path, images=100)
-    config = round_config(tmp_path)
+    config = round_config(tmp_path, selection={"random_share": 0.3})
     bring_in_labels(config, tmp_path)
     manifest = Path(config.workspace, "manifest")
     shutil.copytree(manifest, tmp_path / "before")
     run_round(config, "ours")
-    ranking = top_k(scores_of(config, "ours"), 13)["id"].to_pylist()
+    plan = json.loads(Path(config.workspace, "rounds", "ours", "plan.json").read_text())
+    drawn = top_k(scores_of(config, "ours"), 4, "random", plan["seed"] + 1)["id"].to_pylist()
+    ranking = top_k(scores_of(config, "ours"), 20)["id"].to_pylist()
+    active = [image_id for image_id in ranking if image_id not in drawn]
     # As if we had been killed before the commit, and another round had come in between.
     shutil.rmtree(manifest)
     shutil.copytree(tmp_path / "before", manifest)
     os.remove(Path(config.workspace, "rounds", "ours", "round.json"))
-    manifest_of(config).acquire(pa.table({"id": ranking[2:5]}), "theirs")
+    manifest_of(config).acquire(pa.table({"id": [*active[2:5], drawn[1]]}), "theirs")
     result = run_round(config, "ours")
-    assert result.acquired == 10
-    ours = manifest_of(config).rows(round_id="ours").sort_by("rank")["id"].to_pylist()
-    assert ours == ranking[:2] + ranking[5:]
+    assert (result.acquired, result.random) == (10, 3)
+    assert "7 acquired by bald and 3 at random" in result.summary()
+    ours = manifest_of(config).rows(round_id="ours").sort_by("rank").to_pandas()
+    by_rule = ours.groupby("rule")["id"].agg(list)
+    assert by_rule["random"] == [drawn[0], *drawn[2:]]
+    assert by_rule["bald"] == (active[:2] + active[5:])[:7]
 
 
 def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from baal_ray.batch_bald import batch_bald
 from baal_ray.config import RoundConfig
 from baal_ray.driver import run_round
 from baal_ray.epig import epig
+from baal_ray.ids import IdSet
 from baal_ray.images import decode_many
 from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
@@ -61,7 +62,7 @@ def predictions(config: RoundConfig, record: dict, ids: list[str]) -> Tensor:
         list(pool.loc[ids, "image"]), *config.model.image_size, max_pixels=10**6
     )
     checkpoint = load_checkpoint(checkpoint_uri(config.workspace, record["result"]["checkpoint"]))
-    posterior = MCDropout(checkpoint.classifier, config.scoring.samples, config.seed)
+    posterior = MCDropout(checkpoint.classifier, config.scoring.last_stage.samples, config.seed)
     return posterior.log_probs(torch.from_numpy(pixels))
 
 
@@ -104,6 +105,31 @@ def test_batch_bald_and_epig_pick_by_the_predictions_of_the_best_candidates(
     rows = acquired(later, 1)
     assert set(rows["id"].to_pylist()) == {candidates[n] for n in gain_N.topk(4).indices}
     assert rows["score"].to_pylist() == pytest.approx(gain_N.topk(4).values.tolist(), abs=1e-5)
+
+
+def test_a_control_of_the_whole_pool_stands_beside_the_best_candidates(tmp_path: Path) -> None:
+    """BatchBALD among the 20 best, by 8 samples, and a third of the batch at random."""
+    selection = {"k": 6, "by": "batch_bald", "candidates": 20, "random_share": 0.33}
+    scoring = {"further_stages": [{"samples": 8, "share": 0.1}]}
+    ((config, record),) = rounds(tmp_path, selection, scoring=scoring)
+    seed = seed_of(config, 0)
+    rows = acquired(config, 0)
+    assert rows["rule"].to_pylist() == ["batch_bald", "random", "batch_bald"] * 2
+    picks = rows["id"].to_pylist()
+    control, active = [picks[1], picks[4]], [picks[0], picks[2], picks[3], picks[5]]
+
+    first, last = record["scores"], record["candidates"]["scores"]
+    assert control == top_k(first, IMAGES, "random", seed + 1)["id"].to_pylist()[:2]
+    left = top_k(last, IMAGES, seed=seed, leave_out=IdSet.of(control))["id"].to_pylist()
+    batch = batch_bald(predictions(config, record, left), 4, seed=seed)
+    assert active == [left[n] for n in batch.picks_B]
+    assert record["result"]["random"] == 2
+
+    files = Path(config.workspace, "rounds", "round-0", "batch")
+    for ids, folder in ((control, first), (active, last)):
+        scores = pq.read_table(folder).to_pandas().set_index("id")
+        predicted = pq.read_table(files).to_pandas().set_index("id")["predicted"]
+        assert list(predicted[ids]) == [config.classes[n] for n in scores.loc[ids, "predicted"]]
 
 
 def test_epig_takes_its_targets_from_another_pool(tmp_path: Path) -> None:

@@ -292,7 +292,9 @@ def _calibration(curves: pa.Table, rules: Sequence[str]) -> list[Html]:
             [
                 page.figure(
                     f"With the most labels, confidence is off by {ece:.3f} at most, by {worst}",
-                    plots.lines(_lines(curves, rules, "ece"), "labels", "calibration error"),
+                    plots.lines(
+                        _lines(curves, rules, "ece"), "labels", "calibration error", zero=True
+                    ),
                     "Expected calibration error: how far confidence is from the share that is "
                     "right. Lower is better.",
                 ),

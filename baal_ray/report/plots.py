@@ -49,6 +49,7 @@ _STYLE: Any = {
 # Without names of its own, an SVG's date and tool stay out of the page.
 _NOTHING = dict.fromkeys(["Date", "Creator", "Format", "Type"])
 _LONGEST_NAME = 26
+_STEPS = (1, 2, 2.5, 5, 10)
 _DASHES = ("solid", (0, (5, 2)), (0, (1, 1.2)))
 
 
@@ -86,7 +87,7 @@ def lines(
     y_label: str,
     *,
     level: Sequence[float] = (),
-    whole: bool = True,
+    zero: bool = False,
 ) -> str:
     """Lines with bands over a common axis.
 
@@ -95,7 +96,7 @@ def lines(
         x_label: below the horizontal axis.
         y_label: above the vertical one.
         level: heights of horizontal rules to hold the lines against.
-        whole: whether the horizontal axis counts things.
+        zero: whether the vertical axis begins at 0.
     """
 
     def draw(axes: Axes) -> None:
@@ -103,8 +104,10 @@ def lines(
             axes.axhline(height, color=MUTED.drawn, linewidth=1, linestyle=(0, (1, 2)))
         for line in series:
             _draw_line(axes, line)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        if zero:
+            axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=_STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
         _labels(axes, x_label, y_label)
         if len(series) > 1:
             _legend(axes, [line.name for line in series])
@@ -141,7 +144,7 @@ def histogram(
         axes.minorticks_off()
         if cut is not None:
             axes.axvline(cut, color=INK.drawn, linewidth=1.2, linestyle=_DASHES[1], label="cut")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=_STEPS))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         _labels(axes, x_label, "images, on a logarithmic scale")
         _legend(axes, ["scored", "acquired", "cut"])
@@ -160,7 +163,7 @@ def shares(names: Sequence[str], pool: Values, batch: Values) -> str:
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
         _labels(axes, "share of images", "")
         _legend(axes, ["pool", "acquired"])
 
@@ -198,7 +201,7 @@ def intervals(
         axes.set_yticks(range(len(names)), [_short(name) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=_STEPS))
         _labels(axes, x_label, "")
 
     return _drawn(draw, 0.9 + 0.3 * len(names))
@@ -217,7 +220,7 @@ def stacked(names: Sequence[str], parts: Sequence[tuple[str, Values]], x_label: 
         axes.set_yticks(rows, [_short(name) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
         _labels(axes, x_label, "")
         _legend(axes, [name for name, _ in parts])
 
@@ -226,7 +229,7 @@ def stacked(names: Sequence[str], parts: Sequence[tuple[str, Values]], x_label: 
 
 def scatter(groups: Sequence[tuple[str, Values]]) -> str:
     """Points of up to three groups on a map whose axes mean nothing; the first lies below."""
-    marks = (("o", 9, MUTED, 0.55), ("s", 15, SERIES[0], 0.85), ("D", 20, SERIES[1], 0.95))
+    marks = (("o", 14, MUTED, 0.6), ("s", 22, SERIES[0], 0.85), ("D", 30, SERIES[1], 0.95))
 
     def draw(axes: Axes) -> None:
         for (name, points_N_2), (marker, size, colour, alpha) in zip(groups, marks, strict=False):
@@ -244,7 +247,6 @@ def scatter(groups: Sequence[tuple[str, Values]]) -> str:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines["bottom"].set_visible(False)
-        axes.set_aspect("equal", "datalim")
         _legend(axes, [name for name, _ in groups])
 
     return _drawn(draw, _WIDTH * 0.9)

@@ -17,15 +17,16 @@ from baal_ray.workspace import batch_uri, manifest_uri, round_uri, scores_uri
 from pools import picture, round_config, write_pool
 
 
-def score_rows(ids: Sequence[str], bald: Sequence[float], predicted: Sequence[int]) -> pa.Table:
-    """Rows of scores of 4 posterior samples; other columns than these are null."""
+def score_rows(
+    ids: Sequence[str], scores: Sequence[float], predicted: Sequence[int], column: str = "bald"
+) -> pa.Table:
+    """Rows of scores of 4 posterior samples; other score columns than this are null."""
     return _of(
         SCORES,
         id=ids,
         samples=[4] * len(ids),
-        bald=bald,
-        confidence=[0.5] * len(ids),
         predicted=predicted,
+        **{"confidence": [0.5] * len(ids), column: scores},
     )
 
 

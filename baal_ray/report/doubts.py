@@ -32,7 +32,7 @@ def _of_the_evaluation(facts: RoundFacts) -> Iterator[str]:
     if latest.evaluation_set is None:
         yield (
             "Accuracy and calibration are biased: they are measured on images held out from the "
-            "labelled ones, which were not drawn at random but because they are hard. Set "
+            "labelled ones, most of which a rule has picked for being hard. Set "
             "training.evaluation_set to images drawn at random."
         )
     elif len({past.evaluation_set for past in facts.rounds if past.result["checkpoint"]}) > 1:

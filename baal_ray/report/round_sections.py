@@ -17,6 +17,8 @@ from baal_ray.schema import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 # Pictures: the first in rank, and some of the others.
 _FIRST_CARDS, _OTHER_CARDS = 40, 20
 _MOST_CLASSES, _MOST_REASONS, _MOST_BARS = 20, 20, 12
+# Of shares, which is worth a headline.
+_DIFFERENCE = 0.05
 _STAGES = ("fit", "score", "candidates", "select")
 
 
@@ -122,10 +124,12 @@ def _classes(facts: RoundFacts) -> Html:
         note += f" Of {len(pool):,} classes those are shown that differ most."
     most = int((batch - pool).argmax())
     names = facts.config.classes
-    sentence = (
-        f"The picks hold more of {names[most]!r} than the pool does: {batch[most]:.0%} against "
-        f"{pool[most]:.0%}"
-    )
+    sentence = "The picks are predicted to be of the same classes as the pool"
+    if batch[most] - pool[most] > _DIFFERENCE:
+        sentence = (
+            f"The picks hold more of {names[most]!r} than the pool does: {batch[most]:.0%} "
+            f"against {pool[most]:.0%}"
+        )
     drawn = plots.shares([names[i] for i in order], pool[order], batch[order])
     return page.figure(sentence, drawn, note)
 
@@ -215,9 +219,11 @@ def map_section(drawn: FeatureMap | None) -> list[Html]:
     if drawn is None:
         return []
     picks = len(drawn.points["acquired"])
-    cut = "" if drawn.images == drawn.asked else f" Of {drawn.asked:,}, as time was short."
+    cut = ""
+    if drawn.images < drawn.asked:
+        cut = f" of {drawn.asked:,}; the rest could not be read, or time was short"
     note = (
-        f"t-SNE of what the model's last layer sees, for {drawn.images:,} images.{cut} Images "
+        f"t-SNE of what the model's last layer sees, for {drawn.images:,} images{cut}. Images "
         "that are near each other look alike to the model; distances between clusters mean "
         "nothing."
     )

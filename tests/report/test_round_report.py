@@ -1,13 +1,16 @@
+import json
+
 import pytest
 
 from baal_ray import storage
 from baal_ray.errors import ConfigError
+from baal_ray.parquet import publish_table
 from baal_ray.report import automatic
 from baal_ray.report.automatic import report_round, require_extra
 from baal_ray.report.round_report import write_round_report
 from baal_ray.workspace import report_uri
 from pages import faults_of, text_of
-from rounds_on_disk import label, write_round
+from rounds_on_disk import label, score_rows, write_round
 
 FIXED = {"evaluation_set": "/data/evaluation.parquet"}
 
@@ -86,6 +89,36 @@ def test_picks_that_were_easy_are_told(tmp_path):
     config = write_round(tmp_path, ids=ids, accuracy=0.6, training=FIXED)
     label(config, {image_id: config.classes[i % 3] for i, image_id in enumerate(ids)})
     assert "wrong about 0% of the labelled picks, and about 40%" in text_of(page_of(config))
+
+
+def test_of_a_rule_by_which_little_is_informative_the_cut_is_from_above(tmp_path):
+    config = write_round(tmp_path, selection={"k": 3, "by": "margin"})
+    storage.delete_tree(f"{config.workspace}/scores")
+    ids = [f"image-{i:04}" for i in range(30)]
+    rows = score_rows(ids, [i / 30 for i in range(30)], [0] * 30, "margin")
+    publish_table(f"{config.workspace}/scores/of-night-1", rows)
+    assert "those with a margin of at most 0.067" in text_of(page_of(config))
+
+
+def test_of_further_stages_the_last_is_shown(tmp_path):
+    config = write_round(tmp_path)
+    last = f"{config.workspace}/scores/last"
+    ids = [f"image-{i:04}" for i in range(6)]
+    publish_table(last, score_rows(ids, [0.9, 0.8, 0.7, 0.3, 0.2, 0.1], [2] * 6))
+    uri = f"{config.workspace}/rounds/night-1/round.json"
+    done = storage.read_json(uri) | {"candidates": {"scores": last}}
+    storage.publish(uri, json.dumps(done).encode())
+    text = text_of(page_of(config))
+    assert "3 of 6 scored images were acquired (50.0%): those with a bald of at least 0.7" in text
+    assert "the candidates of the last stage" in text
+    assert "1 · 0.600 right · 50%" in text
+    assert "scored by this model 30" in text
+
+
+@pytest.mark.parametrize("by", ["power_bald", "random"])
+def test_a_rule_that_draws_has_no_cut(tmp_path, by):
+    text = text_of(page_of(write_round(tmp_path, selection={"k": 3, "by": by})))
+    assert "those with a" not in text
 
 
 def test_a_round_whose_scores_were_pruned_still_has_its_page(tmp_path):

@@ -9,8 +9,7 @@ logger = logging.getLogger(__name__)
 
 _NEEDED = ("matplotlib", "sklearn")
 
-# Files of 20,000 scores. Reading them takes about a second at this machine's disk, and half a
-# minute from a slow store.
+# Files of 20,000 scores. Two million take two seconds from a disk, and more from a slow store.
 _MOST_SCORE_FILES = 100
 
 

@@ -42,6 +42,11 @@ test-stores: $(INSTALLED) ## the tests of object stores on a real Ceph gateway, 
 	  tests/test_manifest.py::test_on_an_object_store_the_environment_is_enough \
 	  tests/integration/test_stores.py $(ARGS)
 
+.PHONY: browser
+browser: ## a headless Chromium for the tests that look at pages, 100 MB; as root on Debian and its like
+	command -v chromium-headless-shell chromium chromium-browser google-chrome >/dev/null || \
+	  (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell)
+
 .PHONY: check
 check: $(INSTALLED) ## formatting, lint, types, import layers and spelling; changes nothing
 	@failed=; for tool in "ruff format --check ." "ruff check ." mypy lint-imports codespell; do \

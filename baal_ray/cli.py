@@ -145,6 +145,28 @@ def status(config_path: str) -> None:
 
 @main.command()
 @_config_argument
+@_round_option
+@click.option(
+    "--output", metavar="FILE", help="Where to write it.  [default: report.html beside the round]"
+)
+def report(config_path: str, round_id: str, output: str | None) -> None:
+    """Write a page that shows a finished round: its picks, scores, curves and failures.
+
+    A round leaves one by itself; this one has a map of features too, for which images of the pool
+    go through the model on this machine, for a minute at most.
+    """
+    from baal_ray.report.automatic import require_extra
+
+    config = RoundConfig.from_yaml(config_path)
+    require_extra()
+    from baal_ray.report.round_report import write_round_report
+
+    uri = write_round_report(config.workspace, round_id, with_map=True, uri=output)
+    click.echo(f"{redacted(uri)} written")
+
+
+@main.command()
+@_config_argument
 def doctor(config_path: str) -> None:
     """Try everything that a round relies on, and say what is ok and what to do.
 

@@ -40,6 +40,7 @@ from baal_ray.parquet import open_parquet, publish_table
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
 from baal_ray.predictions import check_candidates
+from baal_ray.report.automatic import report_round
 from baal_ray.rounds import read_stage
 from baal_ray.scoring import fingerprint_uri, score_images, scored_already
 from baal_ray.shared_workspace import check_workspace
@@ -160,7 +161,9 @@ class _Round:
             with ending_at_once(self._where):
                 check_resources(self._config.resources)
                 check_workspace(self._config.workspace)
-                return self._run()
+                result = self._run()
+            report_round(self._config.workspace, self._round_id)
+            return result
 
     def _run(self) -> RoundResult:
         plan = self._plan()

@@ -8,6 +8,7 @@ it can be killed and run again. Files are replaced by files without the images, 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pyarrow as pa
@@ -43,7 +44,7 @@ class Trace:
 def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
     """The files that hold images, by their ids; only the column of ids is read of each.
 
-    The manifest's are among them, those of its earlier versions too.
+    The manifest's are among them, those of its earlier versions too, and pages that name an image.
 
     Raises:
         StorageError: a file cannot be read; nobody knows what it holds.
@@ -97,6 +98,8 @@ def _files(workspace: str) -> Iterator[tuple[str, str | None]]:
             if name.endswith(".parquet") and storage.is_named_by_sha256(name):
                 of_round = storage.join(rounds, name.partition("/")[0])
                 yield storage.join(folder, name), of_round if folder == rounds else None
+            elif _is_page(name):
+                yield storage.join(folder, name), None
     # Those of merges that failed are in no version, so what the folder holds counts.
     for file in storage.list_files(manifest_uri(workspace), ".parquet"):
         yield file, None
@@ -113,7 +116,15 @@ def _check_whole(trace: Trace) -> None:
             ) from error
 
 
+def _is_page(name: str) -> bool:
+    """Whether a file is the report of a round, which is made again rather than changed."""
+    return name.endswith("/report.html")
+
+
 def _ids_in(uri: str, wanted: pa.Array) -> list[str]:
+    if _is_page(uri):
+        page = storage.read(uri).decode(errors="replace")
+        return [image_id for image_id in wanted.to_pylist() if escape(image_id) in page]
     with open_parquet(uri) as file:
         ids = file.read(columns=["id"])["id"].cast(pa.string())
     found: list[str] = pc.unique(ids.filter(pc.is_in(ids, wanted))).to_pylist()

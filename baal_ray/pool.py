@@ -73,7 +73,7 @@ def read_pool(
 
 
 def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
-    """A few images from each of some places all over the pool, read here and now.
+    """A few images from each of some places all over the pool, read here and now, without Ray.
 
     Args:
         listing: the pool.
@@ -90,7 +90,7 @@ def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
         if rows
     ]
     picked = np.linspace(0, len(groups) - 1, min(places, len(groups))).astype(int)
-    everything = _Wanted(ray.put(IdSet.of([]).hashes), listed=False)
+    everything = _Wanted(None, listed=False)
     reads = [_reader(listing, [groups[i]], everything)() for i in picked]
     firsts = [rows.slice(0, images) for read in reads for rows in islice(read, 1)]
     return pa.concat_tables([_ROWS.empty_table(), *firsts])
@@ -100,10 +100,12 @@ def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
 class _Wanted:
     """Which images to read: those in a set of ids, or all but those."""
 
-    hashes: "ray.ObjectRef[Hashes]"
+    hashes: "ray.ObjectRef[Hashes] | None"  # None for an empty set
     listed: bool
 
     def mask(self, ids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+        if self.hashes is None:
+            return np.full(len(ids), not self.listed)
         found = IdSet(ray.get(self.hashes)).contains(ids)
         return found if self.listed else ~found
 

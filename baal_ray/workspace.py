@@ -59,6 +59,11 @@ def batch_uri(workspace: str, round_id: str) -> str:
     return join(rounds_uri(workspace), round_id, "batch")
 
 
+def report_uri(workspace: str, round_id: str) -> str:
+    """The page that shows a round."""
+    return join(rounds_uri(workspace), round_id, "report.html")
+
+
 def is_foreign(file: str, schema: pa.Schema) -> bool:
     """Whether a file of scores was written for another fingerprint than that of its folder."""
     written_for = (schema.metadata or {}).get(FINGERPRINT)

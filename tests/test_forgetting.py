@@ -60,6 +60,21 @@ def fill(workspace):
     return workspace
 
 
+def test_a_page_that_names_a_forgotten_image_goes_and_another_stays(workspace):
+    for name, text in {
+        "night-1": f"<span>{IDS[1]}</span>",
+        "night-0": "<span>none</span>",
+    }.items():
+        storage.publish(f"{workspace}/rounds/{name}/report.html", text.encode())
+    page = f"{workspace}/rounds/night-1/report.html"
+    assert [trace.ids for trace in find_traces(workspace, FORGOTTEN) if trace.uri == page] == [
+        [IDS[1]]
+    ]
+    forget_images(workspace, FORGOTTEN)
+    assert not storage.exists(page)
+    assert storage.exists(f"{workspace}/rounds/night-0/report.html")
+
+
 def everything(workspace):
     """All that the files of a workspace say, hidden ones too, as text by their place."""
     found = {}

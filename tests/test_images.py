@@ -9,10 +9,17 @@ import PIL
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from baal_ray.errors import ImageError
-from baal_ray.images import DECODER, decode, decode_many, decoder_version, encode_png
+from baal_ray.images import (
+    DECODER,
+    decode,
+    decode_many,
+    decoder_version,
+    encode_png,
+    thumbnail,
+)
 
 LIMIT = 10_000_000
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -470,3 +477,30 @@ def test_the_decoder_version_names_what_decides_the_pixels():
     assert decoder_version().startswith(DECODER)
     assert f"pillow {PIL.__version__}" in decoder_version()
     assert "None" not in decoder_version()
+
+
+@pytest.mark.parametrize(
+    ("size", "longest", "expected"),
+    [((300, 200), 96, (96, 64)), ((50, 100), 96, (48, 96)), ((16, 8), 96, (16, 8))],
+)
+def test_a_thumbnail_keeps_proportions_and_is_never_larger(size, longest, expected):
+    data = encode(Image.new("RGB", size, "red"), "JPEG")
+    small = Image.open(BytesIO(thumbnail(data, longest, max_pixels=10**6)))
+    assert small.size == expected
+    assert small.format == ("PNG" if max(expected) <= 40 else "JPEG")
+
+
+def test_a_thumbnail_is_turned_as_a_person_sees_it():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for kind in ("JPEG", "PNG"):
+        data = encode(Image.new("RGB", (300, 200), "red"), kind, exif=exif)
+        small = Image.open(BytesIO(thumbnail(data, 96, max_pixels=10**6)))
+        assert small.size == (64, 96)
+
+
+def test_an_unreadable_image_has_no_thumbnail():
+    whole = encode(Image.new("RGB", (300, 200), "red"), "PNG")
+    for data in (b"", b"no image", whole[:-20]):
+        with pytest.raises(ImageError):
+            thumbnail(data, 96, max_pixels=10**6)

@@ -1,0 +1,121 @@
+"""What should make one doubt a round, found in its figures."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from baal_ray.report.round_facts import RoundFacts
+from baal_ray.report.score_summary import ScoreSummary, predicted_counts
+
+# Below this share of picks that stay, more than the last few are a matter of luck.
+_STABLE = 0.6
+# Nats: posterior samples that agree as much tell images apart by noise.
+_AGREEMENT = 0.01
+_MISCALIBRATED = 0.1
+_ENOUGH_LABELS = 10
+# Of a batch, predicted to be of one class, and so many times its share of the pool.
+_LOPSIDED, _TIMES = 0.5, 2.0
+
+
+def doubts(facts: RoundFacts) -> Iterator[str]:
+    """Sentences, each with what to do; none for a round in which nothing is amiss."""
+    yield from _of_the_evaluation(facts)
+    yield from _of_the_model(facts)
+    yield from _of_the_picks(facts)
+    yield from _of_the_images(facts)
+
+
+def _of_the_evaluation(facts: RoundFacts) -> Iterator[str]:
+    latest = facts.rounds[-1]
+    if facts.result["checkpoint"] is None:
+        return
+    if latest.evaluation_set is None:
+        yield (
+            "Accuracy and calibration are biased: they are measured on images held out from the "
+            "labelled ones, most of which a rule has picked for being hard. Set "
+            "training.evaluation_set to images drawn at random."
+        )
+    elif len({past.evaluation_set for past in facts.rounds if past.result["checkpoint"]}) > 1:
+        yield (
+            "The evaluation set was another in earlier rounds, so the curve has a break in it: "
+            "compare only rounds with the same one."
+        )
+    if len(facts.rounds) == 1:
+        yield (
+            "This is the first round: there is no curve yet to tell whether labels help. Whether "
+            "they help more than labels of random images, only `baal-ray experiment` tells."
+        )
+
+
+def _of_the_model(facts: RoundFacts) -> Iterator[str]:
+    latest = facts.rounds[-1]
+    if latest.metric("ece") > _MISCALIBRATED:
+        yield (
+            f"Its confidence is off by {latest.metric('ece'):.2f} on average, so what it is "
+            "unsure of is not always what it gets wrong. More labels or epochs, augmentation or "
+            "another dropout may help."
+        )
+    with_model = [past for past in facts.rounds if not np.isnan(past.metric("accuracy"))]
+    same = [past for past in with_model if past.evaluation_set == latest.evaluation_set]
+    if len(same) > 1 and same[-1] is latest:
+        fall = same[-2].metric("accuracy") - latest.metric("accuracy")
+        if fall > np.hypot(same[-2].margin(), latest.margin()):
+            yield (
+                f"Accuracy fell by {fall:.1%} since round {same[-2].round_id}, more than chance "
+                "explains. Look at the labels that came in since."
+            )
+    scores = facts.last_scores
+    if scores is not None and scores.column == "bald" and 0 <= scores.highest < _AGREEMENT:
+        yield (
+            f"The highest BALD is {scores.highest:.4f} nats: posterior samples agree about every "
+            "image, and the ranking is noise. The model may have too little dropout."
+        )
+
+
+def _of_the_picks(facts: RoundFacts) -> Iterator[str]:
+    stability = facts.result.get("stability")
+    if stability is not None and stability < _STABLE:
+        yield (
+            f"Only {stability:.0%} of the picks stay when a fifth of the posterior samples is "
+            "left out: the rest is luck. Raise scoring.samples, or add scoring.further_stages."
+        )
+    if facts.last_scores is not None and len(facts.batch):
+        yield from _of_the_classes(facts, facts.scores or facts.last_scores, facts.last_scores)
+    wrong, known = facts.errors()
+    accuracy = facts.rounds[-1].metric("accuracy")
+    if known >= _ENOUGH_LABELS and wrong / known < 1 - accuracy:
+        yield (
+            f"The model was wrong about {wrong / known:.0%} of the labelled picks, and about "
+            f"{1 - accuracy:.0%} of the evaluation images: these picks were no harder than "
+            "others, so look at what they are, and at whether their labels are right."
+        )
+
+
+def _of_the_classes(facts: RoundFacts, pool: ScoreSummary, last: ScoreSummary) -> Iterator[str]:
+    picks = predicted_counts(last)
+    if not picks.sum():
+        return
+    share, everywhere = picks / picks.sum(), pool.predicted_C / max(1, pool.predicted_C.sum())
+    most = int(share.argmax())
+    if share[most] > _LOPSIDED and share[most] > _TIMES * everywhere[most]:
+        yield (
+            f"{share[most]:.0%} of the picks are predicted to be {facts.config.classes[most]!r}, "
+            f"which {everywhere[most]:.0%} of the pool are. If they look alike below, a rule that "
+            "spreads its picks, such as batch_bald or power_bald, wastes fewer labels."
+        )
+
+
+def _of_the_images(facts: RoundFacts) -> Iterator[str]:
+    result, k = facts.result, facts.config.selection.k
+    if result["unreadable"]:
+        yield (
+            f"{result['unreadable']:,} images of the pool are unreadable; the reasons are under "
+            "Failures. They are never picked, and tried again every round."
+        )
+    if result["acquired"] < k:
+        yield f"{result['acquired']:,} images were acquired of {k:,} wanted: the pool has no more."
+    if result["checkpoint"] is not None and facts.scores is None:
+        yield (
+            "The scores of this round are no longer there, so they are not shown: "
+            "`baal-ray prune` removes those of old rounds."
+        )

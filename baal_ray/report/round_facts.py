@@ -1,0 +1,200 @@
+"""What the workspace knows of a round, gathered for its report."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import nan, sqrt
+from typing import Any
+
+import pyarrow as pa
+
+from baal_ray.candidates import read_batch
+from baal_ray.config import RoundConfig
+from baal_ray.errors import ConfigError
+from baal_ray.ids import IdSet
+from baal_ray.manifest import Manifest
+from baal_ray.pool_listing import PoolListing
+from baal_ray.report.score_summary import ScoreSummary, summarize_scores
+from baal_ray.rounds import check_round, read_stage
+from baal_ray.rules import column_of
+from baal_ray.schema import SCORE_COLUMNS
+from baal_ray.scoring import score_files
+from baal_ray.workspace import batch_uri, manifest_uri
+
+# Rounds on a learning curve, the latest.
+_MOST_ROUNDS = 100
+_REQUESTS_AT_A_TIME = 16
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PastRound:
+    """A finished round on the learning curve.
+
+    Attributes:
+        round_id: its name.
+        result: of its `round.json`.
+        evaluation_set: what it was evaluated on; None for a share of the labelled images.
+    """
+
+    round_id: str
+    result: Json
+    evaluation_set: str | None
+
+    def metric(self, name: str) -> float:
+        """One of the metrics, NaN where there is none."""
+        return float(self.result["metrics"].get(name, nan))
+
+    def margin(self) -> float:
+        """How far its accuracy may be off, at 95 %, as there are so many evaluation images.
+
+        The normal approximation of a binomial.
+        """
+        accuracy, images = self.metric("accuracy"), self.metric("images")
+        return 1.96 * sqrt(accuracy * (1 - accuracy) / images) if images > 0 else nan
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """A finished round.
+
+    Attributes:
+        config: as planned.
+        done: its `round.json`.
+        pool: what it chose from.
+        manifest_version: where it began; -1 when there was no manifest.
+        batch: its picks in order of rank, without images.
+        batch_files: where their images are.
+        labels: by id, of those picks that are labelled by now.
+        rejected: picks that turned out to be unusable.
+        scores: of the pool; None for a round at random, and where they were pruned.
+        last_scores: of the stage that the batch was picked in; `scores` if there was only one.
+        rounds: the finished rounds up to this one, in order.
+    """
+
+    config: RoundConfig
+    done: Json
+    pool: PoolListing
+    manifest_version: int
+    batch: pa.Table
+    batch_files: list[str]
+    labels: dict[str, str]
+    rejected: int
+    scores: ScoreSummary | None
+    last_scores: ScoreSummary | None
+    rounds: list[PastRound]
+
+    @property
+    def result(self) -> Json:
+        """The figures of `round.json`."""
+        figures: Json = self.done["result"]
+        return figures
+
+    @property
+    def round_id(self) -> str:
+        """Its name."""
+        return str(self.result["round_id"])
+
+    def predicted(self, image_id: str) -> tuple[str, float] | None:
+        """The class that was predicted for a pick and its probability, where they are known."""
+        row = self.last_scores.picks.get(image_id) if self.last_scores else None
+        if row is None or row["predicted"] is None:
+            return None
+        return self.config.classes[row["predicted"]], row["confidence"]
+
+    def errors(self) -> tuple[int, int]:
+        """Of how many labelled picks the prediction was wrong, and how many there are."""
+        predicted = {image_id: self.predicted(image_id) for image_id in self.labels}
+        known = {image_id: of[0] for image_id, of in predicted.items() if of is not None}
+        return sum(known[id] != self.labels[id] for id in known), len(known)
+
+
+def gather(workspace: str, round_id: str) -> RoundFacts:
+    """Read a finished round.
+
+    Raises:
+        ConfigError: there is no such round, or it is not finished.
+        StorageError: a file of its folder cannot be read.
+    """
+    plan, done = _finished(workspace, round_id)
+    config = RoundConfig.from_dict(plan["config"], f"the plan of round {round_id}")
+    manifest = Manifest(manifest_uri(workspace))
+    files = score_files(batch_uri(workspace, round_id))  # named by their sha256, as scores are
+    batch = read_batch(files)
+    rows = manifest.rows(round_id=round_id)
+    scores, last_scores = _summaries(done, config, batch)
+    return RoundFacts(
+        config,
+        done,
+        PoolListing.from_json(plan["pool"]),
+        plan["manifest_version"],
+        batch,
+        files,
+        {row["id"]: row["label"] for row in rows.to_pylist() if row["label"] is not None},
+        rows["status"].to_pylist().count("rejected"),
+        scores,
+        last_scores,
+        _rounds_until(workspace, manifest, round_id),
+    )
+
+
+def files_of_scores(workspace: str, round_id: str) -> int:
+    """How many files of scores a report of the round would read."""
+    _, done = _finished(workspace, round_id)
+    return sum(len(score_files(folder)) for folder in _folders(done))
+
+
+def _finished(workspace: str, round_id: str) -> tuple[Json, Json]:
+    """Its plan and its `round.json`."""
+    plan, done = (read_stage(workspace, round_id, stage) for stage in ("plan", "round"))
+    if plan is None or done is None:
+        check_round(workspace, round_id)
+        wanted = "a report is of a round that has run to its end"
+        if plan is None:
+            raise ConfigError("round", [f"{round_id!r} is a labelled set brought in; {wanted}"])
+        raise ConfigError("round", [f"{round_id!r} is not finished; {wanted}: run it again first"])
+    return plan, done
+
+
+def _folders(done: Json) -> list[str]:
+    """The scores of the pool, then those of the stage that the batch was picked in."""
+    last = (done.get("candidates") or {}).get("scores")
+    return list(dict.fromkeys(filter(None, [done.get("scores"), last])))
+
+
+def _summaries(
+    done: Json, config: RoundConfig, batch: pa.Table
+) -> tuple[ScoreSummary | None, ScoreSummary | None]:
+    column, picks = shown_column(config), IdSet.of(batch["id"])
+    found = [
+        summarize_scores(folder, column, len(config.classes), picks)
+        for folder in _folders(done)
+        if score_files(folder)
+    ]
+    return (found[0], found[-1]) if found else (None, None)
+
+
+def shown_column(config: RoundConfig) -> str:
+    """The score that a rule goes by, and BALD for one that goes by none."""
+    by = config.selection.ranked_by
+    return column_of(by) or SCORE_COLUMNS[0]
+
+
+def _rounds_until(workspace: str, manifest: Manifest, round_id: str) -> list[PastRound]:
+    names = manifest.rounds()
+    names = names[: names.index(round_id)] if round_id in names else names
+    latest = [*names[-_MOST_ROUNDS + 1 :], round_id]
+    with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+        read = threads.map(lambda name: _past_round(workspace, name), latest)
+        return [past for past in read if past is not None]
+
+
+def _past_round(workspace: str, round_id: str) -> PastRound | None:
+    """None for a labelled set that was brought in, and for a round that is not finished."""
+    plan, done = (read_stage(workspace, round_id, stage) for stage in ("plan", "round"))
+    if plan is None or done is None:
+        return None
+    return PastRound(
+        round_id, done["result"], plan["config"].get("training", {}).get("evaluation_set")
+    )

@@ -1,0 +1,300 @@
+"""The parts of a round's page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from baal_ray.report import page, plots
+from baal_ray.report.features import FeatureMap
+from baal_ray.report.page import Card, Html
+from baal_ray.report.pictures import encoded_images, thumbnail
+from baal_ray.report.plots import Line, Values
+from baal_ray.report.round_facts import PastRound, RoundFacts
+from baal_ray.report.score_summary import predicted_counts
+from baal_ray.schema import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
+
+# Pictures: the first in rank, and some of the others.
+_FIRST_CARDS, _OTHER_CARDS = 40, 20
+_MOST_CLASSES, _MOST_REASONS, _MOST_BARS = 20, 20, 12
+# Of shares, which is worth a headline.
+_DIFFERENCE = 0.05
+_STAGES = ("fit", "score", "candidates", "select")
+
+
+def batch_section(facts: RoundFacts) -> list[Html]:
+    """Pictures of the picks, and how many of them the model had wrong."""
+    rows = facts.batch.to_pylist()
+    if not rows:
+        return []
+    shown = rows[:_FIRST_CARDS]
+    others = rows[_FIRST_CARDS:]
+    if others:
+        places = np.linspace(0, len(others) - 1, min(_OTHER_CARDS, len(others))).astype(int)
+        shown += [others[place] for place in places]
+    pictures = encoded_images(facts.batch_files, [row["id"] for row in shown])
+    cards = [_card(facts, row, pictures.get(row["id"])) for row in shown]
+    left = f" {len(shown)} of {len(rows):,} are shown." if len(shown) < len(rows) else ""
+    about = page.paragraph(_meaning(facts) + left, "muted")
+    return [about, page.contact_sheet(cards), *_hindsight(facts)]
+
+
+def _meaning(facts: RoundFacts) -> str:
+    if facts.last_scores is None:
+        return "In the order in which they were picked."
+    return (
+        f"Rank and score by {facts.result['rule']}; the class that the model predicts, with its "
+        "probability; and, once there is one, the label: = as predicted, ≠ not."
+    )
+
+
+def _card(facts: RoundFacts, row: dict[str, Any], image: bytes | None) -> Card:
+    small, tiny = thumbnail(image, facts.config.scoring.max_pixels)
+    predicted, label = facts.predicted(row["id"]), facts.labels.get(row["id"])
+    lines = [f"{row['rank']}" if row["score"] is None else f"{row['rank']} · {row['score']:.3f}"]
+    if predicted is not None:
+        lines.append(f"{predicted[0]} · {predicted[1]:.0%}")
+    if label is not None:
+        wrong = predicted is not None and label != predicted[0]
+        lines.append(f"{'≠' if wrong else '='} {label}")
+    gone = "cannot be shown" if image else "no longer there"
+    alt = f"pick {row['rank']}" if small else gone
+    return Card(small, alt, lines, row["id"], tiny)
+
+
+def _hindsight(facts: RoundFacts) -> list[Html]:
+    wrong, known = facts.errors()
+    if not known:
+        return []
+    accuracy = facts.rounds[-1].metric("accuracy")
+    beside = "" if np.isnan(accuracy) else f"; of the evaluation images, {1 - accuracy:.0%}"
+    told = (
+        f"Of the {known:,} picks that are labelled by now the model had {wrong:,} wrong "
+        f"({wrong / known:.0%}{beside}). A rule that finds what a model does not know finds more "
+        "errors than there are elsewhere."
+    )
+    return [page.paragraph(told)]
+
+
+def scores_section(facts: RoundFacts) -> list[Html]:
+    """Where the picks lie among the scores, and which classes they are predicted to be of."""
+    if facts.last_scores is None or facts.scores is None:
+        return []
+    return [page.figures([_histogram(facts), _classes(facts)])]
+
+
+def _histogram(facts: RoundFacts) -> Html:
+    summary = facts.last_scores
+    assert summary is not None
+    edges, pool, batch = summary.histogram()
+    picked = [row[summary.column] for row in summary.picks.values()]
+    small = summary.column in SMALL_IS_INFORMATIVE
+    cut = None
+    if facts.result["rule"] in SCORE_COLUMNS and picked:
+        cut = max(picked) if small else min(picked)
+    share = len(picked) / max(1, summary.scored)
+    sentence = f"{len(picked):,} of {summary.scored:,} scored images were acquired ({share:.1%})"
+    if cut is not None:
+        side = "at most" if small else "at least"
+        sentence += f": those with a {summary.column} of {side} {cut:.3f}"
+    note = "" if cut is not None else _no_cut(facts)
+    if facts.last_scores is not facts.scores:
+        note += " Shown are the candidates of the last stage of scoring."
+    return page.figure(
+        sentence, plots.histogram(edges, pool, batch, cut, summary.column), note.strip()
+    )
+
+
+def _no_cut(facts: RoundFacts) -> str:
+    rule = facts.result["rule"]
+    if rule == "random":
+        return "They were picked at random, so their scores are like those of all others."
+    return f"{rule} does not go by this score alone, so there is no cut."
+
+
+def _classes(facts: RoundFacts) -> Html:
+    assert facts.scores is not None
+    assert facts.last_scores is not None
+    pool_C, batch_C = facts.scores.predicted_C, predicted_counts(facts.last_scores)
+    pool, batch = pool_C / max(1, pool_C.sum()), batch_C / max(1, batch_C.sum())
+    order = np.arange(len(pool))
+    note = "By the model's own predictions, which may be wrong."
+    if len(order) > _MOST_CLASSES:
+        order = np.sort(np.argsort(-np.abs(batch - pool), kind="stable")[:_MOST_CLASSES])
+        note += f" Of {len(pool):,} classes those are shown that differ most."
+    most = int((batch - pool).argmax())
+    names = facts.config.classes
+    sentence = "The picks are predicted to be of the same classes as the pool"
+    if batch[most] - pool[most] > _DIFFERENCE:
+        sentence = (
+            f"The picks hold more of {names[most]!r} than the pool does: {batch[most]:.0%} "
+            f"against {pool[most]:.0%}"
+        )
+    drawn = plots.shares([names[i] for i in order], pool[order], batch[order])
+    return page.figure(sentence, drawn, note)
+
+
+def learning_section(facts: RoundFacts) -> list[Html]:
+    """Accuracy over the rounds so far."""
+    rounds = _evaluated(facts)
+    if not rounds:
+        return []
+    accuracy, margin = _metric(rounds, "accuracy"), np.array([past.margin() for past in rounds])
+    line = Line("", _labels(rounds), accuracy, accuracy - margin, accuracy + margin)
+    first, last = rounds[0], rounds[-1]
+    sentence = f"Accuracy is {accuracy[-1]:.1%} with {last.result['labels']:,} labels"
+    if len(rounds) > 1:
+        sentence += f"; it was {accuracy[0]:.1%} with {first.result['labels']:,}"
+    drawn = plots.lines([line], "labels", "accuracy")
+    note = f"The band is what {last.metric('images'):,.0f} evaluation images leave open, at 95 %."
+    return [
+        page.figures([page.figure(sentence, drawn, note)]),
+        page.paragraph(
+            "This curve says that labels help, not that these labels help more than others would: "
+            "there is no second curve of random picks. An experiment on labelled data draws both."
+        ),
+        page.folded("Figures by round", [_table(rounds)]),
+    ]
+
+
+def _table(rounds: Sequence[PastRound]) -> Html:
+    header = ["round", "rule", "labels", "accuracy", "±", "nll", "ece"]
+    rows = [
+        [
+            past.round_id,
+            str(past.result["rule"]),
+            f"{past.result['labels']:,}",
+            f"{past.metric('accuracy'):.3f}",
+            f"{past.margin():.3f}",
+            f"{past.metric('nll'):.3f}",
+            f"{past.metric('ece'):.3f}",
+        ]
+        for past in rounds
+    ]
+    return page.table(header, rows, text=[1])
+
+
+def calibration_section(facts: RoundFacts) -> list[Html]:
+    """How far confidence is from the truth over the rounds so far."""
+    rounds = _evaluated(facts)
+    if not rounds:
+        return []
+    labels, ece, nll = _labels(rounds), _metric(rounds, "ece"), _metric(rounds, "nll")
+    return [
+        page.figures(
+            [
+                page.figure(
+                    f"Confidence is off by {ece[-1]:.3f} on average",
+                    plots.lines([Line("", labels, ece)], "labels", "calibration error", zero=True),
+                    "Expected calibration error: how far the model's confidence is from the share "
+                    "that is right, in 15 bins. Lower is better.",
+                ),
+                page.figure(
+                    f"The negative log-likelihood is {nll[-1]:.2f} nats",
+                    plots.lines([Line("", labels, nll)], "labels", "nats", zero=True),
+                    "How surprised the model is by the right class: 0 where it is always sure and "
+                    f"right, {np.log(len(facts.config.classes)):.2f} where it knows nothing.",
+                ),
+            ]
+        )
+    ]
+
+
+def _evaluated(facts: RoundFacts) -> list[PastRound]:
+    """The rounds with a model that was evaluated, by their number of labels."""
+    known = [past for past in facts.rounds if not np.isnan(past.metric("accuracy"))]
+    return sorted(known, key=lambda past: past.result["labels"])
+
+
+def _labels(rounds: Sequence[PastRound]) -> Values:
+    return np.array([past.result["labels"] for past in rounds], np.float64)
+
+
+def _metric(rounds: Sequence[PastRound], name: str) -> Values:
+    return np.array([past.metric(name) for past in rounds])
+
+
+def map_section(drawn: FeatureMap | None) -> list[Html]:
+    """Where the picks lie among the pool and the labelled images, as the model sees them."""
+    if drawn is None:
+        return []
+    picks = len(drawn.points["acquired"])
+    cut = ""
+    if drawn.images < drawn.asked:
+        cut = f" of {drawn.asked:,}; the rest could not be read, or time was short"
+    note = (
+        f"t-SNE of what the model's last layer sees, for {drawn.images:,} images{cut}. Images "
+        "that are near each other look alike to the model; distances between clusters mean "
+        "nothing."
+    )
+    sentence = (
+        f"{drawn.neighbours:,} of {picks:,} picks have another pick as their nearest neighbour "
+        "among these images"
+    )
+    return [page.figures([page.figure(sentence, plots.scatter([*drawn.points.items()]), note)])]
+
+
+def failures_section(facts: RoundFacts) -> list[Html]:
+    """Unreadable images by reason, and who was left out."""
+    parts = [_left_out(facts)]
+    failures = facts.scores.failures if facts.scores else {}
+    if failures:
+        ordered = sorted(failures.items(), key=lambda of: -of[1].images)
+        rows = [
+            [f"{failure.images:,}", reason, failure.example]
+            for reason, failure in ordered[:_MOST_REASONS]
+        ]
+        parts.append(page.table(["images", "why they are unreadable", "such as"], rows, (1, 2)))
+        if len(ordered) > _MOST_REASONS:
+            parts.append(page.paragraph(f"And {len(ordered) - _MOST_REASONS} other reasons."))
+    elif facts.scores:
+        parts.append(page.paragraph("No image was unreadable."))
+    return parts
+
+
+def _left_out(facts: RoundFacts) -> Html:
+    images = facts.pool.rows
+    rows = [["in the pool", f"{images:,}"]]
+    if facts.scores is not None:
+        unreadable = sum(failure.images for failure in facts.scores.failures.values())
+        left = max(0, images - facts.scores.scored - unreadable)
+        rows += [
+            ["scored by this model", f"{facts.scores.scored:,}"],
+            ["unreadable", f"{unreadable:,}"],
+            ["left out, as they were acquired before", f"{left:,}"],
+        ]
+    rows.append(["acquired in this round", f"{facts.result['acquired']:,}"])
+    if facts.rejected:
+        rows.append(["of these found unusable by annotators", f"{facts.rejected:,}"])
+    return page.table(["", "images"], rows)
+
+
+def time_section(facts: RoundFacts) -> list[Html]:
+    """How long the stages of the last rounds took."""
+    rounds = facts.rounds[-_MOST_BARS:]
+    seconds = {
+        stage: np.array([past.result["seconds"].get(stage, 0.0) for past in rounds])
+        for stage in _STAGES
+    }
+    parts = [(stage, values) for stage, values in seconds.items() if values.any()]
+    latest = facts.result["seconds"]
+    total = sum(latest.values())
+    sentence = f"This round took {_in_words(total)}"
+    scored = facts.result["scored"]
+    if scored and latest["score"] > 0:
+        sentence += f", and scored {scored / latest['score']:,.0f} images a second"
+    longest = max(sum(past.result["seconds"].values()) for past in rounds)
+    unit, divisor = ("minutes", 60) if longest > 300 else ("seconds", 1)
+    drawn = plots.stacked(
+        [past.round_id for past in rounds],
+        [(stage, values / divisor) for stage, values in parts],
+        unit,
+    )
+    return [page.figures([page.figure(sentence, drawn)])]
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,81 @@
+"""Experiments whose outcome is known, as the tables that an experiment leaves."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+CURVES = pa.schema(
+    [
+        ("rule", pa.string()),
+        ("seed", pa.int32()),
+        ("round", pa.int32()),
+        ("labels", pa.int32()),
+        ("accuracy", pa.float64()),
+        ("nll", pa.float64()),
+        ("ece", pa.float64()),
+        ("picks", pa.list_(pa.string())),
+        ("fit_seconds", pa.float64()),
+        ("score_seconds", pa.float64()),
+    ]
+)
+LABELS_NEEDED = pa.schema(
+    [
+        ("rule", pa.string()),
+        ("accuracy", pa.float64()),
+        ("seeds", pa.int32()),
+        ("reached", pa.int32()),
+        *(
+            (name, pa.float64())
+            for name in ("median", "low", "high", "ratio", "ratio_low", "ratio_high")
+        ),
+    ]
+)
+
+
+def curves(better: Mapping[str, float], seeds: int = 6, rounds: int = 4) -> pa.Table:
+    """Each rule's accuracy is random's and so much more; seeds differ, and are paired."""
+    rows = []
+    for rule, more in better.items():
+        for seed in range(seeds):
+            luck = np.random.default_rng(seed).normal(0, 0.01, rounds)
+            rows += [
+                {
+                    "rule": rule,
+                    "seed": seed,
+                    "round": number,
+                    "labels": 20 + 10 * number,
+                    "accuracy": 0.5 + 0.1 * number + luck[number] + more,
+                    "nll": 1.5 - 0.2 * number,
+                    "ece": 0.2 - 0.03 * number,
+                    "picks": [f"image-{number}"],
+                    "fit_seconds": 1.0 + number,
+                    "score_seconds": None if rule == "random" else 2.0,
+                }
+                for number in range(rounds)
+            ]
+    return pa.Table.from_pylist(rows, CURVES)
+
+
+def needed(
+    *rows: tuple[str, float, tuple[float, float, float] | None], seeds: int = 6
+) -> pa.Table:
+    """Labels needed: rule, target, and the ratio to random with its interval if there is one."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "rule": rule,
+                "accuracy": accuracy,
+                "seeds": seeds,
+                "reached": seeds if ratio or rule == "random" else 1,
+                "median": 100.0 * ratio[0] if ratio else None,
+                "low": 90.0 if ratio else None,
+                "high": 110.0 if ratio else None,
+                "ratio": ratio[0] if ratio else None,
+                "ratio_low": ratio[1] if ratio else None,
+                "ratio_high": ratio[2] if ratio else None,
+            }
+            for rule, accuracy, ratio in rows
+        ],
+        LABELS_NEEDED,
+    )

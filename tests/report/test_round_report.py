@@ -1,0 +1,162 @@
+import json
+
+import pytest
+
+from baal_ray import storage
+from baal_ray.errors import ConfigError
+from baal_ray.parquet import publish_table
+from baal_ray.report import automatic
+from baal_ray.report.automatic import report_round, require_extra
+from baal_ray.report.round_report import write_round_report
+from baal_ray.workspace import report_uri
+from pages import faults_of, text_of
+from rounds_on_disk import label, score_rows, write_round
+
+FIXED = {"evaluation_set": "/data/evaluation.parquet"}
+
+
+def page_of(config, round_id="night-1"):
+    page = storage.read(write_round_report(config.workspace, round_id, with_map=False)).decode()
+    assert faults_of(page) == []
+    return page
+
+
+def test_it_shows_what_was_acquired_and_what_the_model_thought(tmp_path):
+    config = write_round(tmp_path, training=FIXED)
+    label(config, {"image-0000": "left", "image-0001": "left"})
+    page = page_of(config)
+    text = text_of(page)
+    assert "3 of 30 images were acquired by bald, after a fit on 40 labels" in text
+    assert "right on 80.0% of 500 evaluation images (± 3.5%)" in text
+    assert "1 · 0.600 left · 50% = left image-0000" in text
+    assert "2 · 0.550 middle · 50% ≠ left image-0001" in text
+    assert "3 · 0.500 right · 50% image-0002" in text
+    assert "3 of 30 scored images were acquired (10.0%): those with a bald of at least 0.5" in text
+    assert "Of the 2 picks that are labelled by now the model had 1 wrong (50%" in text
+    assert page.count("<img") == 3
+    assert len(page) < 200_000
+
+
+def test_the_curve_ends_at_the_round(tmp_path):
+    write_round(tmp_path, "night-1", labels=20, accuracy=0.5, ids=["a"], training=FIXED)
+    config = write_round(tmp_path, "night-2", labels=40, accuracy=0.7, ids=["b"], training=FIXED)
+    write_round(tmp_path, "night-3", labels=60, accuracy=0.9, ids=["c"], training=FIXED)
+    text = text_of(page_of(config, "night-2"))
+    assert "Accuracy is 70.0% with 40 labels; it was 50.0% with 20" in text
+    assert "night-3" not in text
+
+
+def test_names_are_text_wherever_they_stand(tmp_path):
+    name = "<script>alert(1)</script>"
+    config = write_round(tmp_path, ids=[name], failures=[name], classes=[name, "b", "c"])
+    page = page_of(config)
+    assert "<script" not in page
+    assert text_of(page).count(name) >= 3
+
+
+def test_failures_are_counted_by_reason_and_once_an_image(tmp_path):
+    errors = ["PNG of 12 bytes is truncated", "PNG of 99 bytes is truncated", "its image is null"]
+    text = text_of(page_of(write_round(tmp_path, failures=errors)))
+    assert "2 PNG of … bytes is truncated broken-0" in text
+    assert "1 its image is null broken-2" in text
+    assert "3 images of the pool are unreadable" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        ({}, "This is the first round"),
+        ({"training": {}}, "Accuracy and calibration are biased"),
+        ({"result": {"stability": 0.4}}, "Only 40% of the picks stay"),
+        ({"result": {"acquired": 2}}, "2 images were acquired of 3 wanted"),
+        ({"result": {"metrics": {"accuracy": 0.5, "ece": 0.3, "images": 9}}}, "off by 0.30"),
+    ],
+)
+def test_what_is_to_be_doubted_is_said(tmp_path, change, doubt):
+    assert doubt in text_of(page_of(write_round(tmp_path, **{"training": FIXED, **change})))
+
+
+@pytest.mark.parametrize(("now", "told"), [(0.7, True), (0.77, False)])
+def test_a_fall_that_chance_does_not_explain_is_told(tmp_path, now, told):
+    """Two accuracies of 0.8 on 500 images differ by √2 · 1.96 · √(0.16/500) = 0.050 by chance."""
+    write_round(tmp_path, "night-1", ids=["a"], accuracy=0.8, training=FIXED)
+    config = write_round(tmp_path, "night-2", ids=["b"], accuracy=now, training=FIXED)
+    assert ("Accuracy fell by" in text_of(page_of(config, "night-2"))) is told
+
+
+def test_picks_that_were_easy_are_told(tmp_path):
+    ids = [f"image-{number:04}" for number in range(12)]
+    config = write_round(tmp_path, ids=ids, accuracy=0.6, training=FIXED)
+    label(config, {image_id: config.classes[i % 3] for i, image_id in enumerate(ids)})
+    assert "wrong about 0% of the labelled picks, and about 40%" in text_of(page_of(config))
+
+
+def test_of_a_rule_by_which_little_is_informative_the_cut_is_from_above(tmp_path):
+    config = write_round(tmp_path, selection={"k": 3, "by": "margin"})
+    storage.delete_tree(f"{config.workspace}/scores")
+    ids = [f"image-{i:04}" for i in range(30)]
+    rows = score_rows(ids, [i / 30 for i in range(30)], [0] * 30, "margin")
+    publish_table(f"{config.workspace}/scores/of-night-1", rows)
+    assert "those with a margin of at most 0.067" in text_of(page_of(config))
+
+
+def test_of_further_stages_the_last_is_shown(tmp_path):
+    config = write_round(tmp_path)
+    last = f"{config.workspace}/scores/last"
+    ids = [f"image-{i:04}" for i in range(6)]
+    publish_table(last, score_rows(ids, [0.9, 0.8, 0.7, 0.3, 0.2, 0.1], [2] * 6))
+    uri = f"{config.workspace}/rounds/night-1/round.json"
+    done = storage.read_json(uri) | {"candidates": {"scores": last}}
+    storage.publish(uri, json.dumps(done).encode())
+    text = text_of(page_of(config))
+    assert "3 of 6 scored images were acquired (50.0%): those with a bald of at least 0.7" in text
+    assert "the candidates of the last stage" in text
+    assert "1 · 0.600 right · 50%" in text
+    assert "scored by this model 30" in text
+
+
+@pytest.mark.parametrize("by", ["power_bald", "random"])
+def test_a_rule_that_draws_has_no_cut(tmp_path, by):
+    text = text_of(page_of(write_round(tmp_path, selection={"k": 3, "by": by})))
+    assert "those with a" not in text
+
+
+def test_a_round_whose_scores_were_pruned_still_has_its_page(tmp_path):
+    config = write_round(tmp_path)
+    storage.delete_tree(f"{config.workspace}/scores")
+    text = text_of(page_of(config))
+    assert "no longer there" in text
+    assert "1 · 0.600 image-0000" in text
+
+
+def test_a_first_round_at_random_has_its_page(tmp_path):
+    result = {"checkpoint": None, "metrics": {}, "stability": None, "rule": "random", "scored": 0}
+    config = write_round(tmp_path, result=result)
+    storage.delete_tree(f"{config.workspace}/scores")
+    assert "as nothing was labelled yet" in text_of(page_of(config))
+
+
+def test_a_round_that_has_not_ended_has_none(tmp_path):
+    config = write_round(tmp_path)
+    storage.delete(f"{config.workspace}/rounds/night-1/round.json")
+    with pytest.raises(ConfigError, match="'night-1' is not finished"):
+        write_round_report(config.workspace, "night-1", with_map=False)
+    with pytest.raises(ConfigError, match="there is no round 'night-2'; there are night-1"):
+        write_round_report(config.workspace, "night-2", with_map=False)
+
+
+def test_a_report_made_by_itself_is_never_in_the_way(tmp_path, caplog):
+    config = write_round(tmp_path)
+    report_round(config.workspace, "night-1")
+    assert storage.exists(report_uri(config.workspace, "night-1"))
+    report_round(config.workspace, "night-2")
+    assert "no report.html, as ConfigError" in caplog.text
+
+
+def test_without_the_extra_it_is_said_how_to_have_it(tmp_path, monkeypatch):
+    config = write_round(tmp_path)
+    monkeypatch.setattr(automatic, "_NEEDED", ("there_is_no_such_module",))
+    report_round(config.workspace, "night-1")
+    assert not storage.exists(report_uri(config.workspace, "night-1"))
+    with pytest.raises(Exception, match=r"install baal-ray\[report\]"):
+        require_extra()

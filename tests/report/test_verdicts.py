@@ -1,0 +1,46 @@
+import pytest
+
+from baal_ray.report.verdicts import verdicts
+from curves import needed
+
+SAVES, ALIKE, COSTS = (0.6, 0.5, 0.7), (0.95, 0.8, 1.1), (1.3, 1.1, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "outcome"),
+    [
+        ([SAVES, SAVES], "saves labels"),
+        ([SAVES, ALIKE], "saves labels"),
+        ([ALIKE, ALIKE], "not told apart"),
+        ([COSTS, ALIKE], "costs labels"),
+        ([SAVES, COSTS], "mixed"),
+        ([None, None], "not compared"),
+        ([(0.9, 0.8, 1.0), ALIKE], "not told apart"),
+    ],
+)
+def test_a_rule_is_told_from_random_by_where_its_intervals_lie(ratios, outcome):
+    rows = [("bald", 0.8 + i / 10, ratio) for i, ratio in enumerate(ratios)]
+    (verdict,) = verdicts(needed(("random", 0.8, (1, 1, 1)), *rows))
+    assert (verdict.rule, verdict.outcome) == ("bald", outcome)
+
+
+def test_what_is_not_told_apart_is_said_beside_what_is():
+    (verdict,) = verdicts(needed(("bald", 0.8, SAVES), ("bald", 0.9, ALIKE)))
+    assert verdict.sentence == (
+        "bald saves labels. Labels needed: 0.60 times random's for accuracy 0.8 (0.50 to 0.70). "
+        "Not told apart from random for accuracy 0.9."
+    )
+
+
+def test_a_target_that_few_seeds_reached_is_named_with_how_many_did():
+    (verdict,) = verdicts(needed(("random", 0.9, (1, 1, 1)), ("bald", 0.9, None)))
+    assert "0.9 (bald in 1 of 6 seeds, random in 6 of 6)" in verdict.details
+
+
+@pytest.mark.parametrize(
+    ("seeds", "doubt"), [(1, "One seed cannot tell"), (3, "From 3 seeds this is a hint"), (5, "")]
+)
+def test_few_seeds_are_said_to_be_few(seeds, doubt):
+    (verdict,) = verdicts(needed(("bald", 0.8, SAVES), seeds=seeds))
+    assert doubt in verdict.details
+    assert bool(doubt) == ("seed" in verdict.details)

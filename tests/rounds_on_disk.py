@@ -1,0 +1,134 @@
+"""Finished rounds as they lie in a workspace, written without running any."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from baal_ray import storage
+from baal_ray.config import RoundConfig
+from baal_ray.manifest import Manifest
+from baal_ray.parquet import publish_table
+from baal_ray.schema import BATCH, SCORES
+from baal_ray.workspace import batch_uri, manifest_uri, round_uri, scores_uri
+from pools import picture, round_config, write_pool
+
+
+def score_rows(
+    ids: Sequence[str], scores: Sequence[float], predicted: Sequence[int], column: str = "bald"
+) -> pa.Table:
+    """Rows of scores of 4 posterior samples; other score columns than this are null."""
+    return _of(
+        SCORES,
+        id=ids,
+        samples=[4] * len(ids),
+        predicted=predicted,
+        **{"confidence": [0.5] * len(ids), column: scores},
+    )
+
+
+def unreadable_rows(ids: Sequence[str], errors: Sequence[str]) -> pa.Table:
+    """Rows of images that cannot be shown."""
+    return _of(SCORES, id=ids, samples=[4] * len(ids), error=errors)
+
+
+def _of(schema: pa.Schema, **columns: Sequence[Any]) -> pa.Table:
+    rows = len(next(iter(columns.values())))
+    return pa.table(
+        [pa.array(columns.get(field.name, [None] * rows), field.type) for field in schema],
+        schema=schema,
+    )
+
+
+def write_round(
+    folder: Path,
+    round_id: str = "night-1",
+    *,
+    labels: int = 40,
+    accuracy: float = 0.8,
+    ids: Sequence[str] = ("image-0000", "image-0001", "image-0002"),
+    failures: Sequence[str] = (),
+    result: dict[str, Any] | None = None,
+    **sections: Any,
+) -> RoundConfig:
+    """A round that scored a pool of 30 images, and acquired some of them by BALD.
+
+    Args:
+        folder: of pool and workspace.
+        round_id: its name.
+        labels: that it was fitted on.
+        accuracy: of its model.
+        ids: of its picks, the best first.
+        failures: errors of images that it could not read.
+        result: what is to be otherwise in its `round.json`.
+        **sections: of the configuration.
+    """
+    sections.setdefault("selection", {"k": len(ids)})
+    config = round_config(folder, **sections)
+    if not (folder / "pool").exists():
+        write_pool(folder, 30, 30)
+    uri = round_uri(config.workspace, round_id)
+    scores = storage.join(scores_uri(config.workspace), f"of-{round_id}")
+    others = [f"image-{number:04}" for number in range(3, 30 - len(failures))]
+    bald = np.concatenate([np.linspace(0.6, 0.5, len(ids)), np.linspace(0.4, 0, len(others))])
+    numbers = [number % 3 for number in range(len(bald))]
+    publish_table(scores, score_rows([*ids, *others], bald.tolist(), numbers))
+    if failures:
+        broken = [f"broken-{number}" for number in range(len(failures))]
+        publish_table(scores, unreadable_rows(broken, failures))
+    batch = _of(
+        BATCH,
+        id=ids,
+        source=["pool"] * len(ids),
+        rank=range(1, len(ids) + 1),
+        score=bald[: len(ids)].tolist(),
+        rule=[config.selection.by] * len(ids),
+        model=["0" * 64] * len(ids),
+        image=[picture(number % 3, number) for number in range(len(ids))],
+    )
+    file = publish_table(batch_uri(config.workspace, round_id), batch)
+    version = Manifest(manifest_uri(config.workspace)).version
+    Manifest(manifest_uri(config.workspace)).acquire(batch.drop_columns(["image"]), round_id)
+    plan = {
+        "config": config.planned(),
+        "pool": {
+            "files": [{"uri": str(folder / "pool/00000.parquet"), "row_groups": [30]}],
+            "column": "image",
+            "root": str(folder / "pool"),
+            "images_are_files": False,
+        },
+        "manifest_version": version,
+    }
+    metrics = {"accuracy": accuracy, "nll": 0.7, "ece": 0.05, "images": 500.0}
+    done = {
+        "result": {
+            "round_id": round_id,
+            "acquired": len(ids),
+            "checkpoint": "0" * 64,
+            "rule": config.selection.by,
+            "scored": 30 - len(failures),
+            "unreadable": len(failures),
+            "labels": labels,
+            "metrics": metrics,
+            "seconds": {"fit": 30.0, "score": 5.0, "select": 1.0},
+            "further_stages": [],
+            "stability": 0.9,
+            **(result or {}),
+        },
+        "scores": scores,
+        "candidates": None,
+        "versions": {"baal_ray": "0.1.0", "ray": "2.60.0"},
+    }
+    stages = {"plan": plan, "batch": {"files": [file.rsplit("/", 1)[-1]]}, "round": done}
+    for stage, content in stages.items():
+        storage.publish(f"{uri}/{stage}.json", json.dumps(content).encode())
+    return config
+
+
+def label(config: RoundConfig, labels: dict[str, str]) -> None:
+    """Be the oracle."""
+    table = pa.table({"id": list(labels), "label": list(labels.values())})
+    Manifest(manifest_uri(config.workspace)).label(table)

@@ -130,6 +130,27 @@ def submit(
 
 @main.command()
 @_config_argument
+@click.option("--rule", help="Run the curves of this rule only.")
+@click.option("--seed", type=int, help="Run the curves of this seed only, from 0.")
+def experiment(config_path: str, rule: str | None, seed: int | None) -> None:
+    """Hold acquisition rules against random picks, on images whose labels are known.
+
+    Run it again to go on where it was killed, or with more seeds, rules or rounds.
+    """
+    from baal_ray.experiment_config import ExperimentConfig
+
+    config = ExperimentConfig.from_yaml(config_path)
+    console = _console()
+    with console.status("loading Ray"):
+        from baal_ray.experiment import run_experiment
+        from baal_ray.experiment_console import summary, watching
+    with watching(config, console) as watch:
+        curves = run_experiment(config, rule=rule, seed=seed, watch=watch)
+    console.print(summary(config, curves))
+
+
+@main.command()
+@_config_argument
 def status(config_path: str) -> None:
     """Show the rounds of a workspace, what became of their picks, and what labels still gain."""
     from baal_ray.status import COLUMNS, workspace_status

@@ -26,6 +26,7 @@ from baal_ray.labelled_set import LEFT_OUT, evaluation_examples, load_share
 from baal_ray.labels_needed import labels_needed
 from baal_ray.model import check_model
 from baal_ray.parquet import parquet_bytes, parse_parquet
+from baal_ray.report.automatic import report_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,9 @@ def run_experiment(
 ) -> pa.Table:
     """Run an experiment, or what is left of it.
 
-    The folder has `curves/<rule>-seed<seed>.parquet` as they grow and, in the end, all of them in
-    `curves.parquet` and the labels that each rule needs in `labels_needed.parquet`.
+    The folder has `curves/<rule>-seed<seed>.parquet` as they grow. Once all are whole, it has them
+    in `curves.parquet`, the labels that each rule needs in `labels_needed.parquet`, and a page
+    that shows both, `report.html`, if it can be drawn.
 
     Args:
         config: what to do.
@@ -217,3 +219,4 @@ def _publish(config: ExperimentConfig, curves: pa.Table) -> None:
     needed = labels_needed(curves, config.accuracies, config.seed)
     for name, table in (("curves", curves), ("labels_needed", needed)):
         storage.publish(storage.join(config.folder, f"{name}.parquet"), parquet_bytes(table))
+    report_experiment(config, curves, needed)

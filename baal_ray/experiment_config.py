@@ -1,5 +1,6 @@
 """The configuration of an experiment: acquisition rules against random picks, labels known."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -74,6 +75,10 @@ class ExperimentConfig(Document):
             exclude={"rules", "seeds", "rounds", "accuracies", "cpus", "gpus", "folder"},
         )
 
+    def shown(self) -> dict[str, Any]:
+        """The settings for people, by their full names."""
+        return dict(_flat(self.model_dump(mode="json", exclude={"folder", "rules", "classes"})))
+
     @field_validator("training")
     @classmethod
     def _fixed_evaluation_set(cls, training: TrainingConfig) -> TrainingConfig:
@@ -104,3 +109,11 @@ class ExperimentConfig(Document):
                 f"{self.k}"
             )
         return self
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

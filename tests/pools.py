@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from baal_ray.config import RoundConfig
+from baal_ray.experiment_config import ExperimentConfig
 from baal_ray.images import encode_png
 from baal_ray.model import small_convnet
 
@@ -75,6 +76,33 @@ def round_config(folder: Path, **sections: Any) -> RoundConfig:
     for name, section in sections.items():
         settings[name] = settings.get(name, {}) | section if isinstance(section, dict) else section
     return RoundConfig.from_dict(settings)
+
+
+def experiment_config(where: Path, **settings: Any) -> ExperimentConfig:
+    """An experiment of a second a point: 120 labelled images, 60 to measure on."""
+    return ExperimentConfig.from_dict(
+        {
+            "folder": str(where / "experiment"),
+            "classes": CLASSES,
+            "labelled": write_labelled(where, 0, 120),
+            "rules": ["random", "bald"],
+            "seeds": 2,
+            "start": 1,
+            "k": 5,
+            "rounds": 2,
+            "joint_candidates": 20,
+            "target_images": 10,
+            "model": {"image_size": 12},
+            "training": {
+                "evaluation_set": write_labelled(where, 9000, 60),
+                "epochs": 3,
+                "batch_size": 8,
+                "evaluation_samples": 2,
+            },
+            "scoring": {"samples": 4},
+            **settings,
+        }
+    )
 
 
 class Mortal(torch.nn.Module):

@@ -3,7 +3,11 @@
 import logging
 from importlib.util import find_spec
 
+import pyarrow as pa
+
+from baal_ray import storage
 from baal_ray.errors import BaalRayError
+from baal_ray.experiment_config import ExperimentConfig
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,30 @@ def report_round(workspace: str, round_id: str) -> None:
         logger.info("report: %s", write_round_report(workspace, round_id, with_map=False))
     except Exception as error:  # noqa: BLE001  whatever it is, the round has ended well
         logger.warning("no report.html, as %s: %s", type(error).__name__, error)
+
+
+def report_experiment(config: ExperimentConfig, curves: pa.Table, labels_needed: pa.Table) -> None:
+    """Leave a page in the folder of an experiment; nothing is raised, as for a round."""
+    if not _is_installed():
+        logger.info("no report.html: baal-ray[report] is not installed")
+        return
+    try:
+        from baal_ray.report.experiment_report import experiment_page
+
+        page = experiment_page(curves, labels_needed, config.shown(), _NOTES)
+        storage.publish(storage.join(config.folder, "report.html"), page.encode())
+    except Exception as error:  # noqa: BLE001  the curves are there
+        logger.warning("no report.html, as %s: %s", type(error).__name__, error)
+
+
+_NOTES = (
+    "Every point is a model fitted afresh on all labels so far, by the same first weights for all "
+    "rules of a seed and round.",
+    "All rules of a seed start with the same labelled images, as many of each class: a head start "
+    "that an unlabelled pool does not give.",
+    "A curve needs as many labels as it has where it first reaches an accuracy, which flatters "
+    "curves that jump about, random's included.",
+)
 
 
 def _is_installed() -> bool:

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from baal_ray.errors import ConfigError
+from baal_ray.experiment_config import ExperimentConfig
+from pools import experiment_config
+
+EXAMPLE = ExperimentConfig.from_yaml(str(Path(__file__).parents[1] / "jobs" / "experiment.yaml"))
+
+
+def test_experiment_yaml_shows_every_setting_at_its_default():
+    assert EXAMPLE.model_fields_set == set(ExperimentConfig.model_fields)
+    required = {"folder", "classes", "labelled", "training"}
+    bare = EXAMPLE.model_dump(include=required) | {"rules": ["random", "bald", "power_bald"]}
+    assert ExperimentConfig.from_dict(bare) == EXAMPLE
+
+
+def test_rules_are_named_or_have_settings(tmp_path):
+    config = experiment_config(tmp_path, rules=["bald", {"by": "power_bald", "coldness": 4.0}])
+    assert [rule.name for rule in config.rules] == ["bald", "power_bald-4"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"rules": ["bold"]}, "rules.0.by is 'bold'; it must be 'bald'"),
+        ({"rules": ["bald", "bald"]}, "rules names bald twice; once is enough"),
+        ({"rules": []}, "rules is []"),
+        ({"accuracies": [90]}, "accuracies.0 is 90"),
+        ({"training": {}}, "training.evaluation_set is not set; it must be"),
+        ({"rules": ["epig"], "scoring": {"masks": "per_item"}}, "scoring.masks is 'per_item'"),
+        ({"rules": ["epig"], "joint_candidates": 4}, "joint_candidates is 4; it must be at least"),
+        ({"rule": ["bald"]}, "rule is not a setting; did you mean rules?"),
+    ],
+)
+def test_faults_are_told(tmp_path, settings, fault):
+    with pytest.raises(ConfigError, match="configuration") as told:
+        experiment_config(tmp_path, **settings)
+    assert any(each.startswith(fault) for each in told.value.faults), told.value.faults
+
+
+def test_what_may_change_while_an_experiment_goes_on(tmp_path):
+    begun = experiment_config(tmp_path)
+    more = experiment_config(
+        tmp_path, rules=["bald", "epig"], seeds=9, rounds=7, accuracies=[0.5], cpus=4.0
+    )
+    assert begun.of_a_curve() == more.of_a_curve()
+    assert begun.of_a_curve() != experiment_config(tmp_path, k=6).of_a_curve()

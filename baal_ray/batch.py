@@ -15,10 +15,11 @@ from baal_ray.config import RoundConfig
 from baal_ray.ids import IdSet
 from baal_ray.joint_rules import best_together
 from baal_ray.pool_listing import PoolListing
-from baal_ray.predictions import draw_predictions
+from baal_ray.predictions import draw_features, draw_predictions
 from baal_ray.schema import SELECTION
 from baal_ray.scoring import score_files
 from baal_ray.selection import overlaps, top_k, top_k_of
+from baal_ray.spread import spread_out
 from baal_ray.workspace import checkpoint_uri
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Ranking:
         k = selection.k - less
         best = top_k(
             score_files(self.last_scores),
-            selection.candidate_count if selection.joint else k,
+            selection.candidate_count if selection.narrows else k,
             selection.ranked_by,
             self.seed,
             leave_out=leave_out,
@@ -93,6 +94,8 @@ class Ranking:
         )
         if selection.joint and len(best):
             best = self._best_together(best, k)
+        elif selection.narrows and len(best):
+            best = self._spread_out(best, k)
         return self._named(best)
 
     def _narrower(self, only: IdSet | None) -> IdSet | None:
@@ -125,16 +128,31 @@ class Ranking:
             target_log_probs_M_K_C,
         )
 
+    def _spread_out(self, candidates: pa.Table, k: int) -> pa.Table:
+        """The first k candidates of which no two are nearly the same image to the model."""
+        most_alike = self.config.selection.most_alike
+        assert most_alike is not None
+        candidates, features_N_D = draw_features(
+            self.listing, candidates, self._checkpoint(), self.config
+        )
+        picks = spread_out(features_N_D, k, most_alike)
+        ranks = pa.array(range(1, len(picks) + 1), pa.int32())
+        best = candidates.take(pa.array(picks.numpy()))
+        return best.set_column(best.column_names.index("rank"), "rank", ranks)
+
     def _predictions(self, listing: PoolListing, images: pa.Table) -> tuple[pa.Table, Tensor]:
+        return draw_predictions(listing, images, self._checkpoint(), self.config)
+
+    def _checkpoint(self) -> str:
         assert self.model is not None
-        checkpoint = checkpoint_uri(self.config.workspace, self.model)
-        return draw_predictions(listing, images, checkpoint, self.config)
+        return checkpoint_uri(self.config.workspace, self.model)
 
     def stability(
         self, picks: pa.Table, leave_out: IdSet, only: IdSet | None
     ) -> dict[str, Any] | None:
         """How many of BALD's picks stay without each fifth of the posterior samples."""
-        if self.last_scores is None or self.config.selection.by != "bald":
+        selection = self.config.selection
+        if self.last_scores is None or selection.by != "bald" or selection.narrows:
             return None
         random = pc.equal(picks["rule"], "random")
         without = overlaps(

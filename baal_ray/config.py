@@ -46,6 +46,7 @@ _OF_ONE_SAMPLE_TOO = ("predictive_entropy", "expected_entropy", "margin", "confi
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Similarity = Annotated[float, Field(ge=-1, lt=1)]
 
 
 class Section(BaseModel):
@@ -238,6 +239,7 @@ class SelectionConfig(Section):
     k: Count
     by: Rule = "bald"
     coldness: Annotated[float, Field(gt=0)] = 1.0
+    most_alike: Similarity | None = None
     candidates: Count | None = None
     targets: PoolConfig | None = None
     target_images: Count = 500
@@ -261,8 +263,13 @@ class SelectionConfig(Section):
         return "bald" if self.joint else self.by
 
     @property
+    def narrows(self) -> bool:
+        """Whether the batch is chosen among candidates, not simply the best."""
+        return self.joint or self.most_alike is not None
+
+    @property
     def candidate_count(self) -> int:
-        """How many images a joint rule picks from, if there are so many."""
+        """How many candidates there are then, if the pool has so many."""
         return self.candidates or max(1000, 10 * self.k)
 
     @model_validator(mode="after")
@@ -270,6 +277,11 @@ class SelectionConfig(Section):
         if self.candidates is not None and self.candidates < self.k:
             raise ValueError(
                 f"candidates is {self.candidates}; it must be at least k, which is {self.k}"
+            )
+        if self.most_alike is not None and (self.joint or self.by == "random"):
+            raise ValueError(
+                f"most_alike is {self.most_alike:g}; for by {self.by} it must be null: it spreads "
+                "the top of a ranking"
             )
         if self.random_share and self.k == 1:
             raise ValueError(

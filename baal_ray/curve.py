@@ -18,6 +18,7 @@ from torch import Tensor
 from baal_ray import storage
 from baal_ray.evaluation import evaluation_sums, metrics, no_images
 from baal_ray.experiment_config import ExperimentConfig, RuleConfig
+from baal_ray.features import features
 from baal_ray.fitting import fit
 from baal_ray.ids import hash_ids
 from baal_ray.joint_rules import best_together
@@ -25,6 +26,7 @@ from baal_ray.model import build_classifier
 from baal_ray.posterior import MCDropout
 from baal_ray.schema import SCORE_COLUMNS
 from baal_ray.selection import top_k_of
+from baal_ray.spread import spread_out
 
 Rows = npt.NDArray[np.intp]
 
@@ -158,16 +160,20 @@ class Curve:
         candidates = pa.table({"id": self._ids[left].tolist()})
         if rule.by == "random":
             return top_k_of([candidates], k, rule.by, seed)
-        if self._config.candidates is not None:
-            candidates = top_k_of([candidates], self._config.candidates, "random", seed + 1)
+        if self._config.scored is not None:
+            candidates = top_k_of([candidates], self._config.scored, "random", seed + 1)
         samples, pool = scoring.samples, len(candidates)
         scores = self._score(candidates, samples)
         for stage in scoring.further_stages:
             samples = stage.samples
             scores = self._score(self._best(scores, round(stage.share * pool), seed), samples)
-        if not rule.joint:
+        if not rule.joint and rule.most_alike is None:
             return self._best(scores, k, seed)
-        candidates = self._best(scores, self._config.joint_candidates, seed)
+        candidates = self._best(scores, self._config.candidates, seed)
+        if rule.most_alike is not None:
+            features_N_D = self._features(self._rows(candidates))
+            picks = spread_out(features_N_D, k, rule.most_alike)
+            return candidates.take(pa.array(picks.numpy()))
         log_probs_N_K_C = self._log_probs(self._rows(candidates), samples)
         targets = self._targets(samples, seed) if rule.by == "epig" else None
         return best_together(rule.by, candidates, log_probs_N_K_C, k, seed, targets)
@@ -192,6 +198,13 @@ class Curve:
         everything = pa.table({"id": self._ids.tolist()})
         some = top_k_of([everything], self._config.target_images, "random", seed + 2)
         return self._log_probs(self._rows(some), samples)
+
+    def _features(self, rows: Rows) -> Tensor:
+        parts = self._mini_batches(self._pool.pixels_N[rows])
+        output = self._config.model.output
+        return torch.cat(
+            [features(self._classifier, images_N, output).cpu() for _, images_N in parts]
+        )
 
     def _log_probs(self, rows: Rows, samples: int) -> Tensor:
         posterior = self._posterior(samples)

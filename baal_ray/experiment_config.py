@@ -13,6 +13,7 @@ from baal_ray.config import (
     Rule,
     ScoringConfig,
     Section,
+    Similarity,
     TrainingConfig,
 )
 
@@ -22,11 +23,14 @@ class RuleConfig(Section):
 
     by: Rule
     coldness: Annotated[float, Field(gt=0)] = 1.0
+    most_alike: Similarity | None = None
 
     @property
     def name(self) -> str:
         """What files and pages call it."""
-        return self.by if self.coldness == 1 else f"{self.by}-{self.coldness:g}"
+        coldness = "" if self.coldness == 1 else f"-{self.coldness:g}"
+        spread = "" if self.most_alike is None else f"-spread-{self.most_alike:g}"
+        return f"{self.by}{coldness}{spread}"
 
     @property
     def joint(self) -> bool:
@@ -52,8 +56,8 @@ class ExperimentConfig(Document):
     start: Count = 2
     k: Count = 10
     rounds: Count = 10
-    candidates: Count | None = None
-    joint_candidates: Count = 500
+    scored: Count | None = None
+    candidates: Count = 500
     target_images: Count = 500
     accuracies: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.8, 0.9, 0.95], min_length=1)
     training: TrainingConfig
@@ -103,10 +107,9 @@ class ExperimentConfig(Document):
                 f"scoring.masks is {self.scoring.masks!r}; for batch_bald and epig it must be "
                 "'shared': what labels tell together is told of the same networks"
             )
-        if self.joint_candidates < self.k:
+        if self.candidates < self.k:
             raise ValueError(
-                f"joint_candidates is {self.joint_candidates}; it must be at least k, which is "
-                f"{self.k}"
+                f"candidates is {self.candidates}; it must be at least k, which is {self.k}"
             )
         return self
 

@@ -79,7 +79,7 @@ def score_candidates(
         seed: of the round's draws.
     """
     selection = config.selection
-    least = selection.candidate_count if selection.joint else selection.k
+    least = selection.candidate_count if selection.narrows else selection.k
     eligible = count_eligible(score_files(scores), selection.ranked_by, leave_out=leave_out)
     before, only = config.scoring, None
     for number, stage in enumerate(config.scoring.further_stages):

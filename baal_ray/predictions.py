@@ -1,4 +1,4 @@
-"""The posterior predictions of a few images of the pool, drawn again."""
+"""What the model makes of a few images of the pool, drawn again."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from baal_ray.ids import IdSet
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing
 from baal_ray.posterior.memory import budget
-from baal_ray.scorer import PoolPredictor
+from baal_ray.scorer import PoolFeatures, PoolPredictor, PoolScorer
 from baal_ray.scoring import through_actors
 
 # Of a log-probability, in double precision.
@@ -34,24 +34,46 @@ def draw_predictions(
         The rows of `wanted` whose images can be had, and log_probs_N_K_C of these, float32.
 
     """
-    scoring = config.scoring.last_stage
-    shape_K_C = (scoring.samples, len(config.classes))
+    rows, flat_N = _draw(listing, wanted, checkpoint, config, PoolPredictor, "log_probs")
+    return rows, flat_N.reshape(len(rows), config.scoring.last_stage.samples, len(config.classes))
+
+
+def draw_features(
+    listing: PoolListing, wanted: pa.Table, checkpoint: str, config: RoundConfig
+) -> tuple[pa.Table, Tensor]:
+    """The features of some images (`baal_ray.features`); arguments as for `draw_predictions`.
+
+    Returns:
+        The rows of `wanted` whose images can be had, and features_N_D of these, float32.
+    """
+    return _draw(listing, wanted, checkpoint, config, PoolFeatures, "features")
+
+
+def _draw(
+    listing: PoolListing,
+    wanted: pa.Table,
+    checkpoint: str,
+    config: RoundConfig,
+    actor: type[PoolScorer],
+    column: str,
+) -> tuple[pa.Table, Tensor]:
+    """What an actor makes of some images, a row of float32 numbers for each."""
     found: dict[str, bytes] = {}
     for place in places(listing, wanted):
         missing = IdSet.of(
             image_id for image_id in wanted["id"].to_pylist() if image_id not in found
         )
         pool = read_pool(place, only=missing)
-        predicted = through_actors(
-            pool, PoolPredictor, checkpoint, scoring, config.resources, config.seed
+        made = through_actors(
+            pool, actor, checkpoint, config.scoring.last_stage, config.resources, config.seed
         )
-        for row in predicted.iter_rows():
-            found[row["id"]] = row["log_probs"]
+        for row in made.iter_rows():
+            found[row["id"]] = row[column]
         if len(found) == len(wanted):
             break
     rows = wanted.filter(pa.array([image_id in found for image_id in wanted["id"].to_pylist()]))
     flat = np.frombuffer(b"".join(map(found.__getitem__, rows["id"].to_pylist())), np.float32)
-    return rows, torch.from_numpy(flat.reshape(len(rows), *shape_K_C).copy())
+    return rows, torch.from_numpy(flat.reshape(len(rows), -1 if len(rows) else 0).copy())
 
 
 def check_candidates(config: RoundConfig) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.config import ScoringConfig
 from baal_ray.errors import ResourceError
+from baal_ray.features import features
 from baal_ray.first_samples import FirstSamples, KeptLogProbs
 from baal_ray.model import load_checkpoint
 from baal_ray.posterior import MCDropout
@@ -224,6 +225,28 @@ class PoolPredictor(PoolScorer):
             {
                 "id": pa.array(rows["id"][good], pa.string()),
                 "log_probs": pa.array([of.tobytes() for of in log_probs[good]], pa.binary()),
+            }
+        )
+
+
+class PoolFeatures(PoolScorer):
+    """Holds a fitted model and gives each mini-batch its features."""
+
+    def __call__(self, rows: Columns) -> pa.Table:
+        """`id` and `features` (float32 [D] as bytes) of the images that can be decoded."""
+        good = rows["error"] == ""
+        images_N = torch.from_numpy(rows["image"][good]).to(self._device)
+        with self._autocast():
+            parts = [
+                features(self._posterior.model, some_N, self._posterior.output).cpu().numpy()
+                for some_N in torch.split(images_N, self._at_once)
+                if len(some_N)
+            ]
+        found = [of.tobytes() for part_N_D in parts for of in part_N_D]
+        return pa.table(
+            {
+                "id": pa.array(rows["id"][good], pa.string()),
+                "features": pa.array(found, pa.binary()),
             }
         )
 

@@ -33,7 +33,7 @@ def mnist(data, folder):
         "start": 2,
         "k": 10,
         "rounds": 24,
-        "candidates": 4000,
+        "scored": 4000,
         "accuracies": [0.8, 0.9, 0.95],
         "model": {"factory": "networks:BatchBALDNet", "image_size": 28, **GREY},
         "training": {
@@ -65,9 +65,16 @@ def repeated_mnist(data, folder):
     pq.write_table(pa.concat_tables(copies), folder / "pool.parquet")
     return {
         **mnist(data, folder),
+        "rules": [
+            "random",
+            "bald",
+            "power_bald",
+            "batch_bald",
+            {"by": "bald", "most_alike": 0.99},
+        ],
         "labelled": str(folder / "pool.parquet"),
         "rounds": 20,
-        "candidates": None,
+        "scored": None,
     }
 
 

@@ -90,7 +90,7 @@ def experiment_config(where: Path, **settings: Any) -> ExperimentConfig:
             "start": 1,
             "k": 5,
             "rounds": 2,
-            "joint_candidates": 20,
+            "candidates": 20,
             "target_images": 10,
             "model": {"image_size": 12},
             "training": {

@@ -87,7 +87,7 @@ def test_what_is_missing_is_named(faults):
 
 def test_an_unknown_setting_without_a_near_one_lists_those_there_are(faults):
     (fault,) = faults(MINIMAL.replace("k: 100", "k: 100, zzz: 1"))
-    known = "by, candidates, coldness, k, random_share, target_images, targets"
+    known = "by, candidates, coldness, k, most_alike, random_share, target_images, targets"
     assert fault == f"selection.zzz is not a setting; the settings here are {known}"
 
 
@@ -385,3 +385,9 @@ def test_what_is_wrong_with_a_notification_does_not_tell_its_secret(faults, noti
     (fault,) = faults(f"{MINIMAL}notify: {notify}")
     assert fault.startswith("notify.")
     assert "s3cret" not in fault
+
+
+@pytest.mark.parametrize("by", ["batch_bald", "random"])
+def test_only_a_ranking_can_be_spread(faults, by):
+    (fault,) = faults(MINIMAL.replace("k: 100", f"k: 100, by: {by}, most_alike: 0.9"))
+    assert fault.startswith(f"selection.most_alike is 0.9; for by {by} it must be null")

@@ -25,7 +25,7 @@ def figures(row):
     return {name: value for name, value in row.items() if not name.endswith("seconds")}
 
 
-@pytest.mark.parametrize("by", RULES)
+@pytest.mark.parametrize("by", [*RULES, {"by": "bald", "most_alike": 0.9}])
 def test_a_round_picks_k_new_images_and_fits_on_them(tmp_path, by):
     curve_of_rule, _ = curve(tmp_path, by)
     first = curve_of_rule.point([])
@@ -74,7 +74,7 @@ def test_bald_picks_what_it_would_by_hand(tmp_path):
 
 def test_only_some_images_may_be_candidates(tmp_path):
     """Of six candidates five are picked, whatever the rule finds best; other ones each round."""
-    few, _ = curve(tmp_path, "bald", candidates=6)
+    few, _ = curve(tmp_path, "bald", scored=6)
     many, _ = curve(tmp_path, "bald")
     first = few.point([])
     assert set(first["picks"]) != set(many.point([])["picks"])

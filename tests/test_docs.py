@@ -12,6 +12,9 @@ import yaml
 from baal_ray import schema
 from baal_ray.cli import main
 from baal_ray.config import ModelConfig, RoundConfig
+from baal_ray.curve import CURVE
+from baal_ray.experiment_config import ExperimentConfig
+from baal_ray.labels_needed import LABELS_NEEDED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,6 +63,14 @@ def test_the_configuration_in_the_readme_is_valid() -> None:
     assert RoundConfig.from_dict(yaml.safe_load(block)).selection.k == 1000
     (block,) = blocks((ROOT / "docs" / "your-model.md").read_text(), "yaml")
     assert ModelConfig.model_validate(yaml.safe_load(block)["model"]).arguments == {"dropout": 0.3}
+
+
+def test_the_experiment_in_the_docs_is_valid() -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    (block,) = blocks(page, "yaml")
+    assert ExperimentConfig.from_dict(yaml.safe_load(block)).seeds == 5
+    for column in (*CURVE.names, *LABELS_NEEDED.names):
+        assert f"`{column}`" in page or column in ("rule", "accuracy"), column
 
 
 @pytest.mark.parametrize("table", [schema.SCORES, schema.MANIFEST, schema.BATCH])

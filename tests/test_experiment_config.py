@@ -30,7 +30,7 @@ def test_rules_are_named_or_have_settings(tmp_path):
         ({"accuracies": [90]}, "accuracies.0 is 90"),
         ({"training": {}}, "training.evaluation_set is not set; it must be"),
         ({"rules": ["epig"], "scoring": {"masks": "per_item"}}, "scoring.masks is 'per_item'"),
-        ({"rules": ["epig"], "joint_candidates": 4}, "joint_candidates is 4; it must be at least"),
+        ({"rules": ["epig"], "candidates": 4}, "candidates is 4; it must be at least"),
         ({"rule": ["bald"]}, "rule is not a setting; did you mean rules?"),
     ],
 )

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
 from baal_ray import images
+from baal_ray.features import features
 from baal_ray.model import Checkpoint
 
 _AT_ONCE = 16
@@ -50,9 +49,6 @@ def feature_map(
 ) -> FeatureMap | None:
     """Put images on a map, in this process and on the CPU.
 
-    Their features are what the model's last linear layer sees in one pass without dropout; of a
-    model that has none, its log-probabilities.
-
     Args:
         checkpoint: the model.
         groups: encoded images by the name of their group.
@@ -66,19 +62,19 @@ def feature_map(
     everything = [(name, image) for name, of_group in groups.items() for image in of_group]
     order = np.random.default_rng(0).permutation(len(everything))
     shuffled = [everything[i] for i in order]
-    features, names = _features(checkpoint, shuffled, max_pixels, seconds)
-    if len(features) < _FEWEST:
+    features_N_D, names = _features_of(checkpoint, shuffled, max_pixels, seconds)
+    if len(features_N_D) < _FEWEST:
         return None
-    points = _embedded(features)
+    points = _embedded(features_N_D)
     group = np.array(names)
     return FeatureMap(
         {name: points[group == name] for name in groups},
         len(everything),
-        _neighbours(features, group == list(groups)[-1]),
+        _neighbours(features_N_D, group == list(groups)[-1]),
     )
 
 
-def _features(
+def _features_of(
     checkpoint: Checkpoint,
     examples: Sequence[tuple[str, bytes]],
     max_pixels: int,
@@ -87,6 +83,7 @@ def _features(
     """Features [N, D] of the images that can be decoded in the time, and their groups."""
     seen, names = [np.empty((0, 0), np.float32)], list[str]()
     until = time.monotonic() + seconds
+    classifier = checkpoint.classifier.eval()
     for start in range(0, len(examples), _AT_ONCE):
         if start and time.monotonic() > until:
             break
@@ -96,32 +93,10 @@ def _features(
         )
         good = np.array([fault is None for fault in faults])
         if good.any():
-            seen.append(_seen_last(checkpoint, torch.from_numpy(pixels_N[good])).numpy())
+            images_N = torch.from_numpy(pixels_N[good])
+            seen.append(features(classifier, images_N, checkpoint.config.output).numpy())
             names += [name for (name, _), shown in zip(some, good, strict=True) if shown]
     return np.concatenate(seen[1:]) if names else seen[0], names
-
-
-@torch.no_grad()
-def _seen_last(checkpoint: Checkpoint, images_N: Tensor) -> Tensor:
-    """What the last linear layer is given, [N, D]; else the log-probabilities."""
-    classifier = checkpoint.classifier.eval()
-    layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
-    caught: list[Tensor] = []
-
-    def catch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        caught[:] = inputs[:1]
-
-    hooks = [layers[-1].register_forward_pre_hook(catch)] if layers else []
-    try:
-        predictions = classifier(images_N)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if caught and len(caught[0]) == len(images_N):
-        return caught[0].flatten(1).float()
-    is_log = checkpoint.config.output == "log_probs"
-    log_probs_N_C: Tensor = predictions if is_log else predictions.log_softmax(dim=1)
-    return log_probs_N_C.float()
 
 
 def _embedded(features_N_D: npt.NDArray[np.float32]) -> Points:

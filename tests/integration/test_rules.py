@@ -14,6 +14,7 @@ from baal_ray.batch_bald import batch_bald
 from baal_ray.config import RoundConfig
 from baal_ray.driver import run_round
 from baal_ray.epig import epig
+from baal_ray.features import features
 from baal_ray.ids import IdSet
 from baal_ray.images import decode_many
 from baal_ray.labelled_import import import_labelled_set
@@ -21,6 +22,7 @@ from baal_ray.manifest import Manifest
 from baal_ray.model import load_checkpoint
 from baal_ray.posterior import MCDropout
 from baal_ray.selection import top_k
+from baal_ray.spread import spread_out
 from baal_ray.workspace import checkpoint_uri, manifest_uri
 from pools import round_config, write_labelled, write_pool
 
@@ -105,6 +107,22 @@ def test_batch_bald_and_epig_pick_by_the_predictions_of_the_best_candidates(
     rows = acquired(later, 1)
     assert set(rows["id"].to_pylist()) == {candidates[n] for n in gain_N.topk(4).indices}
     assert rows["score"].to_pylist() == pytest.approx(gain_N.topk(4).values.tolist(), abs=1e-5)
+
+
+def test_of_near_duplicates_only_the_best_is_picked(tmp_path: Path) -> None:
+    selection = {"k": 4, "candidates": 30, "most_alike": 0.9}
+    ((config, record),) = rounds(tmp_path, selection)
+    candidates = top_k(record["scores"], 30, seed=seed_of(config, 0))["id"].to_pylist()
+    pool = pq.read_table(config.pool.uri).to_pandas().set_index("id")
+    pixels, _ = decode_many(list(pool.loc[candidates, "image"]), 12, 12, max_pixels=10**6)
+    checkpoint = load_checkpoint(checkpoint_uri(config.workspace, record["result"]["checkpoint"]))
+    features_N_D = features(checkpoint.classifier, torch.from_numpy(pixels), "logits")
+    rows = acquired(config, 0)
+    expected = [candidates[n] for n in spread_out(features_N_D, 4, 0.9)]
+    assert expected != candidates[:4]
+    assert rows["id"].to_pylist() == expected
+    assert rows["rank"].to_pylist() == [1, 2, 3, 4]
+    assert set(rows["rule"].to_pylist()) == {"bald"}
 
 
 def test_a_control_of_the_whole_pool_stands_beside_the_best_candidates(tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
 import numpy as np
-import pytest
-import torch
 from torch import nn
 
 from baal_ray.config import ModelConfig
@@ -22,26 +20,6 @@ def images(count: int, start: int = 0) -> list[bytes]:
 
 def network(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(432, 5), nn.ReLU(), *layers)
-
-
-def test_features_are_what_the_last_linear_layer_sees():
-    model = checkpoint(network(nn.Dropout(0.5), nn.Linear(5, 3)))
-    images_N = torch.randint(0, 256, (4, 3, 12, 12), dtype=torch.uint8)
-    seen = features._seen_last(model, images_N)
-    before = nn.Sequential(*list(model.classifier.network)[:-2])
-    normalised = (images_N / 255 - model.classifier.mean) / model.classifier.std
-    assert torch.allclose(seen, before(normalised))
-
-
-@pytest.mark.parametrize("output", ["logits", "log_probs"])
-def test_a_model_without_a_linear_layer_gives_its_log_probabilities(output):
-    layers = [nn.Conv2d(3, 3, 12), nn.Flatten()]
-    if output == "log_probs":
-        layers.append(nn.LogSoftmax(dim=1))
-    model = checkpoint(nn.Sequential(*layers), output)
-    seen = features._seen_last(model, torch.zeros(2, 3, 12, 12, dtype=torch.uint8))
-    assert seen.shape == (2, 3)
-    assert torch.allclose(seen.exp().sum(dim=1), torch.ones(2))
 
 
 def test_every_group_is_on_the_map_and_unreadable_images_are_not():

@@ -21,6 +21,9 @@ RESAMPLES = 10_000
 #: Of the intervals.
 LEVEL = 0.95
 
+# Fewer seeds than this have no interval: resamples of one or two hardly differ.
+_FEWEST_SEEDS = 3
+
 LABELS_NEEDED = pa.schema(
     [
         ("rule", pa.string()),
@@ -43,7 +46,8 @@ def labels_needed(curves: pa.Table, accuracies: Sequence[float], seed: int = 0) 
 
     Returns:
         A table of `LABELS_NEEDED`. `reached` of the rule's `seeds` curves reached the accuracy;
-        where a number is more than the curves have labels, it is null. The ratio is over the seeds
+        where a number is more than the curves have labels, it is null, and so is the interval of
+        fewer than three seeds. The ratio is over the seeds
         that "random" has too; without any it is null.
     """
     first = _first_reached(curves, accuracies)
@@ -79,11 +83,8 @@ def _first_reached(
 
 
 def _median(needed_S: Floats, seed: int) -> dict[str, float | None]:
-    medians = _medians(needed_S[_resamples(len(needed_S), seed)])
-    return {
-        "median": _finite(float(_medians(needed_S))),
-        **dict(zip(("low", "high"), _interval(medians), strict=True)),
-    }
+    low, high = _interval(_medians(needed_S[_resamples(len(needed_S), seed)]), len(needed_S))
+    return {"median": _finite(float(_medians(needed_S))), "low": low, "high": high}
 
 
 def _ratio(
@@ -97,8 +98,8 @@ def _ratio(
     rule_R, chance_R = (_medians(pairs_S_2[_resamples(len(both), seed), side]) for side in (0, 1))
     # Where random picks never get there, the ratio is below that to the most labels they had.
     with np.errstate(invalid="ignore"):
-        low, _ = _interval(np.nan_to_num(rule_R / chance_R))
-        _, high = _interval(rule_R / np.minimum(chance_R, most))
+        low, _ = _interval(np.nan_to_num(rule_R / chance_R), len(both))
+        _, high = _interval(rule_R / np.minimum(chance_R, most), len(both))
     known = np.isfinite(rule) and np.isfinite(chance)
     return {"ratio": rule / chance if known else None, "ratio_low": low, "ratio_high": high}
 
@@ -113,7 +114,9 @@ def _medians(needed_S: Floats) -> Floats:
     return middle
 
 
-def _interval(values_R: Floats) -> tuple[float | None, float | None]:
+def _interval(values_R: Floats, seeds: int) -> tuple[float | None, float | None]:
+    if seeds < _FEWEST_SEEDS:
+        return None, None
     tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
     low, high = (np.quantile(values_R, tail, method="inverted_cdf") for tail in tails)
     return _finite(low), _finite(high)

@@ -35,8 +35,15 @@ def test_the_first_labels_that_reach_it_count():
         }
     )
     found = row(labels_needed(table, [0.9]), "bald")
-    assert (found["median"], found["low"], found["high"]) == (20, 20, 20)
+    assert found["median"] == 20
     assert (found["seeds"], found["reached"]) == (1, 1)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_or_two_seeds_have_no_interval(seeds):
+    found = row(labels_needed(curves(random=[40] * seeds, bald=[20] * seeds), [0.9]), "bald")
+    assert (found["median"], found["low"], found["high"]) == (20, None, None)
+    assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (0.5, None, None)
 
 
 def test_curves_that_are_alike_have_no_spread():
@@ -84,7 +91,8 @@ def test_what_is_never_reached_is_unknown():
 
 
 def test_neither_is_ever_reached():
-    found = row(labels_needed(curves(random=[math.inf], bald=[math.inf]), [0.9]), "bald")
+    never = [math.inf] * 3
+    found = row(labels_needed(curves(random=never, bald=never), [0.9]), "bald")
     assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (None, 0, None)
 
 

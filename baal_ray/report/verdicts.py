@@ -44,7 +44,8 @@ def verdicts(labels_needed: pa.Table) -> list[Verdict]:
     """One verdict a rule, in the order of the table; random has none.
 
     A rule saves labels at a target when the interval of its ratio to random lies below 1, and
-    costs labels when it lies above. Where it holds 1, the two are not told apart.
+    costs labels when it lies above. Where it holds 1, the two are not told apart. It saves labels
+    too where random picks never get there and it needs less, for sure, than they had.
 
     Args:
         labels_needed: a row for each `rule` and target `accuracy`, with `seeds`, `reached` (how
@@ -61,12 +62,12 @@ def verdicts(labels_needed: pa.Table) -> list[Verdict]:
 
 def outcome_at(row: Mapping[str, Any]) -> Outcome:
     """What one row says."""
+    if row["ratio_high"] is not None and row["ratio_high"] < 1:
+        return "saves labels"  # with or without a ratio: random picks may never get there
     if row["ratio"] is None:
         return "not compared"
     if row["ratio_low"] is None or row["ratio_high"] is None:
         return "not told apart"
-    if row["ratio_high"] < 1:
-        return "saves labels"
     return "costs labels" if row["ratio_low"] > 1 else "not told apart"
 
 
@@ -107,8 +108,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     told = [
-        f"{row['ratio']:.2f} times random's for accuracy {row['accuracy']:g}{_interval(row)}"
-        for row in rows
+        f"{_times(row)} random's for accuracy {row['accuracy']:g}{_interval(row)}" for row in rows
     ]
     more = f", and so on for {len(told) - _NAMED} more" if len(told) > _NAMED else ""
     return f"Labels needed: {', '.join(told[:_NAMED])}{more}."
@@ -119,7 +119,15 @@ def _alike(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Not told apart from random for accuracy {targets}." if rows else ""
 
 
+def _times(row: Mapping[str, Any]) -> str:
+    if row["ratio"] is None:  # of what random picks had in all, which was not enough
+        return f"less than {row['ratio_high']:.2f} times"
+    return f"{row['ratio']:.2f} times"
+
+
 def _interval(row: Mapping[str, Any]) -> str:
+    if row["ratio"] is None:
+        return ""
     if row["ratio_low"] is None or row["ratio_high"] is None:
         return " (no interval)"
     return f" ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"

@@ -1,3 +1,4 @@
+import pyarrow as pa
 import pytest
 
 from baal_ray.report.verdicts import verdicts
@@ -30,6 +31,15 @@ def test_what_is_not_told_apart_is_said_beside_what_is():
         "bald saves labels. Labels needed: 0.60 times random's for accuracy 0.8 (0.50 to 0.70). "
         "Not told apart from random for accuracy 0.9."
     )
+
+
+def test_random_picks_may_never_get_there_where_a_rule_does():
+    table = needed(("random", 0.9, (1, 1, 1)), ("bald", 0.9, (0.6, 0.0, 0.7)))
+    ratio = pa.nulls(2, pa.float64())
+    table = table.set_column(table.column_names.index("ratio"), "ratio", ratio)
+    (verdict,) = verdicts(table)
+    assert verdict.outcome == "saves labels"
+    assert "less than 0.70 times random's for accuracy 0.9" in verdict.details
 
 
 def test_a_target_that_few_seeds_reached_is_named_with_how_many_did():

@@ -80,8 +80,18 @@ class ExperimentConfig(Document):
         )
 
     def shown(self) -> dict[str, Any]:
-        """The settings for people, by their full names."""
-        return dict(_flat(self.model_dump(mode="json", exclude={"folder", "rules", "classes"})))
+        """The settings for people, by their full names, but for where things are."""
+        settings = self.model_dump(
+            mode="json",
+            exclude={
+                "folder": True,
+                "labelled": True,
+                "rules": True,
+                "classes": True,
+                "training": {"evaluation_set", "held_out", "max_failures"},
+            },
+        )
+        return dict(_flat(settings))
 
     @field_validator("training")
     @classmethod

@@ -32,14 +32,15 @@ def mnist(data, folder):
         "seeds": 5,
         "start": 2,
         "k": 10,
-        "rounds": 24,
+        "rounds": 18,
         "scored": 4000,
-        "accuracies": [0.8, 0.9, 0.95],
+        "accuracies": [0.8, 0.85, 0.9, 0.95],
         "model": {"factory": "networks:BatchBALDNet", "image_size": 28, **GREY},
         "training": {
             "evaluation_set": one(data / "mnist", "test"),
             "epochs": 100,
             "batch_size": 32,
+            "learning_rate": 3e-3,
             "weight_decay": 1e-4,
             "evaluation_samples": 5,
         },
@@ -73,7 +74,8 @@ def repeated_mnist(data, folder):
             {"by": "bald", "most_alike": 0.99},
         ],
         "labelled": str(folder / "pool.parquet"),
-        "rounds": 20,
+        "seeds": 3,
+        "rounds": 14,
         "scored": None,
     }
 

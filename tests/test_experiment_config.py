@@ -47,3 +47,9 @@ def test_what_may_change_while_an_experiment_goes_on(tmp_path):
     )
     assert begun.of_a_curve() == more.of_a_curve()
     assert begun.of_a_curve() != experiment_config(tmp_path, k=6).of_a_curve()
+
+
+def test_a_page_shows_settings_but_not_where_things_are(tmp_path):
+    shown = experiment_config(tmp_path).shown()
+    assert (shown["k"], shown["training.epochs"], shown["model.image_size"]) == (5, 3, [12, 12])
+    assert str(tmp_path) not in str(shown)

@@ -84,6 +84,16 @@ def _read_alike(location: str) -> str:
     return location
 
 
+def _distinct(classes: list[str]) -> list[str]:
+    doubled = sorted({name for name in classes if classes.count(name) > 1})
+    if doubled:
+        raise ValueError(f"each class must be named once; {', '.join(doubled)} is named again")
+    if "" in classes:
+        raise ValueError("a class must have a name, as an empty label means none yet")
+    return classes
+
+
+Classes = Annotated[list[str], Field(min_length=2), AfterValidator(_distinct)]
 Location = Annotated[str, AfterValidator(_without_secret), AfterValidator(_absolute)]
 
 
@@ -233,13 +243,68 @@ class ScoringConfig(Section):
         return self.model_copy(update={"samples": now.samples, "further_stages": narrower})
 
 
-class SelectionConfig(Section):
-    """Which images are acquired."""
+class RuleConfig(Section):
+    """An acquisition rule and its settings."""
 
-    k: Count
     by: Rule = "bald"
     coldness: Annotated[float, Field(gt=0)] = 1.0
     most_alike: Similarity | None = None
+
+    @property
+    def joint(self) -> bool:
+        """Whether the rule needs the predictions of several images at once."""
+        return self.by in ("batch_bald", "epig")
+
+    @property
+    def narrows(self) -> bool:
+        """Whether the batch is chosen among candidates, not simply the best."""
+        return self.joint or self.most_alike is not None
+
+    @property
+    def ranked_by(self) -> Rule:
+        """The rule for scores, which a joint rule's candidates are the best by."""
+        return "bald" if self.joint else self.by
+
+    @model_validator(mode="after")
+    def _spreads_a_ranking(self) -> Self:
+        if self.most_alike is not None and (self.joint or self.by == "random"):
+            raise ValueError(
+                f"most_alike is {self.most_alike:g}; for by {self.by} it must be null: it spreads "
+                "the top of a ranking"
+            )
+        return self
+
+    def check(self, scoring: ScoringConfig, where: str) -> None:
+        """Refuse a way of scoring that the rule cannot pick by.
+
+        Args:
+            scoring: of the pool.
+            where: the rule is named in the configuration.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if scoring.samples == 1 and self.by not in _OF_ONE_SAMPLE_TOO:
+            raise ValueError(
+                f"scoring.samples is 1; for {where} {self.by} it must be 2 or more, as one sample "
+                "agrees with itself about every image"
+            )
+        if self.joint and scoring.masks != "shared":
+            raise ValueError(
+                f"scoring.masks is {scoring.masks!r}; for {where} {self.by} it must be 'shared': "
+                "what labels tell together is told of the same networks"
+            )
+        if self.by == "softrank_bald" and scoring.further_stages:
+            raise ValueError(
+                f"{where} is 'softrank_bald', which draws by an image's rank in the whole pool; "
+                "it must be another rule, such as power_bald, with scoring.further_stages"
+            )
+
+
+class SelectionConfig(RuleConfig):
+    """Which images are acquired."""
+
+    k: Count
     candidates: Count | None = None
     targets: PoolConfig | None = None
     target_images: Count = 500
@@ -253,21 +318,6 @@ class SelectionConfig(Section):
         return min(max(1, round(self.random_share * self.k)), self.k - 1)
 
     @property
-    def joint(self) -> bool:
-        """Whether the rule needs the predictions of several images at once."""
-        return self.by in ("batch_bald", "epig")
-
-    @property
-    def ranked_by(self) -> Rule:
-        """The rule for scores, which a joint rule's candidates are the best by."""
-        return "bald" if self.joint else self.by
-
-    @property
-    def narrows(self) -> bool:
-        """Whether the batch is chosen among candidates, not simply the best."""
-        return self.joint or self.most_alike is not None
-
-    @property
     def candidate_count(self) -> int:
         """How many candidates there are then, if the pool has so many."""
         return self.candidates or max(1000, 10 * self.k)
@@ -277,11 +327,6 @@ class SelectionConfig(Section):
         if self.candidates is not None and self.candidates < self.k:
             raise ValueError(
                 f"candidates is {self.candidates}; it must be at least k, which is {self.k}"
-            )
-        if self.most_alike is not None and (self.joint or self.by == "random"):
-            raise ValueError(
-                f"most_alike is {self.most_alike:g}; for by {self.by} it must be null: it spreads "
-                "the top of a ranking"
             )
         if self.random_share and self.k == 1:
             raise ValueError(
@@ -314,7 +359,7 @@ class RoundConfig(Document):
     """Everything a round needs to know; `RoundConfig.from_yaml` reads it from a file."""
 
     workspace: Annotated[Location, AfterValidator(_read_alike)]
-    classes: Annotated[list[str], Field(min_length=2)]
+    classes: Classes
     pool: PoolConfig
     selection: SelectionConfig
     model: ModelConfig = ModelConfig()
@@ -336,16 +381,6 @@ class RoundConfig(Document):
             },
         )
 
-    @field_validator("classes")
-    @classmethod
-    def _distinct(cls, classes: list[str]) -> list[str]:
-        doubled = sorted({name for name in classes if classes.count(name) > 1})
-        if doubled:
-            raise ValueError(f"each class must be named once; {', '.join(doubled)} is named again")
-        if "" in classes:
-            raise ValueError("a class must have a name, as an empty label means none yet")
-        return classes
-
     @model_validator(mode="after")
     def _apart(self) -> "RoundConfig":
         pool = self.pool.uri.rstrip("/") + "/"
@@ -357,31 +392,8 @@ class RoundConfig(Document):
         return self
 
     @model_validator(mode="after")
-    def _disagreement(self) -> "RoundConfig":
-        by = self.selection.by
-        if self.scoring.samples == 1 and by not in _OF_ONE_SAMPLE_TOO:
-            raise ValueError(
-                f"scoring.samples is 1; for selection.by {by} it must be 2 or more, as one "
-                "sample agrees with itself about every image"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _same_samples(self) -> "RoundConfig":
-        if self.selection.joint and self.scoring.masks != "shared":
-            raise ValueError(
-                f"scoring.masks is {self.scoring.masks!r}; for selection.by {self.selection.by} "
-                "it must be 'shared': what labels tell together is told of the same networks"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _whole_ranking(self) -> "RoundConfig":
-        if self.selection.by == "softrank_bald" and self.scoring.further_stages:
-            raise ValueError(
-                "selection.by is 'softrank_bald', which draws by an image's rank in the whole "
-                "pool; it must be another rule, such as power_bald, with scoring.further_stages"
-            )
+    def _rule_fits(self) -> "RoundConfig":
+        self.selection.check(self.scoring, "selection.by")
         return self
 
 

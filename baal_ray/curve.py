@@ -17,7 +17,7 @@ from torch import Tensor
 
 from baal_ray import storage
 from baal_ray.evaluation import evaluation_sums, metrics, no_images
-from baal_ray.experiment_config import ExperimentConfig, RuleConfig
+from baal_ray.experiment_config import ExperimentConfig, TrialConfig
 from baal_ray.features import features
 from baal_ray.fitting import fit
 from baal_ray.ids import hash_ids
@@ -67,7 +67,7 @@ class Curve:
     def __init__(
         self,
         config: ExperimentConfig,
-        rule: RuleConfig,
+        rule: TrialConfig,
         seed: int,
         pool: LabelledImages,
         evaluation: LabelledImages,
@@ -167,7 +167,7 @@ class Curve:
         for stage in scoring.further_stages:
             samples = stage.samples
             scores = self._score(self._best(scores, round(stage.share * pool), seed), samples)
-        if not rule.joint and rule.most_alike is None:
+        if not rule.narrows:
             return self._best(scores, k, seed)
         candidates = self._best(scores, self._config.candidates, seed)
         if rule.most_alike is not None:
@@ -179,9 +179,8 @@ class Curve:
         return best_together(rule.by, candidates, log_probs_N_K_C, k, seed, targets)
 
     def _best(self, scores: pa.Table, size: int, seed: int) -> pa.Table:
-        by = "bald" if self._rule.joint else self._rule.by
-        size = max(size, self._config.k)
-        return top_k_of([scores], size, by, seed, coldness=self._rule.coldness)
+        rule, size = self._rule, max(size, self._config.k)
+        return top_k_of([scores], size, rule.ranked_by, seed, coldness=rule.coldness)
 
     def _score(self, candidates: pa.Table, samples: int) -> pa.Table:
         posterior = self._posterior(samples)

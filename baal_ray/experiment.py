@@ -21,7 +21,7 @@ from baal_ray.cluster import connect
 from baal_ray.curve import CURVE, Curve, LabelledImages
 from baal_ray.differences import differences
 from baal_ray.errors import ConfigError, PlanMismatchError, PoolError, ResourceError
-from baal_ray.experiment_config import ExperimentConfig, RuleConfig
+from baal_ray.experiment_config import ExperimentConfig, TrialConfig
 from baal_ray.labelled_set import LEFT_OUT, evaluation_examples, load_share
 from baal_ray.labels_needed import labels_needed
 from baal_ray.model import check_model
@@ -64,8 +64,8 @@ def run_experiment(
     """
     wanted = _wanted(config, rule, seed)
     check_model(config.model, len(config.classes))
-    pool = _images(config.labelled, config)
-    evaluation = _images(str(config.training.evaluation_set), config)
+    pool = read_images(config.labelled, config)
+    evaluation = read_images(str(config.training.evaluation_set), config)
     _check_size(config, pool)
     _check_same(config, pool)
     connect()
@@ -86,7 +86,7 @@ def run_experiment(
 
 def _wanted(
     config: ExperimentConfig, rule: str | None, seed: int | None
-) -> list[tuple[RuleConfig, int]]:
+) -> list[tuple[TrialConfig, int]]:
     """The curves, those of one seed together."""
     names = [each.name for each in config.rules]
     if rule is not None and rule not in names:
@@ -101,7 +101,7 @@ def _wanted(
     ]
 
 
-def _images(uri: str, config: ExperimentConfig) -> LabelledImages:
+def read_images(uri: str, config: ExperimentConfig) -> LabelledImages:
     """Labelled images, decoded, by id; those that cannot be decoded are left out."""
     examples = evaluation_examples(uri, config.classes)
     pixels_N, labels_N = load_share(examples, 0, 1, config.model, config.scoring.max_pixels)
@@ -151,7 +151,7 @@ def _check_resources(config: ExperimentConfig) -> None:
             )
 
 
-def _uri(config: ExperimentConfig, rule: RuleConfig, seed: int) -> str:
+def _uri(config: ExperimentConfig, rule: TrialConfig, seed: int) -> str:
     return storage.join(config.folder, "curves", f"{rule.name}-seed{seed}.parquet")
 
 
@@ -164,7 +164,7 @@ def _read(uri: str) -> list[Row]:
 
 def _points(
     config: ExperimentConfig,
-    curves: dict[str, tuple[RuleConfig, int]],
+    curves: dict[str, tuple[TrialConfig, int]],
     rows: dict[str, list[Row]],
     pool: LabelledImages,
     evaluation: LabelledImages,
@@ -197,22 +197,12 @@ def _points(
         go_on(uri)
 
 
-class _CurveActor:
-    """Computes points of one curve in a process of its own."""
+class _CurveActor(Curve):
+    """A curve in a process of its own, which keeps to its CPUs."""
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        rule: RuleConfig,
-        seed: int,
-        pool: LabelledImages,
-        evaluation: LabelledImages,
-    ) -> None:
+    def __init__(self, config: ExperimentConfig, *others: Any) -> None:
         torch.set_num_threads(max(1, int(config.cpus)))
-        self._curve = Curve(config, rule, seed, pool, evaluation)
-
-    def point(self, earlier_picks: list[list[str]]) -> Row:
-        return self._curve.point(earlier_picks)
+        super().__init__(config, *others)
 
 
 def _publish(config: ExperimentConfig, curves: pa.Table) -> None:

@@ -6,24 +6,19 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from baal_ray.config import (
+    Classes,
     Count,
     Document,
     Location,
     ModelConfig,
-    Rule,
+    RuleConfig,
     ScoringConfig,
-    Section,
-    Similarity,
     TrainingConfig,
 )
 
 
-class RuleConfig(Section):
-    """An acquisition rule on trial, with settings of `selection`."""
-
-    by: Rule
-    coldness: Annotated[float, Field(gt=0)] = 1.0
-    most_alike: Similarity | None = None
+class TrialConfig(RuleConfig):
+    """An acquisition rule on trial."""
 
     @property
     def name(self) -> str:
@@ -31,11 +26,6 @@ class RuleConfig(Section):
         coldness = "" if self.coldness == 1 else f"-{self.coldness:g}"
         spread = "" if self.most_alike is None else f"-spread-{self.most_alike:g}"
         return f"{self.by}{coldness}{spread}"
-
-    @property
-    def joint(self) -> bool:
-        """Whether it needs the predictions of several images at once."""
-        return self.by in ("batch_bald", "epig")
 
 
 def _named(rule: Any) -> Any:
@@ -49,9 +39,9 @@ class ExperimentConfig(Document):
     """
 
     folder: Location
-    classes: Annotated[list[str], Field(min_length=2)]
+    classes: Classes
     labelled: Location
-    rules: Annotated[list[Annotated[RuleConfig, BeforeValidator(_named)]], Field(min_length=1)]
+    rules: Annotated[list[Annotated[TrialConfig, BeforeValidator(_named)]], Field(min_length=1)]
     seeds: Count = 5
     start: Count = 2
     k: Count = 10
@@ -112,11 +102,8 @@ class ExperimentConfig(Document):
 
     @model_validator(mode="after")
     def _possible(self) -> "ExperimentConfig":
-        if self.scoring.masks != "shared" and any(rule.joint for rule in self.rules):
-            raise ValueError(
-                f"scoring.masks is {self.scoring.masks!r}; for batch_bald and epig it must be "
-                "'shared': what labels tell together is told of the same networks"
-            )
+        for number, rule in enumerate(self.rules):
+            rule.check(self.scoring, f"rules.{number}.by")
         if self.candidates < self.k:
             raise ValueError(
                 f"candidates is {self.candidates}; it must be at least k, which is {self.k}"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from baal_ray.posterior.evaluation_mode import evaluation_mode
 from baal_ray.posterior.outputs import log_probs_of
+from baal_ray.posterior.sites import WatchedDropout
 
 
 @torch.no_grad()
@@ -29,7 +30,8 @@ def features(classifier: nn.Module, images_N: Tensor, output: str) -> Tensor:
 
     hooks = [layers[-1].register_forward_pre_hook(catch)] if layers else []
     try:
-        with evaluation_mode(classifier, stochastic_depth=False):
+        # Dropout that is a function need not heed evaluation mode.
+        with evaluation_mode(classifier), WatchedDropout():
             predictions = classifier(images_N)
     finally:
         for hook in hooks:

@@ -32,7 +32,6 @@ def draw_predictions(
 
     Returns:
         The rows of `wanted` whose images can be had, and log_probs_N_K_C of these, float32.
-
     """
     rows, flat_N = _draw(listing, wanted, checkpoint, config, PoolPredictor, "log_probs")
     return rows, flat_N.reshape(len(rows), config.scoring.last_stage.samples, len(config.classes))

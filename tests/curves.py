@@ -5,32 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-CURVES = pa.schema(
-    [
-        ("rule", pa.string()),
-        ("seed", pa.int32()),
-        ("round", pa.int32()),
-        ("labels", pa.int32()),
-        ("accuracy", pa.float64()),
-        ("nll", pa.float64()),
-        ("ece", pa.float64()),
-        ("picks", pa.list_(pa.string())),
-        ("fit_seconds", pa.float64()),
-        ("score_seconds", pa.float64()),
-    ]
-)
-LABELS_NEEDED = pa.schema(
-    [
-        ("rule", pa.string()),
-        ("accuracy", pa.float64()),
-        ("seeds", pa.int32()),
-        ("reached", pa.int32()),
-        *(
-            (name, pa.float64())
-            for name in ("median", "low", "high", "ratio", "ratio_low", "ratio_high")
-        ),
-    ]
-)
+from baal_ray.curve import CURVE
+from baal_ray.labels_needed import LABELS_NEEDED
 
 
 def curves(better: Mapping[str, float], seeds: int = 6, rounds: int = 4) -> pa.Table:
@@ -54,7 +30,7 @@ def curves(better: Mapping[str, float], seeds: int = 6, rounds: int = 4) -> pa.T
                 }
                 for number in range(rounds)
             ]
-    return pa.Table.from_pylist(rows, CURVES)
+    return pa.Table.from_pylist(rows, CURVE)
 
 
 def needed(

@@ -6,7 +6,7 @@ import torch
 
 from baal_ray.acquisition import bald
 from baal_ray.curve import CURVE, Curve
-from baal_ray.experiment import _images
+from baal_ray.experiment import read_images
 from baal_ray.posterior import MCDropout
 from pools import CLASSES, experiment_config, label_of
 
@@ -16,7 +16,7 @@ RULES = ["random", "bald", "margin", "power_bald", "softrank_bald", "batch_bald"
 def curve(folder, by="bald", seed=0, **settings):
     config = experiment_config(folder, rules=[by], **settings)
     pool, evaluation = (
-        _images(uri, config) for uri in (config.labelled, config.training.evaluation_set)
+        read_images(uri, config) for uri in (config.labelled, config.training.evaluation_set)
     )
     return Curve(config, config.rules[0], seed, pool, evaluation), pool
 

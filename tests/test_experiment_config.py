@@ -31,6 +31,19 @@ def test_rules_are_named_or_have_settings(tmp_path):
         ({"training": {}}, "training.evaluation_set is not set; it must be"),
         ({"rules": ["epig"], "scoring": {"masks": "per_item"}}, "scoring.masks is 'per_item'"),
         ({"rules": ["epig"], "candidates": 4}, "candidates is 4; it must be at least"),
+        (
+            {"rules": [{"by": "batch_bald", "most_alike": 0.9}]},
+            "rules.0.most_alike is 0.9; for by batch_bald it must be null",
+        ),
+        ({"scoring": {"samples": 1}}, "scoring.samples is 1; for rules.1.by bald it must be 2"),
+        (
+            {
+                "rules": ["softrank_bald"],
+                "scoring": {"further_stages": [{"samples": 50, "share": 0.1}]},
+            },
+            "rules.0.by is 'softrank_bald', which draws by an image's rank",
+        ),
+        ({"classes": ["left", "left"]}, "classes is ['left', 'left']; each class must be named"),
         ({"rule": ["bald"]}, "rule is not a setting; did you mean rules?"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from baal_ray.features import features
@@ -24,6 +25,22 @@ def test_a_model_without_a_linear_layer_gives_its_log_probabilities(output):
     seen = features(nn.Sequential(*layers), inputs(2, 3, 2, 2), output)
     assert seen.shape == (2, 3)
     torch.testing.assert_close(seen.exp().sum(dim=1), torch.ones(2))
+
+
+class AlwaysDropping(nn.Module):
+    """Its dropout is a function that no mode switches off."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.linear(F.dropout(x.flatten(1), training=True))
+
+
+def test_nothing_is_dropped_whatever_the_model_says():
+    images_N = inputs(2, 3, 2, 2)
+    assert torch.equal(features(AlwaysDropping(), images_N, "logits"), images_N.flatten(1))
 
 
 class Transposed(nn.Module):

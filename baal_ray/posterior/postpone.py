@@ -32,7 +32,6 @@ def postpone_dropout(graph: GraphModule) -> None:
         if node.target is DROP and drops_units(node):
             while (result := _commuting(node)) is not None:
                 _move_behind(node, result)
-    graph.graph.lint()
     graph.recompile()
 
 

@@ -39,7 +39,7 @@ def _mkl_is_slow() -> bool:
 
 
 def _is_large(node: Node) -> bool:
-    x, weight = (each.meta["val"] for each in node.all_input_nodes[-2:])
+    x, weight = (each.meta["val"] for each in node.args[-2:])
     product: Tensor = node.meta["val"]
     return bool(
         {tensor.dtype for tensor in (x, weight, product)} == {torch.float32}

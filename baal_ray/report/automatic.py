@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 _NEEDED = ("matplotlib", "sklearn")
 
-# Files of 20,000 scores. Two million take two seconds from a disk, and more from a slow store.
+# Two million images at about 20,000 a file; all are read for one page.
 _MOST_SCORE_FILES = 100
 
 

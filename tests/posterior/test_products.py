@@ -57,3 +57,17 @@ def test_a_sum_that_is_no_linear_layer_stays(add):
     graph, targets = with_faster_products(lambda x: add(x, weight, other), x)
     assert aten.addmm.default in targets
     torch.testing.assert_close(graph(x), add(x, weight, other))
+
+
+def test_a_matrix_times_itself():
+    x = inputs(200, 200)
+    graph, targets = with_faster_products(lambda x: x @ x, x)
+    assert aten.mm.default not in targets
+    torch.testing.assert_close(graph(x), x @ x, rtol=1e-4, atol=1e-4)
+
+
+def test_factors_may_lie_in_memory_otherwise():
+    x, weight = inputs(300, 100).t(), inputs(300, 200)
+    graph, targets = with_faster_products(lambda x: x @ weight, x)
+    assert aten.mm.default not in targets
+    torch.testing.assert_close(graph(x), x @ weight, rtol=1e-4, atol=1e-4)

@@ -30,7 +30,7 @@ test: test-fast test-integration ## every test
 
 .PHONY: test-fast
 test-fast: $(INSTALLED) ## the tests that need no Ray cluster, under a minute
-	$(BIN)/pytest -m "not integration" -n 2 $(ARGS)
+	$(BIN)/pytest -m "not integration" -n 2 --dist worksteal $(ARGS)
 
 .PHONY: test-integration
 test-integration: $(INSTALLED) ## the tests on a real local Ray cluster and servers, a quarter of an hour

@@ -22,9 +22,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark whatever lies in tests/integration, so that no test there can forget to."""
+    """Mark what lies in tests/integration or needs a server, so that no test can forget to."""
     for item in items:
-        if item.path.is_relative_to(TESTS / "integration"):
+        served = "bucket" in getattr(item, "fixturenames", ())
+        if served or item.path.is_relative_to(TESTS / "integration"):
             item.add_marker(pytest.mark.integration)
 
 

@@ -97,7 +97,7 @@ def experiment_config(where: Path, **settings: Any) -> ExperimentConfig:
                 "evaluation_set": write_labelled(where, 9000, 60),
                 "epochs": 3,
                 "batch_size": 8,
-                "evaluation_samples": 2,
+                "evaluation_samples": 4,
             },
             "scoring": {"samples": 4},
             **settings,

@@ -85,4 +85,4 @@ def test_further_stages_draw_more_samples_for_the_best(tmp_path):
     stages = {"samples": 4, "further_stages": [{"samples": 16, "share": 0.2}]}
     curve_of_stages, _ = curve(tmp_path, "bald", scoring=stages)
     assert len(curve_of_stages.point([])["picks"]) == 5
-    assert sorted(curve_of_stages._posteriors) == [2, 4, 16]
+    assert sorted(curve_of_stages._posteriors) == [4, 16]

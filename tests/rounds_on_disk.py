@@ -51,6 +51,7 @@ def write_round(
     accuracy: float = 0.8,
     ids: Sequence[str] = ("image-0000", "image-0001", "image-0002"),
     failures: Sequence[str] = (),
+    control: Sequence[str] = (),
     result: dict[str, Any] | None = None,
     **sections: Any,
 ) -> RoundConfig:
@@ -63,6 +64,7 @@ def write_round(
         accuracy: of its model.
         ids: of its picks, the best first.
         failures: errors of images that it could not read.
+        control: those of the picks that are random.
         result: what is to be otherwise in its `round.json`.
         **sections: of the configuration.
     """
@@ -85,8 +87,9 @@ def write_round(
         source=["pool"] * len(ids),
         rank=range(1, len(ids) + 1),
         score=bald[: len(ids)].tolist(),
-        rule=[config.selection.by] * len(ids),
+        rule=["random" if image_id in control else config.selection.by for image_id in ids],
         model=["0" * 64] * len(ids),
+        predicted=[config.classes[number % 3] for number in range(len(ids))],
         image=[picture(number % 3, number) for number in range(len(ids))],
     )
     file = publish_table(batch_uri(config.workspace, round_id), batch)

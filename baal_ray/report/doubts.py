@@ -81,11 +81,10 @@ def _of_the_picks(facts: RoundFacts) -> Iterator[str]:
         )
     if facts.last_scores is not None and len(facts.batch):
         yield from _of_the_classes(facts, facts.scores or facts.last_scores, facts.last_scores)
-    wrong, known = facts.errors()
-    accuracy = facts.rounds[-1].metric("accuracy")
-    if known >= _ENOUGH_LABELS and wrong / known < 1 - accuracy:
+    active, accuracy = facts.compared.active, facts.rounds[-1].metric("accuracy")
+    if active.of >= _ENOUGH_LABELS and active.share < 1 - accuracy:
         yield (
-            f"The model was wrong about {wrong / known:.0%} of the labelled picks, and about "
+            f"The model was wrong about {active.share:.0%} of the labelled picks, and about "
             f"{1 - accuracy:.0%} of the evaluation images: these picks were no harder than "
             "others, so look at what they are, and at whether their labels are right."
         )

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from baal_ray.candidates import read_batch
 from baal_ray.config import RoundConfig
+from baal_ray.control import Comparison, compare_picks
 from baal_ray.errors import ConfigError
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
@@ -67,6 +68,7 @@ class RoundFacts:
         batch: its picks in order of rank, without images.
         batch_files: where their images are.
         labels: by id, of those picks that are labelled by now.
+        compared: how often the model was wrong about labelled picks, active and random ones.
         rejected: picks that turned out to be unusable.
         scores: of the pool; None for a round at random, and where they were pruned.
         last_scores: of the stage that the batch was picked in; `scores` if there was only one.
@@ -80,6 +82,7 @@ class RoundFacts:
     batch: pa.Table
     batch_files: list[str]
     labels: dict[str, str]
+    compared: Comparison
     rejected: int
     scores: ScoreSummary | None
     last_scores: ScoreSummary | None
@@ -103,11 +106,10 @@ class RoundFacts:
             return None
         return self.config.classes[row["predicted"]], row["confidence"]
 
-    def errors(self) -> tuple[int, int]:
-        """Of how many labelled picks the prediction was wrong, and how many there are."""
-        predicted = {image_id: self.predicted(image_id) for image_id in self.labels}
-        known = {image_id: of[0] for image_id, of in predicted.items() if of is not None}
-        return sum(known[id] != self.labels[id] for id in known), len(known)
+    def active(self) -> list[str]:
+        """The picks by the round's rule, without its random control."""
+        rules = zip(self.batch["id"].to_pylist(), self.batch["rule"].to_pylist(), strict=True)
+        return [image_id for image_id, rule in rules if rule == self.result["rule"]]
 
 
 def gather(workspace: str, round_id: str) -> RoundFacts:
@@ -132,6 +134,7 @@ def gather(workspace: str, round_id: str) -> RoundFacts:
         batch,
         files,
         {row["id"]: row["label"] for row in rows.to_pylist() if row["label"] is not None},
+        compare_picks(workspace, rows).get(round_id, Comparison()),
         rows["status"].to_pylist().count("rejected"),
         scores,
         last_scores,

@@ -87,6 +87,8 @@ def _lead(facts: RoundFacts) -> str:
     if not result["acquired"]:
         return f"Nothing was acquired: the pool of {images:,} images had none left to pick."
     acquired = f"{result['acquired']:,} of {images:,} images were acquired by {result['rule']}"
+    if random := len(facts.batch) - len(facts.active()):
+        acquired += f", {random:,} of them at random"
     if result["checkpoint"] is None:
         return f"{acquired}, as nothing was labelled yet that a model could be fitted on."
     return f"{acquired}, after a fit on {result['labels']:,} labels{_accuracy(facts.rounds[-1])}."

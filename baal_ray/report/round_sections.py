@@ -63,15 +63,16 @@ def _card(facts: RoundFacts, row: dict[str, Any], image: bytes | None) -> Card:
 
 
 def _hindsight(facts: RoundFacts) -> list[Html]:
-    wrong, known = facts.errors()
-    if not known:
+    active, random = facts.compared.active, facts.compared.random
+    if not active.of:
         return []
     accuracy = facts.rounds[-1].metric("accuracy")
-    beside = "" if np.isnan(accuracy) else f"; of the evaluation images, {1 - accuracy:.0%}"
+    beside = f"; of {random.of:,} random ones, {random.share:.0%}" if random.of else ""
+    beside += "" if np.isnan(accuracy) else f"; of the evaluation images, {1 - accuracy:.0%}"
     told = (
-        f"Of the {known:,} picks that are labelled by now the model had {wrong:,} wrong "
-        f"({wrong / known:.0%}{beside}). A rule that finds what a model does not know finds more "
-        "errors than there are elsewhere."
+        f"Of the {active.of:,} active picks that are labelled by now the model had "
+        f"{active.count:,} wrong ({active.share:.0%}{beside}). A rule that finds what a model "
+        "does not know finds more errors than there are elsewhere."
     )
     return [page.paragraph(told)]
 
@@ -87,16 +88,18 @@ def _histogram(facts: RoundFacts) -> Html:
     summary = facts.last_scores
     assert summary is not None
     edges, pool, batch = summary.histogram()
-    picked = [row[summary.column] for row in summary.picks.values()]
+    active = [summary.picks[id][summary.column] for id in facts.active() if id in summary.picks]
     small = summary.column in SMALL_IS_INFORMATIVE
     cut = None
-    if facts.result["rule"] in SCORE_COLUMNS and picked:
-        cut = max(picked) if small else min(picked)
-    share = len(picked) / max(1, summary.scored)
-    sentence = f"{len(picked):,} of {summary.scored:,} scored images were acquired ({share:.1%})"
+    if facts.result["rule"] in SCORE_COLUMNS and active and not facts.config.selection.narrows:
+        cut = max(active) if small else min(active)
+    picked = len(summary.picks)
+    share = picked / max(1, summary.scored)
+    sentence = f"{picked:,} of {summary.scored:,} scored images were acquired ({share:.1%})"
     if cut is not None:
         side = "at most" if small else "at least"
         sentence += f": those with a {summary.column} of {side} {cut:.3f}"
+        sentence += f", and {picked - len(active):,} at random" if picked > len(active) else ""
     note = "" if cut is not None else _no_cut(facts)
     if facts.last_scores is not facts.scores:
         note += " Shown are the candidates of the last stage of scoring."

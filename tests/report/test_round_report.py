@@ -32,7 +32,7 @@ def test_it_shows_what_was_acquired_and_what_the_model_thought(tmp_path):
     assert "2 · 0.550 middle · 50% ≠ left image-0001" in text
     assert "3 · 0.500 right · 50% image-0002" in text
     assert "3 of 30 scored images were acquired (10.0%): those with a bald of at least 0.5" in text
-    assert "Of the 2 picks that are labelled by now the model had 1 wrong (50%" in text
+    assert "Of the 2 active picks that are labelled by now the model had 1 wrong (50%" in text
     assert page.count("<img") == 3
     assert len(page) < 200_000
 
@@ -89,6 +89,23 @@ def test_picks_that_were_easy_are_told(tmp_path):
     config = write_round(tmp_path, ids=ids, accuracy=0.6, training=FIXED)
     label(config, {image_id: config.classes[i % 3] for i, image_id in enumerate(ids)})
     assert "wrong about 0% of the labelled picks, and about 40%" in text_of(page_of(config))
+
+
+def test_the_random_control_is_held_apart(tmp_path):
+    """The third pick is random: its low score is no cut, its label no merit of the rule."""
+    ids = ["image-0000", "image-0001", "image-0002"]
+    config = write_round(tmp_path, ids=ids, control=ids[2:], training=FIXED)
+    label(config, dict(zip(ids, [config.classes[n] for n in (1, 1, 0)], strict=True)))
+    text = text_of(page_of(config))
+    assert "3 of 30 images were acquired by bald, 1 of them at random, after a fit" in text
+    assert "those with a bald of at least 0.550, and 1 at random" in text
+    assert "Of the 2 active picks that are labelled by now the model had 1 wrong (50%; " in text
+    assert "of 1 random ones, 100%; of the evaluation images, 20%" in text
+
+
+def test_where_alike_images_are_passed_over_there_is_no_cut(tmp_path):
+    config = write_round(tmp_path, selection={"k": 3, "most_alike": 0.9})
+    assert "so there is no cut" in text_of(page_of(config))
 
 
 def test_of_a_rule_by_which_little_is_informative_the_cut_is_from_above(tmp_path):

@@ -6,7 +6,6 @@ whoever computes it next, after whatever failed, computes the same.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from baal_ray.features import features
 from baal_ray.fitting import fit
 from baal_ray.ids import hash_ids
 from baal_ray.joint_rules import best_together
+from baal_ray.labelled_images import LabelledImages
 from baal_ray.model import build_classifier
 from baal_ray.posterior import MCDropout
 from baal_ray.schema import SCORE_COLUMNS
@@ -44,21 +44,6 @@ CURVE = pa.schema(
         ("score_seconds", pa.float64()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images in memory whose labels are known.
-
-    Attributes:
-        ids: of N images.
-        pixels_N: uint8 [N, 3, H, W].
-        labels_N: class indices, int64.
-    """
-
-    ids: Sequence[str]
-    pixels_N: npt.NDArray[np.uint8]
-    labels_N: npt.NDArray[np.int64]
 
 
 class Curve:

@@ -18,13 +18,15 @@ import torch
 import baal_ray
 from baal_ray import storage
 from baal_ray.cluster import connect
-from baal_ray.curve import CURVE, Curve, LabelledImages
+from baal_ray.curve import CURVE, Curve
 from baal_ray.differences import differences
 from baal_ray.errors import ConfigError, PlanMismatchError, PoolError, ResourceError
 from baal_ray.experiment_config import ExperimentConfig, TrialConfig
+from baal_ray.labelled_images import LabelledImages
 from baal_ray.labelled_set import LEFT_OUT, evaluation_examples, load_share
 from baal_ray.labels_needed import labels_needed
 from baal_ray.model import check_model
+from baal_ray.onlooker import Sight, look
 from baal_ray.parquet import parquet_bytes, parse_parquet
 from baal_ray.report.automatic import report_experiment
 
@@ -80,7 +82,7 @@ def run_experiment(
         watch(row)
     everything = pa.Table.from_pylist(list(chain.from_iterable(rows.values())), CURVE)
     if len(wanted) == len(config.rules) * config.seeds:
-        _publish(config, everything)
+        _publish(config, everything, pool)
     return everything
 
 
@@ -205,8 +207,19 @@ class _CurveActor(Curve):
         super().__init__(config, *others)
 
 
-def _publish(config: ExperimentConfig, curves: pa.Table) -> None:
+def _publish(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -> None:
     needed = labels_needed(curves, config.accuracies, config.seed)
     for name, table in (("curves", curves), ("labels_needed", needed)):
         storage.publish(storage.join(config.folder, f"{name}.parquet"), parquet_bytes(table))
-    report_experiment(config, curves, needed)
+    report_experiment(config, curves, needed, lambda: _look(config, curves, pool))
+
+
+def _look(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -> Sight:
+    """On the cluster, where the curves were, at what each rule picked with the first seed."""
+    picks: dict[str, list[str]] = {rule.name: [] for rule in config.rules}
+    for row in curves.select(["rule", "seed", "picks"]).to_pylist():
+        if row["seed"] == 0:
+            picks[row["rule"]] += row["picks"]
+    task = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus)(look)
+    sight: Sight = ray.get(task.remote(config, pool, picks))
+    return sight

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from baal_ray.experiment import run_experiment
@@ -80,7 +81,155 @@ def repeated_mnist(data, folder):
     }
 
 
-EXPERIMENTS = {"mnist": mnist, "repeated_mnist": repeated_mnist}
+def mnist_thousand(data, folder):
+    """Batches of a thousand digits, of ten thousand scored a round."""
+    settings = mnist(data, folder)
+    return {
+        **settings,
+        "rules": ["random", "bald", "power_bald"],
+        "seeds": 3,
+        "k": 1000,
+        "rounds": 3,
+        "scored": 10_000,
+        "candidates": 1000,
+        "accuracies": [0.97, 0.98, 0.985],
+        "training": {**settings["training"], "epochs": 30},
+    }
+
+
+def cifar10(data, folder):
+    """Airplanes, cats and trucks by the package's small network: 10 a class, then 50 a round."""
+    return {
+        "classes": ["airplane", "cat", "truck"],
+        "labelled": one(data / "cifar10-airplane-cat-truck", "train"),
+        "rules": ["random", "bald", "power_bald", "batch_bald"],
+        "seeds": 5,
+        "start": 10,
+        "k": 50,
+        "rounds": 10,
+        "scored": 4000,
+        "accuracies": [0.7, 0.75, 0.8],
+        "model": {"factory": "small_convnet", "image_size": 32, **COLOUR},
+        "training": {
+            "evaluation_set": one(data / "cifar10-airplane-cat-truck", "test"),
+            "epochs": 60,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-4,
+            "evaluation_samples": 5,
+            "augmentations": {"horizontal_flip": True},
+        },
+        "scoring": {"samples": 20, "batch_size": 250},
+    }
+
+
+def cifar10_thousand(data, folder):
+    """Batches of a thousand airplanes, cats and trucks, of all 15,000."""
+    settings = cifar10(data, folder)
+    return {
+        **settings,
+        "rules": ["random", "bald", "power_bald"],
+        "seeds": 3,
+        "start": 100,
+        "k": 1000,
+        "rounds": 4,
+        "scored": None,
+        "candidates": 1000,
+        "accuracies": [0.8, 0.85, 0.875],
+        "training": {**settings["training"], "epochs": 30},
+    }
+
+
+def cifar100(data, folder):
+    """VGG16 with batch normalisation from scratch, 5,000 labels at the start: needs a GPU."""
+    return {
+        "classes": _all_classes(data / "cifar100"),
+        "labelled": one(data / "cifar100", "train"),
+        "rules": ["random", "bald", "power_bald"],
+        "seeds": 3,
+        "start": 50,
+        "k": 2500,
+        "rounds": 8,
+        "candidates": 2500,
+        "accuracies": [0.4, 0.5, 0.55],
+        "model": {"factory": "networks:vgg16_bn_32", "image_size": 32, **COLOUR},
+        "training": {
+            "evaluation_set": one(data / "cifar100", "test"),
+            "epochs": 100,
+            "batch_size": 128,
+            "learning_rate": 0.05,
+            "optimizer": "sgd",
+            "weight_decay": 5e-4,
+            "evaluation_samples": 5,
+            "augmentations": {"horizontal_flip": True, "crop_padding": 4},
+        },
+        "scoring": {"samples": 20, "batch_size": 500},
+        "gpus": 1,
+    }
+
+
+def cifar100_reduced(data, folder):
+    """The same for two cores: ten classes, a quarter of the channels, 100 labels at the start."""
+    settings = cifar100(data, folder)
+    classes = settings["classes"][:10]
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = {
+        part: _only(Path(file), classes, folder / f"{part}.parquet")
+        for part, file in (
+            ("train", settings["labelled"]),
+            ("test", settings["training"]["evaluation_set"]),
+        )
+    }
+    return {
+        **settings,
+        "classes": classes,
+        "labelled": chosen["train"],
+        "start": 10,
+        "k": 100,
+        "rounds": 8,
+        "candidates": 500,
+        "accuracies": [0.4, 0.45, 0.5],
+        "model": {**settings["model"], "arguments": {"width": 0.25}},
+        "training": {
+            **settings["training"],
+            "evaluation_set": chosen["test"],
+            "epochs": 60,
+            "batch_size": 32,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+        },
+        "scoring": {"samples": 20, "batch_size": 250},
+        "gpus": 0,
+    }
+
+
+EXPERIMENTS = {
+    function.__name__: function
+    for function in (
+        mnist,
+        mnist_thousand,
+        repeated_mnist,
+        cifar10,
+        cifar10_thousand,
+        cifar100,
+        cifar100_reduced,
+    )
+}
+
+
+def _all_classes(folder):
+    """Names of the classes in the order of their labels."""
+    table = pq.read_table(one(folder, "test"), columns=["label", "class_name"])
+    name_of = dict(zip(table["label"].to_pylist(), table["class_name"].to_pylist(), strict=True))
+    return [name_of[label] for label in sorted(name_of)]
+
+
+def _only(file, classes, target):
+    """Copy the images of these classes, and where they went."""
+    table = pq.read_table(file, columns=["id", "image", "class_name"])
+    table = table.rename_columns(["id", "image", "label"])
+    pq.write_table(table.filter(pc.is_in(table["label"], pa.array(classes))), target)
+    return str(target)
 
 
 def one(folder, name):

@@ -1,6 +1,7 @@
 """Reports that are made without being asked for, and never in the way of what they report on."""
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pyarrow as pa
 from baal_ray import storage
 from baal_ray.errors import BaalRayError
 from baal_ray.experiment_config import ExperimentConfig
+from baal_ray.onlooker import Sight
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +55,29 @@ def report_round(workspace: str, round_id: str) -> None:
         logger.warning("no report.html, as %s: %s", type(error).__name__, error)
 
 
-def report_experiment(config: ExperimentConfig, curves: pa.Table, labels_needed: pa.Table) -> None:
-    """Leave a page in the folder of an experiment; nothing is raised, as for a round."""
+def report_experiment(
+    config: ExperimentConfig,
+    curves: pa.Table,
+    labels_needed: pa.Table,
+    look: Callable[[], Sight],
+) -> None:
+    """Leave a page in the folder of an experiment; nothing is raised, as for a round.
+
+    Args:
+        config: of the experiment.
+        curves: as `experiment_page` takes them.
+        labels_needed: likewise.
+        look: how a model that took no part sees the picks; called only if the page can be drawn.
+    """
     if not _is_installed():
         logger.info("no report.html: baal-ray[report] is not installed")
         return
     try:
         from baal_ray.report.experiment_report import experiment_page
+        from baal_ray.report.picks_map import picks_map
 
-        page = experiment_page(curves, labels_needed, config.shown(), _NOTES)
+        maps = picks_map(look(), config.classes)
+        page = experiment_page(curves, labels_needed, config.shown(), _NOTES, maps)
         storage.publish(storage.join(config.folder, "report.html"), page.encode())
     except Exception as error:  # noqa: BLE001  the curves are there
         logger.warning("no report.html, as %s: %s", type(error).__name__, error)

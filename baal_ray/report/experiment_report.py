@@ -25,6 +25,7 @@ def experiment_page(
     labels_needed: pa.Table,
     settings: Mapping[str, Any],
     notes: Sequence[str] = (),
+    where_picks_lie: Sequence[Html] = (),
 ) -> str:
     """The page as HTML.
 
@@ -36,6 +37,7 @@ def experiment_page(
             `ratio_low` and `ratio_high` (labels needed, of random's); null where not known.
         settings: names and values to show.
         notes: sentences on how it was done.
+        where_picks_lie: maps of them, from `baal_ray.report.picks_map`.
     """
     rules = _rules(curves)
     seeds = len(pc.unique(curves["seed"]))
@@ -54,6 +56,7 @@ def experiment_page(
         [
             Section("Learning curves", _learning(curves, labels_needed, rules)),
             Section("Difference to random", _differences(curves, rules)),
+            Section("Where the picks lie", where_picks_lie),
             Section("Calibration", _calibration(curves, rules)),
             Section("Time", _time(curves, rules)),
             Section("How it was done", _how(settings, notes)),

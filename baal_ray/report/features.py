@@ -15,7 +15,7 @@ from baal_ray.model import Checkpoint
 _AT_ONCE = 16
 _COMPONENTS = 50
 _PERPLEXITY = 30
-_FEWEST = 12
+FEWEST = 12
 
 Points = npt.NDArray[np.float64]
 
@@ -63,9 +63,9 @@ def feature_map(
     order = np.random.default_rng(0).permutation(len(everything))
     shuffled = [everything[i] for i in order]
     features_N_D, names = _features_of(checkpoint, shuffled, max_pixels, seconds)
-    if len(features_N_D) < _FEWEST:
+    if len(features_N_D) < FEWEST:
         return None
-    points = _embedded(features_N_D)
+    points = embedded(features_N_D)
     group = np.array(names)
     return FeatureMap(
         {name: points[group == name] for name in groups},
@@ -99,7 +99,8 @@ def _features_of(
     return np.concatenate(seen[1:]) if names else seen[0], names
 
 
-def _embedded(features_N_D: npt.NDArray[np.float32]) -> Points:
+def embedded(features_N_D: npt.NDArray[np.float32]) -> Points:
+    """Where t-SNE puts images on a map, [N, 2]; a dozen at least."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

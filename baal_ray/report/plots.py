@@ -232,24 +232,61 @@ def scatter(groups: Sequence[tuple[str, Values]]) -> str:
     marks = (("o", 14, MUTED, 0.6), ("s", 22, SERIES[0], 0.85), ("D", 30, SERIES[1], 0.95))
 
     def draw(axes: Axes) -> None:
-        for (name, points_N_2), (marker, size, colour, alpha) in zip(groups, marks, strict=False):
-            axes.scatter(
-                points_N_2[:, 0],
-                points_N_2[:, 1],
-                s=size,
-                marker=marker,
-                color=colour.drawn,
-                alpha=alpha,
-                edgecolors=PAGE.drawn,
-                linewidths=0.4,
-                label=name,
-            )
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines["bottom"].set_visible(False)
-        _legend(axes, [name for name, _ in groups])
+        for (name, points_N_2), mark in zip(groups, marks, strict=False):
+            _dots(axes, points_N_2, *mark, name)
+        _map(axes, [name for name, _ in groups])
 
     return _drawn(draw, _WIDTH * 0.9)
+
+
+def crowd(groups: Sequence[tuple[str, Values]], chosen: tuple[str, Values]) -> str:
+    """Chosen points among a crowd, on a map whose axes mean nothing.
+
+    Args:
+        groups: of the crowd; each has a colour while there are colours enough.
+        chosen: what stands out.
+    """
+    coloured = len(groups) <= len(SERIES)
+
+    def draw(axes: Axes) -> None:
+        for number, (name, points_N_2) in enumerate(groups):
+            colour = SERIES[number] if coloured else MUTED
+            label = name if coloured else "pool" if number == 0 else None
+            _dots(axes, points_N_2, "o", 14, colour, 0.5, label)
+        _dots(axes, chosen[1], "D", 26, INK, 0.95, chosen[0])
+        names = [name for name, _ in groups] if coloured else ["pool"]
+        _map(axes, [*names, chosen[0]])
+
+    return _drawn(draw, _WIDTH * 0.9)
+
+
+def _dots(
+    axes: Axes,
+    points_N_2: Values,
+    marker: str,
+    size: int,
+    colour: Colour,
+    alpha: float,
+    name: str | None,
+) -> None:
+    axes.scatter(
+        points_N_2[:, 0],
+        points_N_2[:, 1],
+        s=size,
+        marker=marker,
+        color=colour.drawn,
+        alpha=alpha,
+        edgecolors=PAGE.drawn,
+        linewidths=0.4,
+        label=name,
+    )
+
+
+def _map(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines["bottom"].set_visible(False)
+    _legend(axes, names)
 
 
 def _draw_line(axes: Axes, line: Line) -> None:

@@ -82,7 +82,7 @@ class PoolListing:
 
     def ids(self) -> IdSet:
         """Every image's id, in 16 bytes each."""
-        return IdSet(np.unique(np.concatenate([hash_ids(rows["id"]) for rows in self.read_ids()])))
+        return IdSet.of_hashes(hash_ids(rows["id"]) for rows in self.read_ids())
 
     def changes(self) -> list[str]:
         """What is not as it was with the files since they were listed; no image is read."""

@@ -4,14 +4,13 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from baal_ray import storage
 from baal_ray.config import RoundConfig
-from baal_ray.ids import IdSet, hash_ids
+from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.manifest import Manifest
 from baal_ray.parquet import open_parquet
 from baal_ray.pool_listing import list_pool
+from baal_ray.read_ahead import read_ahead
 from baal_ray.rounds import read_stage
 from baal_ray.scoring import fingerprint_uri, score_files
 from baal_ray.training import Fit, find_fit
@@ -118,11 +117,13 @@ class _Preview:
         config = self._config
         checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
         scores = scores_uri(config.workspace)
-        hashes = [hash_ids([])]
-        for file in score_files(fingerprint_uri(scores, checkpoint, config.scoring, config.seed)):
-            with open_parquet(file) as parquet:
-                hashes.append(hash_ids(parquet.read(columns=["id"])["id"]))
-        return IdSet(np.unique(np.concatenate(hashes)))
+        files = score_files(fingerprint_uri(scores, checkpoint, config.scoring, config.seed))
+        return IdSet.of_hashes(read_ahead(_ids_in, files))
+
+
+def _ids_in(file: str) -> Hashes:
+    with open_parquet(file) as parquet:
+        return hash_ids(parquet.read(columns=["id"])["id"])
 
 
 def _last_round(workspace: str, manifest: Manifest) -> dict[str, Any] | None:

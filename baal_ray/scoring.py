@@ -19,9 +19,10 @@ from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.datasink import PublishedParquet
 from baal_ray.errors import CorruptFileError
 from baal_ray.first_samples import KeptLogProbs
-from baal_ray.ids import IdSet, hash_ids
+from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.model import DESCRIPTION
 from baal_ray.parquet import parse_parquet
+from baal_ray.read_ahead import read_ahead
 from baal_ray.rules import column_of
 from baal_ray.schema import FINGERPRINT, SCORES
 from baal_ray.scorer import PoolScorer, kept_share
@@ -233,19 +234,20 @@ def scored_already(folder: str) -> IdSet:
     A file that is torn, rotten or none of scores is deleted, and its images are scored again. One
     of another model's scores counts for nothing here.
     """
-    hashes = [hash_ids([])]
-    for file in score_files(folder):
-        try:
-            rows = _ids_and_errors(file)
-        except CorruptFileError as error:
-            logger.warning("%s Its images are scored again.", error)
-            storage.delete(file)
-        else:
-            if is_foreign(file, rows.schema):
-                logger.warning("%s has scores of another fingerprint: its images are scored", file)
-                continue
-            hashes.append(hash_ids(rows["id"].filter(rows["error"].is_null())))
-    return IdSet(np.unique(np.concatenate(hashes)))
+    return IdSet.of_hashes(read_ahead(_scored_in, score_files(folder)))
+
+
+def _scored_in(file: str) -> Hashes:
+    try:
+        rows = _ids_and_errors(file)
+    except CorruptFileError as error:
+        logger.warning("%s Its images are scored again.", error)
+        storage.delete(file)
+    else:
+        if not is_foreign(file, rows.schema):
+            return hash_ids(rows["id"].filter(rows["error"].is_null()))
+        logger.warning("%s has scores of another fingerprint: its images are scored", file)
+    return hash_ids([])
 
 
 def _ids_and_errors(file: str) -> pa.Table:

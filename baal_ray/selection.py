@@ -1,6 +1,6 @@
 """Scores → the acquisition batch: the k most informative images, exactly.
 
-One file of scores is in memory at a time, however large the pool.
+A few files of scores are in memory at a time, however large the pool.
 """
 
 import logging
@@ -16,6 +16,7 @@ from baal_ray import storage
 from baal_ray.errors import SelectionError
 from baal_ray.ids import Ids, IdSet, hash_ids
 from baal_ray.parquet import parse_parquet
+from baal_ray.read_ahead import read_ahead
 from baal_ray.rules import RANKING_RULES, Scores, column_of, information, scores_of
 from baal_ray.schema import BALD_WITHOUT
 from baal_ray.workspace import is_foreign
@@ -37,7 +38,7 @@ def top_k(
 
     Ties are broken by a hash of (id, seed), so coarse scores favour no folder. Of an id that was
     scored twice the highest score counts. Images with an error or a score that is not finite are
-    never picked. At most 2k rows and one file are in memory at a time; for "softrank_bald" all
+    never picked. At most 2k rows and five files are in memory at a time; for "softrank_bald" all
     scores too, 4 bytes an image.
 
     Args:
@@ -261,8 +262,8 @@ def _read(uri: str, columns: Set[str] | None = None) -> pa.Table:
 
 def _tables(files: Iterable[str], columns: Set[str] | None = None) -> Iterator[pa.Table]:
     """The files one by one, less those of another fingerprint's scores."""
-    for file in files:
-        table = _read(file, columns)
+    files = list(files)
+    for file, table in zip(files, read_ahead(partial(_read, columns=columns), files), strict=True):
         if is_foreign(file, table.schema):
             logger.warning("%s has scores of another fingerprint: it is passed over", file)
         else:

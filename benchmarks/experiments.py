@@ -186,9 +186,9 @@ def cifar100_reduced(data, folder):
         "labelled": chosen["train"],
         "start": 10,
         "k": 100,
-        "rounds": 8,
+        "rounds": 6,
         "candidates": 500,
-        "accuracies": [0.4, 0.45, 0.5],
+        "accuracies": [0.3, 0.35, 0.4],
         "model": {**settings["model"], "arguments": {"width": 0.25}},
         "training": {
             **settings["training"],

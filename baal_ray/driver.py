@@ -445,13 +445,23 @@ class _Round:
             return result
         begun = time.monotonic()
         result = {**run(), "seconds": round(time.monotonic() - begun, 3)}
-        logger.info("%s: %s", stage, result)
+        logger.info("%s", _line(stage, result))
         return self._created(stage, result)
 
     def _created(self, stage: str, result: Result) -> Result:
         """Write a result down, unless a driver on another machine was first: then take that."""
         created = storage.create_if_absent(self._uri(stage), _json(result))
         return result if created else self._read(stage) or result
+
+
+def _line(stage: str, result: Result) -> str:
+    """What a stage came to, for the log."""
+    seconds = result["seconds"]
+    line = f"{stage}: {seconds:,.1f} s"
+    for key, things in (("labels", "labels"), ("scored", "images"), ("acquired", "picks")):
+        if result.get(key):
+            line += f", {result[key]:,} {things}, {result[key] / max(seconds, 1e-3):,.1f} a second"
+    return line
 
 
 def _attempted(stage: str, attempt: int) -> str:

@@ -20,6 +20,7 @@ from baal_ray.model import load_checkpoint
 from baal_ray.posterior import MCDropout
 from baal_ray.posterior.memory import is_out_of_memory
 from baal_ray.schema import SCORE_COLUMNS, SCORES, SMALL_IS_INFORMATIVE, STABILITY_COLUMNS
+from baal_ray.scoring_metrics import ScoringMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class PoolScorer:
         self._at_once = config.batch_size
         self._device = torch.device("cuda" if on_gpu else "cpu")
         self._precision = getattr(torch, config.precision)
+        self._metrics = ScoringMetrics(self._device)
         classifier = loaded.classifier.to(self._device).requires_grad_(False)
 
         def posterior(samples: int) -> MCDropout:
@@ -87,6 +89,12 @@ class PoolScorer:
         Returns:
             N rows of `schema.SCORES`.
         """
+        with self._metrics.working():
+            scores = self._score(rows)
+        self._metrics.count(len(scores), len(scores) - scores["error"].null_count)
+        return scores
+
+    def _score(self, rows: Columns) -> pa.Table:
         images = len(rows["id"])
         columns, log_probs_N_K_C = self._predict(rows["image"], list(rows["id"]))
         # One transfer for all columns.

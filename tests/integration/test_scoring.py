@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import requests
 import torch
 
 from baal_ray.acquisition import bald
@@ -257,3 +259,27 @@ def test_what_the_cluster_can_never_give_is_told_at_once(checkpoint: str) -> Non
     ):
         with pytest.raises(ResourceError, match=needed):
             score_pool(pool, checkpoint, "/nowhere", resources=resources)
+
+
+def test_prometheus_is_told_how_many_images_were_scored(tmp_path: Path, checkpoint: str) -> None:
+    folder = write_pool(tmp_path, images=70)
+    bad = pa.table({"id": ["x", "y", "z"], "image": [b"no image"] * 3})
+    pq.write_table(bad, f"{folder}/bad.parquet")
+    (node,) = (node for node in ray.nodes() if node["Alive"])
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def told(name: str) -> float:
+        text = requests.get(address, timeout=10).text
+        return sum(
+            float(line.rsplit(" ", 1)[-1])
+            for line in text.splitlines()
+            if line.startswith(f"ray_baal_ray_{name}")
+        )
+
+    before = told("images_scored"), told("images_unreadable")
+    pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
+    score_pool(pool, checkpoint, str(tmp_path / "scores"), config=ScoringConfig(samples=2))
+    until = time.monotonic() + 60  # Ray collects figures every 10 seconds
+    while told("images_scored") < before[0] + 70 and time.monotonic() < until:
+        time.sleep(1)
+    assert (told("images_scored"), told("images_unreadable")) == (before[0] + 70, before[1] + 3)

@@ -16,6 +16,7 @@ from baal_ray.ids import IdSet
 from baal_ray.joint_rules import best_together
 from baal_ray.pool_listing import PoolListing
 from baal_ray.predictions import draw_features, draw_predictions
+from baal_ray.rules import BY_BALD
 from baal_ray.schema import SELECTION
 from baal_ray.scoring import score_files
 from baal_ray.selection import overlaps, top_k, top_k_of
@@ -150,17 +151,19 @@ class Ranking:
     def stability(
         self, picks: pa.Table, leave_out: IdSet, only: IdSet | None
     ) -> dict[str, Any] | None:
-        """How many of BALD's picks stay without each fifth of the posterior samples."""
+        """How many of the picks stay without each fifth of the posterior samples."""
         selection = self.config.selection
-        if self.last_scores is None or selection.by != "bald" or selection.narrows:
+        if self.last_scores is None or selection.by not in BY_BALD or selection.narrows:
             return None
         random = pc.equal(picks["rule"], "random")
         without = overlaps(
             score_files(self.last_scores),
             picks.filter(pc.invert(random))["id"],
+            selection.by,
             self.seed,
             leave_out=leave_out | IdSet.of(picks.filter(random)["id"]),
             only=self._narrower(only),
+            coldness=selection.coldness,
         )
         return {"without": without, "mean": fmean(without)} if without else None
 

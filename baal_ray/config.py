@@ -246,7 +246,7 @@ class ScoringConfig(Section):
 class RuleConfig(Section):
     """An acquisition rule and its settings."""
 
-    by: Rule = "bald"
+    by: Rule = "power_bald"
     coldness: Annotated[float, Field(gt=0)] = 1.0
     most_alike: Similarity | None = None
 

@@ -16,6 +16,9 @@ from baal_ray.schema import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 #: Rules that draw at random, the rather the higher an image's BALD.
 STOCHASTIC = ("power_bald", "softmax_bald", "softrank_bald")
 
+#: Rules of which `overlaps` can tell how stable their picks are.
+BY_BALD = ("bald", "power_bald", "softmax_bald")
+
 #: What `top_k` can select by.
 RANKING_RULES = (*SCORE_COLUMNS, *STOCHASTIC, "random")
 
@@ -47,21 +50,23 @@ def information(
     seed: int,
     coldness: float = 1.0,
     descending_N: npt.NDArray[np.float32] | None = None,
+    column: str | None = None,
 ) -> Scores:
     """How informative each row is by a rule: it is picked before those with less.
 
     Args:
-        rows: with `id` and the rule's column.
+        rows: with `id` and the column.
         rule: one of `RANKING_RULES`.
         seed: of the noise, which is a function of it and the id alone.
         coldness: β of the stochastic rules; at 0 they would be "random", at ∞ "bald".
         descending_N: for "softrank_bald", the scores of all images that may be picked, negated
             and sorted.
+        column: what the rule is to go by in place of its own, such as BALD of other samples.
 
     Returns:
         N values, not finite where there is no score.
     """
-    score_N = scores_of(rows, rule)
+    score_N = scores_of(rows, column or rule)
     if rule not in STOCHASTIC:
         return -score_N if rule in SMALL_IS_INFORMATIVE else score_N
     if rule == "power_bald":

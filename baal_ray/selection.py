@@ -155,12 +155,14 @@ def top_ids(
 def overlaps(
     scores_uri: str | Iterable[str],
     picks: Ids,
+    by: str = "bald",
     seed: int = 0,
     *,
     leave_out: IdSet | None = None,
     only: IdSet | None = None,
+    coldness: float = 1.0,
 ) -> list[float]:
-    """How much of a batch picked by BALD stays when a fifth of the posterior samples is left out.
+    """How much of a batch stays when a fifth of the posterior samples is left out.
 
     The other arguments are those that the picks were made with. All fifths are ranked in one pass,
     as `top_k` does.
@@ -168,9 +170,11 @@ def overlaps(
     Args:
         scores_uri: as for `top_k`.
         picks: the ids picked.
+        by: "bald", "power_bald" or "softmax_bald"; the luck of the draw stays the same.
         seed: as for `top_k`.
         leave_out: as for `top_k`.
         only: as for `top_k`.
+        coldness: as for `top_k`.
 
     Returns:
         For each fifth the share of the picks, 0 to 1, that would have been picked without it. A
@@ -184,7 +188,8 @@ def overlaps(
     picked = IdSet.of(picks)
     if not len(picked):
         return []
-    bests = [_Best(partial(scores_of, rule=name), len(picked), seed) for name in BALD_WITHOUT]
+    rule = partial(information, rule=by, seed=seed, coldness=coldness)
+    bests = [_Best(partial(rule, column=name), len(picked), seed) for name in BALD_WITHOUT]
     for table in _checked(_tables(_files(scores_uri)), {"id", *BALD_WITHOUT}):
         allowed = _allowed(table, leave_out, only)
         for best in bests:

@@ -99,9 +99,11 @@ def mnist_thousand(data, folder):
 
 def cifar10(data, folder):
     """Airplanes, cats and trucks by the package's small network: 10 a class, then 50 a round."""
+    classes = ["airplane", "cat", "truck"]
+    train, test = by_name(data / "cifar10-airplane-cat-truck", classes, folder)
     return {
-        "classes": ["airplane", "cat", "truck"],
-        "labelled": one(data / "cifar10-airplane-cat-truck", "train"),
+        "classes": classes,
+        "labelled": train,
         "rules": ["random", "bald", "power_bald", "batch_bald"],
         "seeds": 5,
         "start": 10,
@@ -111,7 +113,7 @@ def cifar10(data, folder):
         "accuracies": [0.7, 0.75, 0.8],
         "model": {"factory": "small_convnet", "image_size": 32, **COLOUR},
         "training": {
-            "evaluation_set": one(data / "cifar10-airplane-cat-truck", "test"),
+            "evaluation_set": test,
             "epochs": 60,
             "batch_size": 32,
             "learning_rate": 1e-3,
@@ -142,9 +144,11 @@ def cifar10_thousand(data, folder):
 
 def cifar100(data, folder):
     """VGG16 with batch normalisation from scratch, 5,000 labels at the start: needs a GPU."""
+    classes = _all_classes(data / "cifar100")
+    train, test = by_name(data / "cifar100", classes, folder)
     return {
-        "classes": _all_classes(data / "cifar100"),
-        "labelled": one(data / "cifar100", "train"),
+        "classes": classes,
+        "labelled": train,
         "rules": ["random", "bald", "power_bald"],
         "seeds": 3,
         "start": 50,
@@ -154,7 +158,7 @@ def cifar100(data, folder):
         "accuracies": [0.4, 0.5, 0.55],
         "model": {"factory": "networks:vgg16_bn_32", "image_size": 32, **COLOUR},
         "training": {
-            "evaluation_set": one(data / "cifar100", "test"),
+            "evaluation_set": test,
             "epochs": 100,
             "batch_size": 128,
             "learning_rate": 0.05,
@@ -172,18 +176,11 @@ def cifar100_reduced(data, folder):
     """The same for two cores: ten classes, a quarter of the channels, 100 labels at the start."""
     settings = cifar100(data, folder)
     classes = settings["classes"][:10]
-    folder.mkdir(parents=True, exist_ok=True)
-    chosen = {
-        part: _only(Path(file), classes, folder / f"{part}.parquet")
-        for part, file in (
-            ("train", settings["labelled"]),
-            ("test", settings["training"]["evaluation_set"]),
-        )
-    }
+    train, test = by_name(data / "cifar100", classes, folder)
     return {
         **settings,
         "classes": classes,
-        "labelled": chosen["train"],
+        "labelled": train,
         "start": 10,
         "k": 100,
         "rounds": 6,
@@ -192,7 +189,7 @@ def cifar100_reduced(data, folder):
         "model": {**settings["model"], "arguments": {"width": 0.25}},
         "training": {
             **settings["training"],
-            "evaluation_set": chosen["test"],
+            "evaluation_set": test,
             "epochs": 60,
             "batch_size": 32,
             "optimizer": "adamw",
@@ -224,12 +221,15 @@ def _all_classes(folder):
     return [name_of[label] for label in sorted(name_of)]
 
 
-def _only(file, classes, target):
-    """Copy the images of these classes, and where they went."""
-    table = pq.read_table(file, columns=["id", "image", "class_name"])
-    table = table.rename_columns(["id", "image", "label"])
-    pq.write_table(table.filter(pc.is_in(table["label"], pa.array(classes))), target)
-    return str(target)
+def by_name(source, classes, folder):
+    """Copies of the images of these classes, labelled by name: what to pick from, and a test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = [folder / f"{part}.parquet" for part in ("train", "test")]
+    for copy in copies:
+        table = pq.read_table(one(source, copy.stem), columns=["id", "image", "class_name"])
+        table = table.rename_columns(["id", "image", "label"])
+        pq.write_table(table.filter(pc.is_in(table["label"], pa.array(classes))), copy)
+    return [str(copy) for copy in copies]
 
 
 def one(folder, name):

@@ -67,7 +67,7 @@ def round_config(folder: Path, **sections: Any) -> RoundConfig:
         "workspace": str(folder / "workspace"),
         "classes": CLASSES,
         "pool": {"uri": str(folder / "pool")},
-        "selection": {"k": 10},
+        "selection": {"k": 10, "by": "bald"},
         "model": {"image_size": 12},
         "training": {"epochs": 3, "batch_size": 8, "evaluation_samples": 2},
         "scoring": {"samples": 4},

@@ -36,7 +36,7 @@ def faults(read):
 
 def test_four_settings_are_enough(read):
     config = read(MINIMAL)
-    assert config.selection.by == "bald"
+    assert config.selection.by == "power_bald"
     assert config.model.image_size == [32, 32]
 
 

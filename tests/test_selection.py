@@ -97,12 +97,34 @@ def test_overlaps_are_those_of_a_global_sort_by_each_column(tmp_path_factory, wi
     for start in range(0, 30, 7):
         publish_table(folder, table[start : start + 7])
     picked = picks(top_k(folder, k, seed=seed, leave_out=IdSet.of("3"), only=IdSet.of(ids[:25])))
-    found = overlaps(folder, picked, seed, leave_out=IdSet.of("3"), only=IdSet.of(ids[:25]))
+    found = overlaps(
+        folder, picked, "bald", seed, leave_out=IdSet.of("3"), only=IdSet.of(ids[:25])
+    )
     others = [
         reference([r for r in zip(ids[:25], w, strict=False) if r[0] != "3"], k, "bald", seed)
         for w in withouts
     ]
     assert found == [len({*other} & {*picked}) / k for other in others if other]
+
+
+@pytest.mark.parametrize("by", ["bald", "power_bald", "softmax_bald"])
+def test_overlaps_are_of_the_same_luck(tmp_path, by):
+    """What would be picked if a column's BALD were the BALD."""
+    rng = np.random.default_rng(0)
+    ids = [str(n) for n in range(200)]
+    bald_N = rng.gamma(1, 0.1, 200).astype(np.float32)
+    columns = {name: bald_N * rng.uniform(0.5, 1.5, 200) for name in BALD_WITHOUT}
+    table = scores(ids, bald_N, **columns)
+    publish_table(str(tmp_path), table)
+    options = {"by": by, "seed": 3, "coldness": 2.0}
+    picked = picks(top_k(str(tmp_path), 40, **options))
+    expected = []
+    for name in BALD_WITHOUT:
+        without = table.set_column(table.column_names.index("bald"), "bald", table[name])
+        others = picks(top_k_of([without], 40, **options))
+        expected.append(len({*others} & {*picked}) / 40)
+    assert overlaps(str(tmp_path), picked, **options) == expected
+    assert min(expected) < 1
 
 
 @pytest.mark.parametrize("by", ["bald", "margin"])

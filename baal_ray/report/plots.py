@@ -345,6 +345,17 @@ def _inline(file: str) -> str:
     svg = re.sub(r'(<text style="[^"]*?)font-family:[^;"]*;', r"\1", svg)
     svg = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
+    svg = re.sub(r'(<g clip-path="[^"]*")>((?: <use [^>]*/>)+)', _once_for_all, svg)
     prefix = f"d{storage.sha256(svg.encode())[:8]}"
     svg = re.sub(r'(id="|href="#|url\(#)(?=[mp][0-9a-f]{10})', rf"\g<1>{prefix}", svg)
     return re.sub(r'style="[^"]*"', lambda style: themed(style[0]), svg).strip()
+
+
+def _once_for_all(group: re.Match[str]) -> str:
+    """Points of a scatter plot that are drawn alike: thousands of them make a page large."""
+    points = re.sub(r' ([xy])="(-?\d+\.\d)\d*"', r' \1="\2"', group[2])
+    styles = set(re.findall(r' style="[^"]*"', points))
+    if len(styles) != 1:
+        return f"{group[1]}>{points}"
+    (style,) = styles
+    return f"{group[1]}{style}>{points.replace(style, '')}"

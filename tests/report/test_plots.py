@@ -23,6 +23,7 @@ DRAWINGS = {
     "shares": plots.shares([NAME, "b"], X[:2] / 9, X[1:] / 9),
     "stacked": plots.stacked([NAME, "b"], [("fit", X[:2]), ("score", X[:2])], "seconds"),
     "scatter": plots.scatter([(NAME, np.eye(2)), ("labelled", np.eye(2)), ("c", np.eye(2))]),
+    "crowd": plots.crowd([(NAME, np.eye(2)), ("dog", np.eye(2))], ("picks", np.eye(2))),
     "intervals": plots.intervals([NAME, "b"], X[:2], X[:2] - 1, X[:2] + 1, [0, 7], "x", level=1),
 }
 
@@ -52,3 +53,11 @@ def test_two_drawings_share_no_names():
 def test_what_is_not_known_is_not_drawn():
     nothing = np.full(3, np.nan)
     assert faults_of(plots.lines([Line("a", X, nothing)], "labels", "accuracy")) == []
+
+
+def test_a_thousand_points_take_little_of_a_page():
+    svg = plots.crowd(
+        [("pool", np.random.default_rng(0).normal(size=(1000, 2)))], ("a", np.eye(2))
+    )
+    assert svg.count("<use") >= 1000
+    assert len(svg) < 90_000

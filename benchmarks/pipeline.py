@@ -1,0 +1,226 @@
+"""The whole scoring stage against what its work takes alone, and against plain Ray.
+
+Run `python benchmarks/pipeline.py FOLDER`; pools are made there and kept. The last result is in
+pipeline.txt. For each pool three arms run in turn:
+
+alone: decoding and scoring images in one process on one thread, the model loaded and warm;
+stage: `score_pool` on a local Ray of two CPUs, from the listing of files to score files;
+plain: what a reader of Ray's documentation would write, `read_images` → an actor that runs the
+  model K times → `write_parquet`, on the same Ray.
+
+Efficiency is the CPU time alone over what all cores could have given while the stage ran, start
+and end of its actors included. "alone" and "plain" run on a part of the pool, large enough for a
+minute or so.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import ray
+import torch
+from decode import photograph
+from PIL import Image
+
+from baal_ray.config import ModelConfig, PoolConfig, ResourcesConfig, ScoringConfig
+from baal_ray.images import decode_many
+from baal_ray.model import build_classifier, save_checkpoint
+from baal_ray.pool import read_pool
+from baal_ray.pool_listing import list_pool
+from baal_ray.scorer import PoolScorer
+from baal_ray.scoring import score_pool
+from baal_ray.workspace import checkpoint_uri
+
+CORES, SAMPLES, CLASSES = 2, 20, 10
+BATCH_SIZE = 64
+
+# By name: pixels of the files, files, the model and the pixels that it sees, and for how many
+# times more images than "alone" and "plain" the stage runs.
+POOLS = {
+    "12 megapixels": ((4000, 3000), 6_000, "small_convnet", 224, 10),
+    "500×375": ((500, 375), 60_000, "small_convnet", 224, 2),
+    "VGG16 at 32": ((32, 32), 30_000, "vgg16", 32, 15),
+}
+
+
+def write_pool(folder, size, count):
+    """One photograph by many names: it is decoded anew each time, and read from memory."""
+    if folder.exists() and len(list(folder.iterdir())) == count:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if min(size) > 100:
+        data = photograph(*size)
+    else:
+        buffer = BytesIO()
+        pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+        data = buffer.getvalue()
+    first = folder / "000000.jpg"
+    first.write_bytes(data)
+    for number in range(1, count):
+        (folder / f"{number:06d}.jpg").hardlink_to(first)
+
+
+def pool_of(folder, name, images):
+    """Where the pool of so many images is."""
+    return folder / f"{name.replace(' ', '-')}-{images}"
+
+
+def alone(folder, checkpoint, side):
+    """CPU seconds of decoding and scoring all files."""
+    torch.set_num_threads(1)
+    config = ScoringConfig(samples=SAMPLES, batch_size=BATCH_SIZE)
+    scorer = PoolScorer(checkpoint, config, 0, on_gpu=False)
+    files = sorted(folder.iterdir())
+    nothing = np.array([""] * BATCH_SIZE, dtype=object)
+
+    def run(some):
+        pixels_N, _ = decode_many(
+            [file.read_bytes() for file in some], side, side, max_pixels=10**8
+        )
+        ids = np.array([file.name for file in some], dtype=object)
+        scorer({"id": ids, "source": ids, "image": pixels_N, "error": nothing[: len(some)]})
+
+    run(files[:BATCH_SIZE])
+    begun = time.process_time()
+    for start in range(0, len(files), BATCH_SIZE):
+        run(files[start : start + BATCH_SIZE])
+    return time.process_time() - begun
+
+
+def stage(folder, checkpoint, target):
+    """Wall seconds of the scoring stage."""
+    listing = list_pool(PoolConfig(uri=str(folder), format="files"), str(target))
+    begun = time.perf_counter()
+    scores = score_pool(
+        read_pool(listing),
+        checkpoint,
+        str(target),
+        config=ScoringConfig(samples=SAMPLES, batch_size=BATCH_SIZE),
+        resources=ResourcesConfig(scoring_actors=2, scoring_cpus=0.6),
+    )
+    assert scores.scored == listing.rows
+    return time.perf_counter() - begun
+
+
+class Plain:
+    """An actor as in Ray's examples: the model K times, and BALD of the softmax."""
+
+    def __init__(self, factory, side):
+        self._model = build_classifier(ModelConfig(factory=factory, image_size=side), CLASSES)
+        self._model.eval()
+        for module in self._model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.train()
+
+    def __call__(self, batch):
+        """Rows of `path` and `bald`."""
+        images_N = torch.from_numpy(np.ascontiguousarray(batch["image"].transpose(0, 3, 1, 2)))
+        with torch.inference_mode():
+            probs = torch.stack([self._model(images_N).softmax(-1) for _ in range(SAMPLES)], dim=1)
+        mean = probs.mean(1)
+        entropy = -(mean * mean.clamp_min(1e-12).log()).sum(-1)
+        expected = -(probs * probs.clamp_min(1e-12).log()).sum(-1).mean(1)
+        return {"path": batch["path"], "bald": (entropy - expected).numpy()}
+
+
+def plain(folder, factory, side, target):
+    """Wall seconds of the page that a user would write."""
+    begun = time.perf_counter()
+    (
+        ray.data.read_images(str(folder), size=(side, side), mode="RGB", include_paths=True)
+        .map_batches(
+            Plain,
+            fn_constructor_args=(factory, side),
+            batch_size=BATCH_SIZE,
+            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+        .write_parquet(str(target))
+    )
+    return time.perf_counter() - begun
+
+
+def run_arm(arm, name, folder, images):
+    """One arm in this process; prints its seconds."""
+    _, _, factory, side, _ = POOLS[name]
+    pool, scratch = pool_of(folder, name, images), folder / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    torch.manual_seed(0)
+    config = ModelConfig(factory=factory, image_size=side)
+    classes = [str(number) for number in range(CLASSES)]
+    sha256 = save_checkpoint(str(scratch), build_classifier(config, CLASSES), config, classes, {})
+    checkpoint = checkpoint_uri(str(scratch), sha256)
+    if arm == "alone":
+        seconds = alone(pool, checkpoint, side)
+    else:
+        ray.init(
+            num_cpus=CORES, include_dashboard=False, logging_level="ERROR", log_to_driver=False
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        target = scratch / arm
+        seconds = (
+            stage(pool, checkpoint, target)
+            if arm == "stage"
+            else plain(pool, factory, side, target)
+        )
+        ray.shutdown()
+    print(json.dumps(seconds))
+
+
+def measure(arm, name, folder, images):
+    """Images a second (of CPU, for "alone") of an arm in a process of its own."""
+    command = [sys.executable, __file__, str(folder), "--pools", name, "--arm", arm]
+    command += ["--images", str(images)]
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    seconds = json.loads(found.stdout.strip().splitlines()[-1])
+    return images / seconds, seconds
+
+
+def main():
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pools", nargs="+", choices=POOLS, default=list(POOLS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--arm", choices=["alone", "stage", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--images", type=int, default=0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    if arguments.arm:
+        run_arm(arguments.arm, arguments.pools[0], folder, arguments.images)
+        return
+    print(f"torch {torch.__version__}, Ray {ray.__version__}, {CORES} cores, K = {SAMPLES}")
+    for name in arguments.pools:
+        size, count, _, _, share = POOLS[name]
+        for images in (count, count // share):
+            write_pool(pool_of(folder, name, images), size, images)
+        efficiencies, ratios = [], []
+        for _ in range(arguments.repeats):
+            cpu_rate, _ = measure("alone", name, folder, count // share)
+            rate, seconds = measure("stage", name, folder, count)
+            plain_rate, _ = measure("plain", name, folder, count // share)
+            efficiencies.append(rate / (CORES * cpu_rate))
+            ratios.append(rate / plain_rate)
+            print(
+                f"{name:14} alone {cpu_rate:8.1f} a CPU second, stage {rate:8.1f} a second "
+                f"({seconds:.0f} s), plain Ray {plain_rate:8.1f}",
+                flush=True,
+            )
+        print(
+            f"{name:14} {count:,} images: efficiency {median(efficiencies):.2f}, "
+            f"{median(ratios):.1f} times plain Ray",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

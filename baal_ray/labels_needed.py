@@ -96,10 +96,9 @@ def _ratio(
     pairs_S_2 = np.array([[needed[s], random[s]] for s in both])
     rule, chance = (float(_medians(column_S)) for column_S in pairs_S_2.T)
     rule_R, chance_R = (_medians(pairs_S_2[_resamples(len(both), seed), side]) for side in (0, 1))
-    # Where random picks never get there, the ratio is below that to the most labels they had.
-    with np.errstate(invalid="ignore"):
-        low, _ = _interval(np.nan_to_num(rule_R / chance_R), len(both))
-        _, high = _interval(rule_R / np.minimum(chance_R, most), len(both))
+    # What never gets there needs more than the most labels that there were.
+    low, _ = _interval(np.minimum(rule_R, most) / chance_R, len(both))
+    _, high = _interval(rule_R / np.minimum(chance_R, most), len(both))
     known = np.isfinite(rule) and np.isfinite(chance)
     return {"ratio": rule / chance if known else None, "ratio_low": low, "ratio_high": high}
 

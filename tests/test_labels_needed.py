@@ -90,6 +90,12 @@ def test_what_is_never_reached_is_unknown():
     assert (bald["ratio"], bald["ratio_low"], bald["ratio_high"]) == (None, 0, 0.2)
 
 
+def test_a_rule_never_gets_there_where_random_picks_do():
+    found = row(labels_needed(curves(random=[20] * 5, bald=[math.inf] * 5), [0.9]), "bald")
+    # It needs more than the 50 labels it had, so more than 50/20 of random's.
+    assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (None, 2.5, None)
+
+
 def test_neither_is_ever_reached():
     never = [math.inf] * 3
     found = row(labels_needed(curves(random=never, bald=never), [0.9]), "bald")

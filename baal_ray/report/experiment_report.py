@@ -366,4 +366,7 @@ def _rounded(value: float) -> str:
 
 
 def _span(low: float | None, high: float | None, shown: Any) -> str:
-    return "–" if low is None or high is None else f"{shown(low)} to {shown(high)}"
+    """An interval, of which one end may not be known; what is counted here is never 0."""
+    if not low:
+        return "–" if high is None else f"below {shown(high)}"
+    return f"from {shown(low)}" if high is None else f"{shown(low)} to {shown(high)}"

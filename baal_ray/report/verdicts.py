@@ -45,7 +45,8 @@ def verdicts(labels_needed: pa.Table) -> list[Verdict]:
 
     A rule saves labels at a target when the interval of its ratio to random lies below 1, and
     costs labels when it lies above. Where it holds 1, the two are not told apart. It saves labels
-    too where random picks never get there and it needs less, for sure, than they had.
+    too where random picks never get there and it needs less, for sure, than they had; and it costs
+    labels where it never gets there, and had more than random picks need.
 
     Args:
         labels_needed: a row for each `rule` and target `accuracy`, with `seeds`, `reached` (how
@@ -64,11 +65,9 @@ def outcome_at(row: Mapping[str, Any]) -> Outcome:
     """What one row says."""
     if row["ratio_high"] is not None and row["ratio_high"] < 1:
         return "saves labels"  # with or without a ratio: random picks may never get there
-    if row["ratio"] is None:
-        return "not compared"
-    if row["ratio_low"] is None or row["ratio_high"] is None:
-        return "not told apart"
-    return "costs labels" if row["ratio_low"] > 1 else "not told apart"
+    if row["ratio_low"] is not None and row["ratio_low"] > 1:
+        return "costs labels"  # likewise: the rule may never get there
+    return "not compared" if row["ratio"] is None else "not told apart"
 
 
 def _verdict(
@@ -120,7 +119,10 @@ def _alike(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _times(row: Mapping[str, Any]) -> str:
-    if row["ratio"] is None:  # of what random picks had in all, which was not enough
+    # Of what random picks had in all, which was not enough, or by all that the rule had.
+    if row["ratio"] is None and row["ratio_low"] > 1:
+        return f"more than {row['ratio_low']:.2f} times"
+    if row["ratio"] is None:
         return f"less than {row['ratio_high']:.2f} times"
     return f"{row['ratio']:.2f} times"
 

@@ -42,6 +42,16 @@ def test_random_picks_may_never_get_there_where_a_rule_does():
     assert "less than 0.70 times random's for accuracy 0.9" in verdict.details
 
 
+def test_a_rule_may_never_get_there_where_random_picks_do():
+    table = needed(("random", 0.9, (1, 1, 1)), ("bald", 0.9, (1.8, 1.5, 9.0)))
+    for name in ("ratio", "ratio_high"):
+        values = pa.nulls(2, pa.float64())
+        table = table.set_column(table.column_names.index(name), name, values)
+    (verdict,) = verdicts(table)
+    assert verdict.outcome == "costs labels"
+    assert "more than 1.50 times random's for accuracy 0.9" in verdict.details
+
+
 def test_a_target_that_few_seeds_reached_is_named_with_how_many_did():
     (verdict,) = verdicts(needed(("random", 0.9, (1, 1, 1)), ("bald", 0.9, None)))
     assert "0.9 (bald in 1 of 6 seeds, random in 6 of 6)" in verdict.details

@@ -1,30 +1,14 @@
-"""The configuration of an acquisition round: pydantic models read from YAML.
+"""The configuration of an acquisition round: what there is to set, and to what."""
 
-Everything that is wrong with a file is told at once.
-"""
-
-import difflib
 import os
-import re
-import reprlib
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from baal_ray import storage
-from baal_ray.errors import ConfigError, StorageError
 from baal_ray.locations import rule_broken
-from baal_ray.redaction import has_secret, redacted
+from baal_ray.redaction import has_secret
+from baal_ray.settings import Document, Section
 
 Rule = Literal[
     "bald",
@@ -47,18 +31,6 @@ _OF_ONE_SAMPLE_TOO = ("predictive_entropy", "expected_entropy", "margin", "confi
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Similarity = Annotated[float, Field(ge=-1, lt=1)]
-
-
-class Section(BaseModel):
-    """Settings that belong together: no unknown key, no other type, no change afterwards."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,  # which may be a password
-    )
 
 
 def _without_secret(location: str) -> str:
@@ -97,63 +69,24 @@ Classes = Annotated[list[str], Field(min_length=2), AfterValidator(_distinct)]
 Location = Annotated[str, AfterValidator(_without_secret), AfterValidator(_absolute)]
 
 
-class Document(Section):
-    """A whole file of settings."""
-
-    @classmethod
-    def from_yaml(cls, path: str) -> Self:
-        """Read and check a YAML file, local or at any fsspec URI.
-
-        Raises:
-            ConfigError: the file cannot be read, is not YAML or breaks a rule; all faults are in
-                it.
-        """
-        source = redacted(path)
-        try:
-            content = yaml.load(storage.read(path), Loader=_Loader)
-        except StorageError as error:
-            raise ConfigError(source, [str(error)]) from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
-            raise ConfigError(source, [f"not YAML: {_yaml_fault(error)}"]) from error
-        if not isinstance(content, dict):
-            raise ConfigError(
-                source, [f"holds a {type(content).__name__}; it must hold keys and values"]
-            )
-        return cls.from_dict(content, source=source)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any], source: str = "configuration") -> Self:
-        """Check a configuration given as nested dictionaries.
-
-        Raises:
-            ConfigError: with every fault.
-        """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise ConfigError(
-                source, [_fault(cls, detail) for detail in error.errors()]
-            ) from error
-
-
 class PoolConfig(Section):
     """Where the unlabelled images are."""
 
     uri: Location
     format: Literal["parquet", "files"] = "parquet"
-    roots: list[Location] = []
+    roots: list[Location] = Field([])
 
 
 class ModelConfig(Section):
     """What is fitted: `factory` is called with `num_classes` and `arguments`."""
 
     factory: str = "small_convnet"
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field({})
     weights: Annotated[str, AfterValidator(_without_secret)] | None = None
     output: Literal["logits", "log_probs"] = "logits"
-    image_size: list[Count] = [32, 32]
-    mean: list[float] = [0.485, 0.456, 0.406]
-    std: list[Annotated[float, Field(gt=0)]] = [0.229, 0.224, 0.225]
+    image_size: list[Count] = Field([32, 32])
+    mean: list[float] = Field([0.485, 0.456, 0.406])
+    std: list[Annotated[float, Field(gt=0)]] = Field([0.229, 0.224, 0.225])
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -210,7 +143,7 @@ class ScoringConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: Count = 64
     max_pixels: Count = 100_000_000
-    further_stages: list[StageConfig] = []
+    further_stages: list[StageConfig] = Field([])
     max_unreadable: Fraction = 0.01
 
     @model_validator(mode="after")
@@ -395,80 +328,3 @@ class RoundConfig(Document):
     def _rule_fits(self) -> "RoundConfig":
         self.selection.check(self.scoring, "selection.by")
         return self
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, where YAML 1.1 wants a dot, and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        doubled = sorted({key for key in keys if keys.count(key) > 1})
-        if doubled:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{', '.join(doubled)} is given twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def _yaml_fault(error: Exception) -> str:
-    """What is wrong and where; YAML's own message shows the line, and what may be secret in it."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error)
-
-
-def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
-    """One fault as thing, value, rule, and a remedy where there is one."""
-    where = ".".join(map(str, detail["loc"])) or "configuration"
-    match detail["type"]:
-        case "extra_forbidden":
-            return f"{where} is not a setting{_suggestion(model, detail)}"
-        case "missing":
-            return f"{where} is missing; it has no default"
-        case "secret":
-            return f"{where} {detail['msg']}"
-    rule = detail["msg"].removeprefix("Value error, ")
-    rule = re.sub(r"^Input should be ", "it must be ", rule)
-    if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
-        rule += "; put it in quotes"
-    value = detail["input"]
-    if detail["type"] == "value_error" and isinstance(value, dict | BaseModel):
-        # A section's own rule, which begins with the setting.
-        return f"{where}.{rule}" if detail["loc"] else rule
-    if detail["loc"][:1] == ("notify",):  # a webhook's URL is a secret
-        return f"{where} cannot be so; {rule}"
-    if isinstance(value, dict):
-        return f"{where} has keys {', '.join(map(str, value))}; {rule}"
-    return redacted(f"{where} is {_SHORT.repr(value)}; {rule}")
-
-
-# A few lines of YAML, with aliases of aliases, make a value that no memory holds in writing.
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 200
-_SHORT.maxlist = 20
-_SHORT.maxlevel = 2
-
-
-def _suggestion(model: type[BaseModel], detail: ErrorDetails) -> str:
-    *sections, key = (name for name in detail["loc"] if isinstance(name, str))
-    known = list(_section(model, sections).model_fields)
-    close = difflib.get_close_matches(key, known, n=1)
-    return (
-        f"; did you mean {close[0]}?"
-        if close
-        else f"; the settings here are {', '.join(sorted(known))}"
-    )
-
-
-def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    for name in path:
-        annotation = model.model_fields[name].annotation
-        model = next(a for a in (annotation, *get_args(annotation)) if isinstance(a, type))
-    return model

@@ -8,13 +8,13 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from baal_ray.config import (
     Classes,
     Count,
-    Document,
     Location,
     ModelConfig,
     RuleConfig,
     ScoringConfig,
     TrainingConfig,
 )
+from baal_ray.settings import Document
 
 
 class TrialConfig(RuleConfig):

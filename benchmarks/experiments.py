@@ -244,9 +244,12 @@ def main():
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, help="fewer or more; more can be added later")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     settings = EXPERIMENTS[arguments.experiment](arguments.data, folder)
+    if arguments.seeds:
+        settings["seeds"] = arguments.seeds
     config = ExperimentConfig.from_dict({"folder": str(folder), **settings})
     logging.basicConfig(level=logging.WARNING)
 

@@ -39,6 +39,7 @@ from baal_ray.parquet import open_parquet, publish_table
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
 from baal_ray.predictions import check_candidates
+from baal_ray.progress import telling_progress
 from baal_ray.report.automatic import report_round
 from baal_ray.round_result import RoundResult
 from baal_ray.rounds import read_stage
@@ -193,17 +194,18 @@ class _Round:
             scores_uri(config.workspace), checkpoint, config.scoring, config.seed
         )
         already = scored_already(folder)
-        pool = read_pool(_pool_of(plan), leave_out=self._acquired() | already)
-        done = score_images(
-            pool,
-            checkpoint,
-            folder,
-            already,
-            config.scoring,
-            config.resources,
-            config.seed,
-            keep_by=config.selection.ranked_by,
-        )
+        listing, leave_out = _pool_of(plan), self._acquired() | already
+        with telling_progress(folder, max(0, listing.rows - len(leave_out))):
+            done = score_images(
+                read_pool(listing, leave_out=leave_out),
+                checkpoint,
+                folder,
+                already,
+                config.scoring,
+                config.resources,
+                config.seed,
+                keep_by=config.selection.ranked_by,
+            )
         allowed = config.scoring.max_unreadable
         if done.unreadable > allowed * done.rows:
             raise UnreadableImagesError(

@@ -6,6 +6,7 @@ from typing import Any
 
 from baal_ray import storage
 from baal_ray.config import RoundConfig
+from baal_ray.durations import in_words
 from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.manifest import Manifest
 from baal_ray.parquet import open_parquet
@@ -106,8 +107,8 @@ class _Preview:
         score = seconds["score"] * self._to_score / max(1, scored)
         total = fit + score + seconds.get("candidates", 0) + seconds["select"]
         return (
-            f"about {_in_words(total)}, going by round {self._last['round_id']}: "
-            f"{_in_words(fit)} to fit, {_in_words(score)} to score"
+            f"about {in_words(total)}, going by round {self._last['round_id']}: "
+            f"{in_words(fit)} to fit, {in_words(score)} to score"
         )
 
     def _scored(self, fit: Fit | None) -> IdSet:
@@ -135,10 +136,3 @@ def _last_round(workspace: str, manifest: Manifest) -> dict[str, Any] | None:
                 result: dict[str, Any] = done["result"]
                 return result
     return None
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from baal_ray.durations import in_words
 from baal_ray.report import page, plots
 from baal_ray.report.features import FeatureMap
 from baal_ray.report.page import Card, Html
@@ -282,7 +283,7 @@ def time_section(facts: RoundFacts) -> list[Html]:
     parts = [(stage, values) for stage, values in seconds.items() if values.any()]
     latest = facts.result["seconds"]
     total = sum(latest.values())
-    sentence = f"This round took {_in_words(total)}"
+    sentence = f"This round took {in_words(total)}"
     scored = facts.result["scored"]
     if scored and latest["score"] > 0:
         sentence += f", and scored {scored / latest['score']:,.0f} images a second"
@@ -294,10 +295,3 @@ def time_section(facts: RoundFacts) -> list[Html]:
         unit,
     )
     return [page.figures([page.figure(sentence, drawn)])]
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

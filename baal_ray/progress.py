@@ -1,0 +1,72 @@
+"""How far scoring is, told in a job's log: by what is on disk, which no failure takes back."""
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from baal_ray.durations import in_words
+from baal_ray.errors import BaalRayError
+from baal_ray.parquet import open_parquet
+from baal_ray.scoring import score_files
+
+logger = logging.getLogger(__name__)
+
+_EVERY = 60.0
+
+
+@contextmanager
+def telling_progress(folder: str, images: int, every: float = _EVERY) -> Iterator[None]:
+    """Log a line a minute while the block runs: images scored, their rate, and what is left.
+
+    In a terminal nothing is said, as Ray draws its bars there. What goes wrong with telling is
+    nobody's fault, and ends nothing.
+
+    Args:
+        folder: of the fingerprint that is scored.
+        images: about how many are to be scored.
+        every: seconds between two lines.
+    """
+    if sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    teller = threading.Thread(target=_tell, args=(folder, images, every, done), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+
+
+def _tell(folder: str, images: int, every: float, done: threading.Event) -> None:
+    try:
+        earlier = set(score_files(folder))
+        rows_of: dict[str, int] = {}
+        begun = time.monotonic()
+        while not done.wait(every):
+            for file in set(score_files(folder)) - earlier - rows_of.keys():
+                with open_parquet(file) as parquet:
+                    rows_of[file] = parquet.metadata.num_rows
+            scored = sum(rows_of.values())
+            logger.info("%s", progress_line(scored, images, time.monotonic() - begun))
+    except BaalRayError as error:
+        logger.info("how far scoring is cannot be told: %s", error)
+
+
+def progress_line(scored: int, images: int, seconds: float) -> str:
+    """How far it is, how fast, and how long it will take.
+
+    Args:
+        scored: images whose scores are on disk.
+        images: about how many are to be scored; may turn out to be fewer.
+        seconds: since it began.
+    """
+    line = f"scores: {scored:,} of about {images:,} images are on disk"
+    if not scored:
+        return line
+    left = max(0, images - scored) / scored * seconds
+    return f"{line}, {scored / seconds:,.0f} a second, about {in_words(left)} left"

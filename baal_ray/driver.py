@@ -393,11 +393,14 @@ class _Round:
 def _line(stage: str, result: Result) -> str:
     """What a stage came to, for the log."""
     seconds = result["seconds"]
-    line = f"{stage}: {seconds:,.1f} s"
-    for key, things in (("labels", "labels"), ("scored", "images"), ("acquired", "picks")):
-        if result.get(key):
-            line += f", {result[key]:,} {things}, {result[key] / max(seconds, 1e-3):,.1f} a second"
-    return line
+    told = [f"{stage}: {seconds:,.1f} s"]
+    counts = ("labels", "scored", "unreadable", "acquired")
+    told += [f"{result[key]:,} {key}" for key in counts if result.get(key)]
+    rows = result.get("scored") or sum(of["scored"] for of in result.get("stages", []))
+    if rows and seconds:
+        told.append(f"{rows / seconds:,.1f} images a second")
+    told += [f"{name} {value:.4g}" for name, value in result.get("metrics", {}).items()]
+    return ", ".join(told)
 
 
 def _attempted(stage: str, attempt: int) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,7 +50,7 @@ def labels_needed(curves: pa.Table, accuracies: Sequence[float], seed: int = 0) 
         that "random" has too; without any it is null.
     """
     first = _first_reached(curves, accuracies)
-    most = float(pc.max(curves["labels"]).as_py() or 0)
+    most = _most_labels(curves)
     rows = []
     for rule in dict.fromkeys(curves["rule"].to_pylist()):
         for accuracy in accuracies:
@@ -63,7 +62,7 @@ def labels_needed(curves: pa.Table, accuracies: Sequence[float], seed: int = 0) 
                     "seeds": len(needed),
                     "reached": int(np.isfinite(list(needed.values())).sum()),
                     **_median(np.array(list(needed.values())), seed),
-                    **_ratio(needed, {} if rule == "random" else random, most, seed),
+                    **_ratio(needed, {} if rule == "random" else random, most, rule, seed),
                 }
             )
     return pa.Table.from_pylist(rows, LABELS_NEEDED)
@@ -82,25 +81,36 @@ def _first_reached(
     return found
 
 
+def _most_labels(curves: pa.Table) -> dict[str, float]:
+    """That each rule had in all its curves."""
+    ends = curves.group_by(["rule", "seed"]).aggregate([("labels", "max")])
+    least = ends.group_by("rule").aggregate([("labels_max", "min")]).to_pylist()
+    return {row["rule"]: float(row["labels_max_min"]) for row in least}
+
+
 def _median(needed_S: Floats, seed: int) -> dict[str, float | None]:
     low, high = _interval(_medians(needed_S[_resamples(len(needed_S), seed)]), len(needed_S))
     return {"median": _finite(float(_medians(needed_S))), "low": low, "high": high}
 
 
 def _ratio(
-    needed: dict[int, float], random: dict[int, float], most: float, seed: int
+    needed: dict[int, float],
+    random: dict[int, float],
+    most: dict[str, float],
+    rule: str,
+    seed: int,
 ) -> dict[str, float | None]:
     both = sorted(needed.keys() & random.keys())
     if not both:
         return {"ratio": None, "ratio_low": None, "ratio_high": None}
     pairs_S_2 = np.array([[needed[s], random[s]] for s in both])
-    rule, chance = (float(_medians(column_S)) for column_S in pairs_S_2.T)
-    rule_R, chance_R = (_medians(pairs_S_2[_resamples(len(both), seed), side]) for side in (0, 1))
-    # What never gets there needs more than the most labels that there were.
-    low, _ = _interval(np.minimum(rule_R, most) / chance_R, len(both))
-    _, high = _interval(rule_R / np.minimum(chance_R, most), len(both))
-    known = np.isfinite(rule) and np.isfinite(chance)
-    return {"ratio": rule / chance if known else None, "ratio_low": low, "ratio_high": high}
+    ours, chance = (float(_medians(column_S)) for column_S in pairs_S_2.T)
+    ours_R, chance_R = (_medians(pairs_S_2[_resamples(len(both), seed), side]) for side in (0, 1))
+    # What never gets there needs more than the most labels that it had.
+    low, _ = _interval(np.minimum(ours_R, most[rule]) / chance_R, len(both))
+    _, high = _interval(ours_R / np.minimum(chance_R, most["random"]), len(both))
+    known = np.isfinite(ours) and np.isfinite(chance)
+    return {"ratio": ours / chance if known else None, "ratio_low": low, "ratio_high": high}
 
 
 def _resamples(seeds: int, seed: int) -> npt.NDArray[np.int64]:

@@ -25,12 +25,14 @@ class Sight:
     """Images as the onlooker sees them.
 
     Attributes:
+        rows_N: of the images in the experiment's pool; an image may be in several groups.
         features_N_D: float32; what its last linear layer is given, without dropout.
         labels_N: class indices.
         pool: the rows that are a random sample of the pool.
         picks: the rows that each rule picked, or a random part of them.
     """
 
+    rows_N: Rows
     features_N_D: npt.NDArray[np.float32]
     labels_N: npt.NDArray[np.int64]
     pool: slice
@@ -64,6 +66,7 @@ def look(
     ends = np.cumsum([0, *map(len, shown.values())]).tolist()
     pool, *of_rules = (slice(start, end) for start, end in pairwise(ends))
     return Sight(
+        rows,
         _features(config, images, fitted, rows),
         images.labels_N[rows],
         pool,

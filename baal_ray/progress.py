@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 _EVERY = 60.0
 
+# For a store that hangs; the round does not.
+_PATIENCE = 5.0
+
 
 @contextmanager
 def telling_progress(folder: str, images: int, every: float = _EVERY) -> Iterator[None]:
@@ -39,22 +42,27 @@ def telling_progress(folder: str, images: int, every: float = _EVERY) -> Iterato
         yield
     finally:
         done.set()
-        teller.join()
+        teller.join(_PATIENCE)
 
 
 def _tell(folder: str, images: int, every: float, done: threading.Event) -> None:
-    try:
-        earlier = set(score_files(folder))
-        rows_of: dict[str, int] = {}
-        begun = time.monotonic()
-        while not done.wait(every):
-            for file in set(score_files(folder)) - earlier - rows_of.keys():
+    rows_of: dict[str, int] = {}
+    earlier: set[str] | None = None
+    begun = time.monotonic()
+    while True:
+        try:
+            files = set(score_files(folder))
+            earlier = files if earlier is None else earlier
+            for file in files - earlier - rows_of.keys():
                 with open_parquet(file) as parquet:
                     rows_of[file] = parquet.metadata.num_rows
-            scored = sum(rows_of.values())
-            logger.info("%s", progress_line(scored, images, time.monotonic() - begun))
-    except BaalRayError as error:
-        logger.info("how far scoring is cannot be told: %s", error)
+        except BaalRayError as error:
+            logger.info("how far scoring is cannot be told: %s", error)
+        else:
+            if seconds := time.monotonic() - begun:
+                logger.info("%s", progress_line(sum(rows_of.values()), images, seconds))
+        if done.wait(every):
+            return
 
 
 def progress_line(scored: int, images: int, seconds: float) -> str:
@@ -65,8 +73,10 @@ def progress_line(scored: int, images: int, seconds: float) -> str:
         images: about how many are to be scored; may turn out to be fewer.
         seconds: since it began.
     """
+    if scored >= images:  # so many of those left out are no longer in the pool
+        return f"scores: {scored:,} images are on disk, {scored / seconds:,.0f} a second"
     line = f"scores: {scored:,} of about {images:,} images are on disk"
     if not scored:
         return line
-    left = max(0, images - scored) / scored * seconds
+    left = (images - scored) / scored * seconds
     return f"{line}, {scored / seconds:,.0f} a second, about {in_words(left)} left"

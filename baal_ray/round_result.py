@@ -21,7 +21,8 @@ class RoundResult:
         further_stages: of scoring, in their order: `samples`, in all, for how many `images`, how
             many of them `scored` now, and how many of those started from samples that were `kept`.
         stability: the share of the picks, 0 to 1, that would have been picked when a fifth of the
-            posterior samples is left out, averaged over the fifths; None unless BALD chose them.
+            posterior samples is left out, averaged over the fifths; None unless a rule by BALD
+            alone chose them.
         random: how many of the picks were drawn at random.
     """
 

@@ -53,7 +53,6 @@ class PoolScorer:
         self._at_once = config.batch_size
         self._device = torch.device("cuda" if on_gpu else "cpu")
         self._precision = getattr(torch, config.precision)
-        self._metrics = ScoringMetrics(self._device)
         classifier = loaded.classifier.to(self._device).requires_grad_(False)
 
         def posterior(samples: int) -> MCDropout:
@@ -79,6 +78,7 @@ class PoolScorer:
             if is_out_of_memory(error):
                 raise self._no_memory(error) from error
             raise
+        self._metrics = ScoringMetrics(self._device)  # last, as its clock runs from here
 
     def __call__(self, rows: Columns) -> pa.Table:
         """Score at most one mini-batch.

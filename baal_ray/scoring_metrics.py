@@ -14,8 +14,8 @@ _WINDOW = 10.0
 class ScoringMetrics:
     """Counts images and the share of time that the actor is not waiting for them.
 
-    Ray adds its own prefix and labels, so Prometheus has `ray_baal_ray_images_scored` and so on,
-    by node and worker.
+    Ray adds its own prefix and labels, so Prometheus has `ray_baal_ray_images_scored_total` and so
+    on, by node and worker.
     """
 
     def __init__(self, device: torch.device) -> None:

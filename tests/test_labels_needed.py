@@ -3,6 +3,7 @@
 import math
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from baal_ray.labels_needed import LABELS_NEEDED, labels_needed
@@ -94,6 +95,13 @@ def test_a_rule_never_gets_there_where_random_picks_do():
     found = row(labels_needed(curves(random=[20] * 5, bald=[math.inf] * 5), [0.9]), "bald")
     # It needs more than the 50 labels it had, so more than 50/20 of random's.
     assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (None, 2.5, None)
+
+
+def test_a_rule_with_fewer_labels_is_not_said_to_need_more_than_it_had():
+    table = curves(random=[40] * 5, bald=[math.inf] * 5)
+    short = pc.or_(pc.equal(table["rule"], "random"), pc.less_equal(table["labels"], 30))
+    found = row(labels_needed(table.filter(short), [0.9]), "bald")
+    assert found["ratio_low"] == 30 / 40
 
 
 def test_neither_is_ever_reached():

@@ -23,7 +23,7 @@ SCORED = pa.table({"id": [str(number) for number in range(20)]})
             "scores: 200,000 of about 1,000,000 images are on disk, 800 a second, "
             "about 17 min left",
         ),
-        (30, 20, 10, "scores: 30 of about 20 images are on disk, 3 a second, about 0 s left"),
+        (30, 20, 10, "scores: 30 images are on disk, 3 a second"),
     ],
 )
 def test_a_line_says_how_far_how_fast_and_what_is_left(scored, images, seconds, line):
@@ -59,11 +59,16 @@ def test_what_this_run_puts_on_disk_counts_and_nothing_else(tmp_path, caplog):
     assert len(caplog.records) == told
 
 
-def test_a_file_that_is_none_ends_the_telling_and_not_the_round(tmp_path, caplog):
+def test_what_goes_wrong_with_telling_ends_nothing(tmp_path, caplog):
     caplog.set_level(logging.INFO, progress.__name__)
     with telling_progress(str(tmp_path), 100, every=0.02):
-        (tmp_path / f"{'0' * 64}.parquet").write_bytes(b"no parquet")
+        wait_for(caplog, "scores: 0 of")
+        bad = tmp_path / f"{'0' * 64}.parquet"
+        bad.write_bytes(b"no parquet")
         wait_for(caplog, "cannot be told")
+        bad.unlink()
+        publish_table(str(tmp_path), SCORED)
+        wait_for(caplog, "scores: 20 of about 100")
 
 
 def test_in_a_terminal_nothing_is_said(tmp_path, caplog, monkeypatch):

@@ -76,7 +76,11 @@ def report_experiment(
         from baal_ray.report.experiment_report import experiment_page
         from baal_ray.report.picks_map import picks_map
 
-        maps = picks_map(look(), config.classes)
+        try:
+            maps = picks_map(look(), config.classes)
+        except Exception as error:  # noqa: BLE001  the curves can be shown without them
+            logger.warning("no map of the picks, as %s: %s", type(error).__name__, error)
+            maps = []
         page = experiment_page(curves, labels_needed, config.shown(), _NOTES, maps)
         storage.publish(storage.join(config.folder, "report.html"), page.encode())
     except Exception as error:  # noqa: BLE001  the curves are there

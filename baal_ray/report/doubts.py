@@ -99,8 +99,9 @@ def _of_the_classes(facts: RoundFacts, pool: ScoreSummary, last: ScoreSummary) -
     if share[most] > _LOPSIDED and share[most] > _TIMES * everywhere[most]:
         yield (
             f"{share[most]:.0%} of the picks are predicted to be {facts.config.classes[most]!r}, "
-            f"which {everywhere[most]:.0%} of the pool are. If they look alike below, a rule that "
-            "spreads its picks, such as batch_bald or power_bald, wastes fewer labels."
+            f"which {everywhere[most]:.0%} of the pool are. If they look alike below, "
+            "selection.most_alike or a rule that spreads its picks, such as batch_bald, wastes "
+            "fewer labels."
         )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from baal_ray.onlooker import Sight
 from baal_ray.report import page, plots
@@ -54,19 +53,17 @@ def others_near(sight: Sight) -> dict[str, float]:
     """
     from sklearn.neighbors import NearestNeighbors
 
-    features_P_D, labels_P = sight.features_N_D[sight.pool], sight.labels_N[sight.pool]
-    nearest = NearestNeighbors(n_neighbors=min(_NEAREST, len(labels_P) - 1)).fit(features_P_D)
+    pool = sight.pool
+    nearest = NearestNeighbors(n_neighbors=min(_NEAREST + 1, pool.stop - pool.start))
+    nearest.fit(sight.features_N_D[pool])
 
-    def share(near_M_n: npt.NDArray[np.intp], labels_M: npt.NDArray[np.int64]) -> float:
-        return float((labels_P[near_M_n] != labels_M[:, None]).mean())
+    def share(rows: slice) -> float:
+        near_M_n = nearest.kneighbors(sight.features_N_D[rows], return_distance=False)
+        # An image may be its own neighbour, which tells nothing.
+        itself_M_n = sight.rows_N[pool][near_M_n] == sight.rows_N[rows, None]
+        order_M_n = np.argsort(itself_M_n, axis=1, kind="stable")[:, :_NEAREST]
+        near_M_n = np.take_along_axis(near_M_n, order_M_n, axis=1)
+        return float((sight.labels_N[pool][near_M_n] != sight.labels_N[rows, None]).mean())
 
-    shares = {
-        rule: share(
-            nearest.kneighbors(sight.features_N_D[rows], return_distance=False),
-            sight.labels_N[rows],
-        )
-        for rule, rows in sight.picks.items()
-        if rows.stop > rows.start
-    }
-    # Without data, no image counts as a neighbour of itself.
-    return {**shares, "pool": share(nearest.kneighbors(return_distance=False), labels_P)}
+    groups = {**sight.picks, "pool": pool}
+    return {name: share(rows) for name, rows in groups.items() if rows.stop > rows.start}

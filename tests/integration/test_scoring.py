@@ -273,7 +273,7 @@ def test_prometheus_is_told_how_many_images_were_scored(tmp_path: Path, checkpoi
         return sum(
             float(line.rsplit(" ", 1)[-1])
             for line in text.splitlines()
-            if line.startswith(f"ray_baal_ray_{name}")
+            if line.startswith(f"ray_baal_ray_{name}_total{{")
         )
 
     before = told("images_scored"), told("images_unreadable")

@@ -16,7 +16,7 @@ def two_classes(**picks: tuple[np.ndarray, list[int]]) -> Sight:
         rows[rule] = slice(end, end + len(at))
         end += len(at)
     features_N_D = np.stack([np.concatenate(features)] * 2, axis=1).astype(np.float32)
-    return Sight(features_N_D, np.array(labels), slice(0, 24), rows)
+    return Sight(np.arange(end), features_N_D, np.array(labels), slice(0, 24), rows)
 
 
 def test_picks_between_classes_have_others_near():
@@ -27,6 +27,21 @@ def test_picks_between_classes_have_others_near():
         confidence=(np.array([]), []),
     )
     assert others_near(sight) == {"bald": 0.5, "random": 0.0, "margin": 1.0, "pool": 0.0}
+
+
+def test_a_pick_in_the_sample_is_not_its_own_neighbour():
+    """A sample of the pool, picked: the share is that of the pool itself."""
+    rng = np.random.default_rng(0)
+    rows_N = np.tile(np.arange(100), 2)
+    sight = Sight(
+        rows_N,
+        rng.normal(size=(100, 2)).astype(np.float32)[rows_N],
+        rng.integers(0, 2, 100)[rows_N],
+        slice(0, 100),
+        {"bald": slice(100, 200)},
+    )
+    found = others_near(sight)
+    assert found["bald"] == found["pool"]
 
 
 def test_each_rule_has_its_map():
@@ -40,7 +55,7 @@ def test_each_rule_has_its_map():
 
 def test_too_few_images_have_no_map():
     sight = two_classes(bald=(np.array([5.0]), [0]))
-    few = Sight(sight.features_N_D, sight.labels_N, slice(0, 11), sight.picks)
+    few = Sight(sight.rows_N, sight.features_N_D, sight.labels_N, slice(0, 11), sight.picks)
     assert picks_map(few, ["cat", "dog"]) == []
 
 

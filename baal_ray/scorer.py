@@ -78,7 +78,9 @@ class PoolScorer:
             if is_out_of_memory(error):
                 raise self._no_memory(error) from error
             raise
-        self._metrics = ScoringMetrics(self._device)  # last, as its clock runs from here
+        self._metrics = ScoringMetrics(
+            loaded.sha256, self._device
+        )  # last, as its clock runs from here
 
     def __call__(self, rows: Columns) -> pa.Table:
         """Score at most one mini-batch.

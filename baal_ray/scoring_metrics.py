@@ -10,29 +10,39 @@ from ray.util.metrics import Counter, Gauge
 # Rates are of so many seconds at least.
 _WINDOW = 10.0
 
+_LABELS = ("model",)
+
 
 class ScoringMetrics:
     """Counts images and the share of time that the actor is not waiting for them.
 
     Ray adds its own prefix and labels, so Prometheus has `ray_baal_ray_images_scored_total` and so
-    on, by node and worker.
+    on, by model, node and worker.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, model: str, device: torch.device) -> None:
         """Begin to count.
 
         Args:
+            model: its checkpoint's sha256, of which the first twelve digits become the label.
             device: whose memory is told; nothing is told of the CPU's.
         """
         self._device = device
-        self._scored = Counter("baal_ray_images_scored", "Images given a score.")
-        self._unreadable = Counter("baal_ray_images_unreadable", "Images given an error instead.")
-        self._rate = Gauge("baal_ray_images_per_second", "Images an actor got through.")
+        self._scored = Counter("baal_ray_images_scored", "Images given a score.", _LABELS)
+        self._unreadable = Counter(
+            "baal_ray_images_unreadable", "Images given an error instead.", _LABELS
+        )
+        self._rate = Gauge("baal_ray_images_per_second", "Images an actor got through.", _LABELS)
         self._busy = Gauge(
             "baal_ray_busy_fraction",
             "The share of its time that an actor was not waiting, 0 to 1.",
+            _LABELS,
         )
-        self._memory = Gauge("baal_ray_gpu_memory_bytes", "The most GPU memory an actor held.")
+        self._memory = Gauge(
+            "baal_ray_gpu_memory_bytes", "The most GPU memory an actor held.", _LABELS
+        )
+        for metric in (self._scored, self._unreadable, self._rate, self._busy, self._memory):
+            metric.set_default_tags({"model": model[:12]})
         self._begin()
 
     @contextmanager

@@ -1,7 +1,7 @@
 """The whole scoring stage against what its work takes alone, and against plain Ray.
 
-Run `python benchmarks/pipeline.py FOLDER`; pools are made there and kept. The last result is in
-pipeline.txt. For each pool three arms run in turn:
+Run `python benchmarks/pipeline.py FOLDER`; pools are made there and kept. For each pool
+three arms run in turn:
 
 alone: decoding and scoring images in one process on one thread, the model loaded and warm;
 stage: `score_pool` on a local Ray of two CPUs, from the listing of files to score files;

@@ -18,7 +18,7 @@ from baal_ray.pool_listing import PoolListing
 from baal_ray.predictions import draw_features, draw_predictions
 from baal_ray.rules import BY_BALD
 from baal_ray.schema import SELECTION
-from baal_ray.scoring import score_files
+from baal_ray.score_files import score_files
 from baal_ray.selection import overlaps, top_k, top_k_of
 from baal_ray.spread import spread_out
 from baal_ray.workspace import checkpoint_uri

@@ -10,7 +10,7 @@ from baal_ray.config import RoundConfig
 from baal_ray.datasink import PublishedParquet, Written
 from baal_ray.errors import CorruptFileError
 from baal_ray.ids import IdSet
-from baal_ray.parquet import parse_parquet
+from baal_ray.parquet import LoadedParquet
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing
 from baal_ray.schema import BATCH, SELECTION
@@ -99,6 +99,6 @@ def read_batch(files: Iterable[str]) -> pa.Table:
                 "manifest has no picks of its round, you may delete the round's folder instead, "
                 "and run it again."
             ) from error
-        tables.append(parse_parquet(data, file, SELECTION.names.__contains__))
+        tables.append(LoadedParquet(data, file, verified=True).read(SELECTION.names))
     batch = pa.concat_tables(tables, promote_options="default")
     return batch.cast(SELECTION).sort_by("rank")

@@ -10,6 +10,9 @@ from ray.data.datasource import Datasink, WriteResult
 
 from baal_ray.parquet import publish_table
 
+# So that of a file of scores which has a few of the best rows, a reader parses little more.
+_ROWS_PER_GROUP = 2048
+
 
 @dataclass(frozen=True)
 class Written:
@@ -47,7 +50,8 @@ class PublishedParquet(Datasink[Written]):
             return Written([], 0, 0)
         table = pa.concat_tables(tables)
         errors = len(table) - table["error"].null_count if "error" in table.column_names else 0
-        return Written([publish_table(self._folder, table)], len(table), errors)
+        file = publish_table(self._folder, table, _ROWS_PER_GROUP)
+        return Written([file], len(table), errors)
 
     def on_write_complete(self, write_result: WriteResult[Written]) -> None:
         """Add up what the writes left behind."""

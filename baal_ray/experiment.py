@@ -27,7 +27,7 @@ from baal_ray.labelled_set import LEFT_OUT, evaluation_examples, load_share
 from baal_ray.labels_needed import labels_needed
 from baal_ray.model import check_model
 from baal_ray.onlooker import Sight, look
-from baal_ray.parquet import parquet_bytes, parse_parquet
+from baal_ray.parquet import LoadedParquet, parquet_bytes
 from baal_ray.report.automatic import report_experiment
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def _uri(config: ExperimentConfig, rule: TrialConfig, seed: int) -> str:
 def _read(uri: str) -> list[Row]:
     if not storage.exists(uri):
         return []
-    rows: list[Row] = parse_parquet(storage.read(uri), uri, CURVE.names.__contains__).to_pylist()
+    rows: list[Row] = LoadedParquet(storage.read(uri), uri).read(CURVE.names).to_pylist()
     return rows
 
 

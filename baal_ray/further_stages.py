@@ -16,12 +16,8 @@ from baal_ray.first_samples import kept_log_probs
 from baal_ray.ids import IdSet
 from baal_ray.pool import read_pool
 from baal_ray.pool_listing import PoolListing
-from baal_ray.scoring import (
-    fingerprint_uri,
-    score_files,
-    score_images,
-    scored_already,
-)
+from baal_ray.score_files import score_files
+from baal_ray.scoring import fingerprint_uri, score_images, scored_already
 from baal_ray.selection import count_eligible, top_ids
 from baal_ray.workspace import scores_uri
 

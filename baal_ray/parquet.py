@@ -1,9 +1,11 @@
 """Parquet files at any URI, opened to be streamed and published whole."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -53,17 +55,56 @@ def open_with_footer(uri: str) -> Iterator[tuple[pq.ParquetFile, str]]:
         yield parquet, storage.sha256(source.read())
 
 
-def parse_parquet(data: bytes, uri: str, wanted: Callable[[str], bool]) -> pa.Table:
-    """Those columns of a Parquet file whose names are wanted, its page checksums checked.
+class LoadedParquet:
+    """A Parquet file in memory, of which columns and rows are parsed when they are asked for."""
 
-    Raises:
-        CorruptFileError: the bytes are no Parquet file, or hold pickled Python objects.
-    """
-    try:
-        file = _checked(pa.BufferReader(data), uri, page_checksum_verification=True)
-        return file.read([name for name in file.schema_arrow.names if wanted(name)])
-    except (ValueError, OSError) as error:
-        raise CorruptFileError(f"{uri} is not a whole Parquet file: {error}") from error
+    def __init__(self, data: bytes, uri: str, *, verified: bool = False) -> None:
+        """Parse the footer.
+
+        Args:
+            data: the whole file.
+            uri: where it came from, for messages.
+            verified: the bytes are known to be right, so page checksums are not looked at.
+
+        Raises:
+            CorruptFileError: the bytes are no Parquet file, or hold pickled Python objects.
+        """
+        self._uri = uri
+        with self._telling():
+            source = pa.BufferReader(data)
+            self._file = _checked(source, uri, page_checksum_verification=not verified)
+            self.schema = self._file.schema_arrow
+
+    def read(
+        self, names: Collection[str] | None = None, rows_N: npt.NDArray[np.bool_] | None = None
+    ) -> pa.Table:
+        """Some columns of some rows.
+
+        Args:
+            names: the columns, of which there may be fewer; all if None.
+            rows_N: which rows, all if None; a row group with none of them is not parsed.
+
+        Raises:
+            CorruptFileError: a page cannot be decoded, or is not what its checksum says.
+        """
+        columns = [name for name in self.schema.names if names is None or name in names]
+        with self._telling():
+            if rows_N is None:
+                return self._file.read(columns, use_threads=False)
+            groups = range(self._file.num_row_groups)
+            sizes = [self._file.metadata.row_group(group).num_rows for group in groups]
+            rows_of = np.split(rows_N, np.cumsum(sizes[:-1], dtype=int))
+            wanted = [group for group in groups if rows_of[group].any()]
+            kept = np.concatenate([np.empty(0, bool), *(rows_of[group] for group in wanted)])
+            table = self._file.read_row_groups(wanted, columns, use_threads=False)
+            return table.filter(pa.array(kept))
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            raise CorruptFileError(f"{self._uri} is not a whole Parquet file: {error}") from error
 
 
 def _checked(source: pa.NativeFile, uri: str, **options: Any) -> pq.ParquetFile:
@@ -81,16 +122,29 @@ def _checked(source: pa.NativeFile, uri: str, **options: Any) -> pq.ParquetFile:
     return file
 
 
-def publish_table(folder: str, table: pa.Table) -> str:
+def publish_table(folder: str, table: pa.Table, rows_per_group: int = 2**20) -> str:
     """Publish a table as one file, named by its sha256, with page checksums; gives its URI."""
-    return storage.publish_by_sha256(folder, parquet_bytes(table), ".parquet")
+    return storage.publish_by_sha256(folder, parquet_bytes(table, rows_per_group), ".parquet")
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table, rows_per_group: int = 2**20) -> bytes:
     """A Parquet file of a table, with page checksums."""
     buffer = pa.BufferOutputStream()
-    # A page is closed at 1 MB, which the writer looks for every 1024 rows by default: too late for
-    # images, as a reader holds a page whole.
-    pq.write_table(table, buffer, write_page_checksum=True, write_batch_size=16)
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=rows_per_group,
+        write_page_checksum=True,
+        # A page is closed at 1 MB, which the writer looks for every 1024 rows by default: too late
+        # for images, as a reader holds a page whole.
+        write_batch_size=16,
+        use_dictionary=[field.name for field in table.schema if _repeats(field)],
+    )
     data: bytes = buffer.getvalue().to_pybytes()
     return data
+
+
+def _repeats(field: pa.Field) -> bool:
+    """Whether a column's values are worth a dictionary: else it takes time and adds a third."""
+    once = field.name == "id" or pa.types.is_binary(field.type) or pa.types.is_floating(field.type)
+    return not once

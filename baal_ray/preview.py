@@ -13,7 +13,8 @@ from baal_ray.parquet import open_parquet
 from baal_ray.pool_listing import list_pool
 from baal_ray.read_ahead import read_ahead
 from baal_ray.rounds import read_stage
-from baal_ray.scoring import fingerprint_uri, score_files
+from baal_ray.score_files import score_files
+from baal_ray.scoring import fingerprint_uri
 from baal_ray.training import Fit, find_fit
 from baal_ray.workspace import checkpoint_uri, manifest_uri, round_uri, scores_uri
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from baal_ray.durations import in_words
 from baal_ray.errors import BaalRayError
 from baal_ray.parquet import open_parquet
-from baal_ray.scoring import score_files
+from baal_ray.score_files import score_files
 
 logger = logging.getLogger(__name__)
 

@@ -35,6 +35,13 @@ def column_of(rule: str) -> str | None:
     return "bald" if rule in STOCHASTIC else rule
 
 
+def needed_by(rule: str) -> set[str]:
+    """The columns that `information` looks at."""
+    column = column_of(rule)
+    noise = {"id"} if rule in (*STOCHASTIC, "random") else set()
+    return noise if column is None else {column, *noise}
+
+
 def scores_of(rows: pa.Table, rule: str) -> Scores:
     """The column that a rule ranks by, NaN where there is no score; zeros for "random"."""
     column = column_of(rule)
@@ -66,6 +73,8 @@ def information(
     Returns:
         N values, not finite where there is no score.
     """
+    if rule == "random":
+        return -_bits(rows["id"], seed)
     score_N = scores_of(rows, column or rule)
     if rule not in STOCHASTIC:
         return -score_N if rule in SMALL_IS_INFORMATIVE else score_N
@@ -82,5 +91,10 @@ def information(
 
 def _gumbel(ids: pa.ChunkedArray, seed: int) -> Scores:
     """A standard Gumbel variable for each id: −ln(−ln u), u uniform between 0 and 1."""
+    return -np.log(-np.log((_bits(ids, seed) + 0.5) / 2**52))
+
+
+def _bits(ids: pa.ChunkedArray, seed: int) -> Scores:
+    """The first 52 bits of each id's hash, which a float64 holds exactly."""
     bits_N = np.frombuffer(hash_ids(ids, seed).tobytes(), ">u8")[::2] >> 12
-    return -np.log(-np.log((bits_N + 0.5) / 2**52))
+    return bits_N.astype(np.float64)

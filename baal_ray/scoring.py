@@ -21,10 +21,11 @@ from baal_ray.errors import CorruptFileError
 from baal_ray.first_samples import KeptLogProbs
 from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.model import DESCRIPTION
-from baal_ray.parquet import parse_parquet
+from baal_ray.parquet import LoadedParquet
 from baal_ray.read_ahead import read_ahead
 from baal_ray.rules import column_of
 from baal_ray.schema import FINGERPRINT, SCORES
+from baal_ray.score_files import score_files
 from baal_ray.scorer import PoolScorer, kept_share
 from baal_ray.workspace import is_foreign
 
@@ -221,13 +222,6 @@ def _depends_on(checkpoint: str, config: ScoringConfig, seed: int) -> dict[str, 
     }
 
 
-def score_files(folder: str) -> list[str]:
-    """The files that baal_ray published in a folder of scores, each named by its sha256."""
-    return [
-        file for file in storage.list_files(folder, ".parquet") if storage.is_named_by_sha256(file)
-    ]
-
-
 def scored_already(folder: str) -> IdSet:
     """The images that have scores in a folder; those with an error are to be tried again.
 
@@ -252,7 +246,7 @@ def _scored_in(file: str) -> Hashes:
 
 def _ids_and_errors(file: str) -> pa.Table:
     wanted = pa.schema([SCORES.field("id"), SCORES.field("error")])
-    rows = parse_parquet(storage.read_verified(file), file, wanted.names.__contains__)
+    rows = LoadedParquet(storage.read_verified(file), file, verified=True).read(wanted.names)
     if rows.schema != wanted:
         raise CorruptFileError(f"{file} holds no scores.")
     return rows

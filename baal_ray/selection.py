@@ -3,25 +3,27 @@
 A few files of scores are in memory at a time, however large the pool.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Set
-from functools import partial
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from baal_ray import storage
 from baal_ray.errors import SelectionError
 from baal_ray.ids import Ids, IdSet, hash_ids
-from baal_ray.parquet import parse_parquet
-from baal_ray.read_ahead import read_ahead
-from baal_ray.rules import RANKING_RULES, Scores, column_of, information, scores_of
+from baal_ray.rules import RANKING_RULES, Scores, column_of, information, needed_by, scores_of
 from baal_ray.schema import BALD_WITHOUT
-from baal_ray.workspace import is_foreign
+from baal_ray.score_files import ScoredImages, files_of, read_scores
 
-logger = logging.getLogger(__name__)
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+# Of many files a few are looked at first, for a score that more than k rows of all are likely to
+# reach: as many as 128 of the k best are to be expected in, 16 at least, an eighth at most.
+_BEST_IN_SAMPLE, _LEAST_FILES_IN_SAMPLE, _MOST_OF_A_SAMPLE = 128, 16, 8
 
 
 def top_k(
@@ -61,7 +63,8 @@ def top_k(
             scores, or scores of different K are mixed.
         CorruptFileError: a file's bytes are not those that its name promises, or no Parquet.
     """
-    return _top_k(None, scores_uri, k, by, seed, leave_out, only, coldness)
+    ranking = _Ranking(by, k, seed, coldness, leave_out, only)
+    return _ranked(_best_of_files(ranking, files_of(scores_uri)), by)
 
 
 def top_k_of(
@@ -78,62 +81,106 @@ def top_k_of(
 
     For "softrank_bald" they must be a sequence, as they are read twice.
     """
-    _check(k, by)
-    ranks = _descending(tables, leave_out, only) if by == "softrank_bald" else None
-    rule = partial(information, rule=by, seed=seed, coldness=coldness, descending_N=ranks)
-    return _ranked(_chosen(_Best(rule, k, seed), tables, by, leave_out, only), by)
+    ranking = _Ranking(by, k, seed, coldness, leave_out, only)
+    if by == "softrank_bald":
+        ranking = ranking.knowing(ranking.eligible_bald(ScoredImages.of(rows)) for rows in tables)
+    best = _Best(ranking)
+    for table in tables:
+        best.add(best.candidates(ScoredImages.of(table)))
+    return _ranked(best.rows(), by)
 
 
-def _top_k(
-    columns: Set[str] | None,
-    scores_uri: str | Iterable[str],
-    k: int,
-    by: str,
-    seed: int,
-    leave_out: IdSet | None,
-    only: IdSet | None,
-    coldness: float,
+@dataclass(frozen=True)
+class _Ranking:
+    """What makes an image more informative than another, and which may be picked."""
+
+    by: str
+    k: int
+    seed: int
+    coldness: float
+    leave_out: IdSet | None
+    only: IdSet | None
+    descending_N: npt.NDArray[np.float32] | None = None
+    column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise SelectionError(f"k is {self.k}; it must be at least 1")
+        if self.by not in RANKING_RULES:
+            known = ", ".join(RANKING_RULES)
+            raise SelectionError(f"by is {self.by!r}; it must be one of {known}")
+
+    @property
+    def needed(self) -> set[str]:
+        """The columns that `information` looks at, and the one that tells K."""
+        return needed_by(self.by) | {"samples"}
+
+    def information(self, images: ScoredImages) -> Scores:
+        """How informative each image is; not finite if it has no score."""
+        _check_columns(images, needed_by(self.by))
+        return information(
+            images.at_hand, self.by, self.seed, self.coldness, self.descending_N, self.column
+        )
+
+    def allowed(self, rows: pa.Table) -> Mask:
+        """Which rows may be picked, whatever their score."""
+        return _allowed(rows, self.leave_out, self.only)
+
+    def eligible_bald(self, images: ScoredImages) -> npt.NDArray[np.float32]:
+        """BALD of the images that may be picked."""
+        _check_columns(images, {"id", "bald"})
+        bald_N = scores_of(images.at_hand, "bald")
+        eligible = np.isfinite(bald_N) & self.allowed(images.at_hand)
+        return bald_N[eligible].astype(np.float32)
+
+    def knowing(self, eligible_bald: Iterable[npt.NDArray[np.float32]]) -> "_Ranking":
+        """The same with BALD of all images that may be picked, by which "softrank_bald" ranks."""
+        descending_N = -np.concatenate([np.empty(0, np.float32), *eligible_bald])
+        descending_N.sort()
+        return replace(self, descending_N=descending_N)
+
+
+def _best_of_files(
+    ranking: _Ranking, files: Sequence[str], columns: Collection[str] | None = None
 ) -> pa.Table:
-    """`top_k` with some columns only, or with all."""
-    _check(k, by)
-    files = list(_files(scores_uri))
-    scores = _tables(files, {"id", "error", "bald"})
-    ranks = _descending(scores, leave_out, only) if by == "softrank_bald" else None
-    rule = partial(information, rule=by, seed=seed, coldness=coldness, descending_N=ranks)
-    tables = _tables(files, columns)
-    return _ranked(_chosen(_Best(rule, k, seed), tables, by, leave_out, only), by)
+    """The best rows of all files. Most files are looked at no closer than a sample suggests."""
+    if ranking.by == "softrank_bald":
+        at_hand = ("id", "bald", "error")
+        ranking = ranking.knowing(read_scores(files, at_hand, ranking.eligible_bald))
+
+    def best(enough: float) -> pa.Table:
+        best = _Best(ranking, enough)
+        for rows in read_scores(files, ranking.needed, best.candidates, columns):
+            best.add(rows)
+        return best.rows()
+
+    step = min(ranking.k // _BEST_IN_SAMPLE, len(files) // _LEAST_FILES_IN_SAMPLE)
+    if step >= _MOST_OF_A_SAMPLE:
+        sample = read_scores(files[::step], ranking.needed, ranking.information)
+        enough = _reached_by(1.5 * ranking.k / step, np.concatenate(list(sample)))
+        found = best(enough)
+        if len(found) == ranking.k or enough == -np.inf:
+            return found
+    return best(-np.inf)
 
 
-def _check(k: int, by: str) -> None:
-    if k < 1:
-        raise SelectionError(f"k is {k}; it must be at least 1")
-    if by not in RANKING_RULES:
-        raise SelectionError(f"by is {by!r}; it must be one of {', '.join(RANKING_RULES)}")
-
-
-def _descending(
-    tables: Iterable[pa.Table], leave_out: IdSet | None, only: IdSet | None
-) -> npt.NDArray[np.float32]:
-    """BALD of all rows that may be picked, negated and sorted."""
-    found = [np.empty(0, np.float32)]
-    for table in _checked(tables, {"bald"}):
-        score_N = scores_of(table, "bald")
-        allowed = _allowed(table, leave_out, only) & np.isfinite(score_N)
-        found.append(-score_N[allowed].astype(np.float32))
-    descending_N = np.concatenate(found)
-    descending_N.sort()
-    return descending_N
+def _reached_by(count: float, information_N: Scores) -> float:
+    """What so many rows are as informative as, or more; −∞ if there are fewer."""
+    informative = np.sort(information_N[np.isfinite(information_N)])
+    rank = math.ceil(count)
+    return float(informative[-rank]) if rank <= len(informative) else -np.inf
 
 
 def count_eligible(
     scores_uri: str | Iterable[str], by: str, *, leave_out: IdSet | None = None
 ) -> int:
     """How many images `top_k` may pick from; arguments as there."""
-    tables = _tables(_files(scores_uri), {"id", "error", column_of(by) or "id"})
-    return sum(
-        int((_allowed(table, leave_out, None) & np.isfinite(scores_of(table, by))).sum())
-        for table in tables
-    )
+
+    def count(images: ScoredImages) -> int:
+        rows = images.at_hand
+        return int((_allowed(rows, leave_out, None) & np.isfinite(scores_of(rows, by))).sum())
+
+    return sum(read_scores(files_of(scores_uri), {"id", "error", column_of(by) or "id"}, count))
 
 
 def top_ids(
@@ -147,9 +194,9 @@ def top_ids(
     coldness: float = 1.0,
 ) -> pa.Table:
     """The `id` and `source` of what `top_k` would pick, for a k too large for all columns."""
-    columns = {"id", "source", "samples", "error", column_of(by) or "id"}
-    best = _top_k(columns, scores_uri, k, by, seed, leave_out, only, coldness)
-    return best.select(["id", "source"])
+    columns = {"id", "source", "error", column_of(by) or "id"}
+    ranking = _Ranking(by, k, seed, coldness, leave_out, only)
+    return _best_of_files(ranking, files_of(scores_uri), columns).select(["id", "source"])
 
 
 def overlaps(
@@ -188,12 +235,17 @@ def overlaps(
     picked = IdSet.of(picks)
     if not len(picked):
         return []
-    rule = partial(information, rule=by, seed=seed, coldness=coldness)
-    bests = [_Best(partial(rule, column=name), len(picked), seed) for name in BALD_WITHOUT]
-    for table in _checked(_tables(_files(scores_uri)), {"id", *BALD_WITHOUT}):
-        allowed = _allowed(table, leave_out, only)
-        for best in bests:
-            best.add(table, allowed)
+    ranking = _Ranking(by, len(picked), seed, coldness, leave_out, only)
+    bests = [_Best(replace(ranking, column=name)) for name in BALD_WITHOUT]
+
+    def candidates(images: ScoredImages) -> list[pa.Table]:
+        _check_columns(images, set(BALD_WITHOUT))
+        return [best.candidates(ScoredImages.of(images.at_hand)) for best in bests]
+
+    at_hand = {"id", "error", *ranking.needed, *BALD_WITHOUT}
+    for tables in read_scores(files_of(scores_uri), at_hand, candidates):
+        for best, rows in zip(bests, tables, strict=True):
+            best.add(rows)
     others = [best.rows()["id"] for best in bests]
     return [int(picked.contains(ids).sum()) / len(picked) for ids in others if len(ids)]
 
@@ -204,22 +256,33 @@ class _Best:
     Rows are sorted out whenever k new ones have come together, so 2k and a table are held.
     """
 
-    def __init__(self, information: Callable[[pa.Table], Scores], k: int, seed: int) -> None:
-        self._information_of, self._k, self._seed = information, k, seed
+    def __init__(self, ranking: _Ranking, enough: float = -np.inf) -> None:
+        """Look for them among images that are informative enough."""
+        self._ranking, self._enough = ranking, enough
+        self._samples: set[int] = set()
         self._held: list[pa.Table] = []
         self._rows = 0
-        self._enough = -np.inf
 
-    def add(self, table: pa.Table, allowed: npt.NDArray[np.bool_]) -> None:
-        """Consider those rows of a table that may be picked."""
-        information = self._information_of(table)
-        allowed = allowed & np.isfinite(information) & (information >= self._enough)
-        rows = table.append_column("_information", pa.array(information)).filter(pa.array(allowed))
+    def candidates(self, images: ScoredImages) -> pa.Table:
+        """Those images that may be among the best; of the others no more is read.
+
+        It may be called in several threads.
+        """
+        if "samples" in images.names:
+            self._samples.update(pc.unique(images.at_hand["samples"].drop_null()).to_pylist())
+            _check_one_k(self._samples)
+        information = self._ranking.information(images)
+        enough = np.isfinite(information) & (information >= self._enough)
+        rows = images.take(enough).append_column("_information", pa.array(information[enough]))
+        return rows.filter(pa.array(self._ranking.allowed(rows)))
+
+    def add(self, candidates: pa.Table) -> None:
+        """Hold candidates until they are sorted out."""
         if self._held:
-            rows = rows.select(self._held[0].column_names)
-        self._held.append(rows)
-        self._rows += len(rows)
-        if self._rows > 2 * self._k:
+            candidates = candidates.select(self._held[0].column_names)
+        self._held.append(candidates)
+        self._rows += len(candidates)
+        if self._rows > 2 * self._ranking.k:
             self._sort_out()
 
     def rows(self) -> pa.Table:
@@ -231,81 +294,38 @@ class _Best:
 
     def _sort_out(self) -> None:
         rows = pa.concat_tables(self._held, promote_options="permissive")
-        best = _most_informative(rows, self._k, self._seed)
+        best = _most_informative(rows, self._ranking.k, self._ranking.seed)
         self._held, self._rows = [best], len(best)
-        if len(best) == self._k:
+        if len(best) == self._ranking.k:
             self._enough = best["_information"][-1].as_py()
 
 
-def _chosen(
-    best: _Best, tables: Iterable[pa.Table], by: str, leave_out: IdSet | None, only: IdSet | None
-) -> pa.Table:
-    for table in _checked(tables, {"id", column_of(by) or "id"}):
-        best.add(table, _allowed(table, leave_out, only))
-    return best.rows()
+def _check_columns(images: ScoredImages, needed: set[str]) -> None:
+    missing = sorted({"id", *needed} - set(images.names))
+    if missing:
+        raise SelectionError(
+            f"the scores have no column {', '.join(missing)}; they have "
+            f"{', '.join(images.names)}. Select from a folder that baal_ray wrote"
+        )
 
 
-def _files(scores_uri: str | Iterable[str]) -> Iterable[str]:
-    """The files of scores; beside ones that baal_ray wrote, others do not belong there."""
-    if not isinstance(scores_uri, str):
-        return scores_uri
-    files = storage.list_files(scores_uri, ".parquet")
-    ours = [file for file in files if storage.is_named_by_sha256(file)]
-    if ours and len(ours) < len(files):
-        strange = min(set(files) - set(ours))
-        logger.warning("%s is not named by a sha256, so baal_ray passes over it", strange)
-    return ours or files
+def _check_one_k(samples: set[int]) -> None:
+    if len(samples) > 1:
+        raise SelectionError(
+            f"scores of {' and '.join(map(str, sorted(samples)))} posterior samples are mixed; "
+            "BALD from K samples is about (1 - 1/K) of its limit, so they cannot be ranked "
+            "together. Select from one fingerprint"
+        )
 
 
-def _read(uri: str, columns: Set[str] | None = None) -> pa.Table:
-    """Some columns of a file, or all but `log_probs`, which may be large."""
-    data = storage.read_verified(uri) if storage.is_named_by_sha256(uri) else storage.read(uri)
-    return parse_parquet(
-        data, uri, lambda name: name in columns if columns else name != "log_probs"
-    )
-
-
-def _tables(files: Iterable[str], columns: Set[str] | None = None) -> Iterator[pa.Table]:
-    """The files one by one, less those of another fingerprint's scores."""
-    files = list(files)
-    for file, table in zip(files, read_ahead(partial(_read, columns=columns), files), strict=True):
-        if is_foreign(file, table.schema):
-            logger.warning("%s has scores of another fingerprint: it is passed over", file)
-        else:
-            yield table
-
-
-def _checked(tables: Iterable[pa.Table], needed: set[str]) -> Iterator[pa.Table]:
-    """The tables, each with the columns it needs, and all of one K."""
-    seen: set[int] = set()
-    for table in tables:
-        missing = sorted(needed - set(table.column_names))
-        if missing:
-            raise SelectionError(
-                f"the scores have no column {', '.join(missing)}; they have "
-                f"{', '.join(table.column_names)}. Select from a folder that baal_ray wrote"
-            )
-        if "samples" in table.column_names:
-            seen.update(pc.unique(table["samples"].drop_null()).to_pylist())
-        if len(seen) > 1:
-            raise SelectionError(
-                f"scores of {' and '.join(map(str, sorted(seen)))} posterior samples are mixed; "
-                "BALD from K samples is about (1 - 1/K) of its limit, so they cannot be ranked "
-                "together. Select from one fingerprint"
-            )
-        yield table
-
-
-def _allowed(
-    table: pa.Table, leave_out: IdSet | None, only: IdSet | None
-) -> npt.NDArray[np.bool_]:
+def _allowed(rows: pa.Table, leave_out: IdSet | None, only: IdSet | None) -> Mask:
     """Which rows may be picked, whatever their score."""
-    allowed = np.ones(len(table), dtype=bool)
-    if "error" in table.column_names:
-        allowed &= table["error"].is_null().to_numpy()
+    allowed = np.ones(len(rows), dtype=bool)
+    if "error" in rows.column_names:
+        allowed &= rows["error"].is_null().to_numpy()
     for ids, wanted in ((leave_out, False), (only, True)):
         if ids is not None:
-            allowed &= ids.contains(table["id"].cast(pa.string())) == wanted
+            allowed &= ids.contains(rows["id"].cast(pa.string())) == wanted
     return allowed
 
 

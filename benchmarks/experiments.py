@@ -33,7 +33,7 @@ def mnist(data, folder):
         "seeds": 5,
         "start": 2,
         "k": 10,
-        "rounds": 18,
+        "rounds": 28,
         "scored": 4000,
         "accuracies": [0.8, 0.85, 0.9, 0.95],
         "model": {"factory": "networks:BatchBALDNet", "image_size": 28, **GREY},
@@ -43,7 +43,7 @@ def mnist(data, folder):
             "batch_size": 32,
             "learning_rate": 3e-3,
             "weight_decay": 1e-4,
-            "evaluation_samples": 5,
+            "evaluation_samples": 20,
         },
         "scoring": {"samples": 20, "batch_size": 250},
     }
@@ -65,8 +65,9 @@ def repeated_mnist(data, folder):
         copies.append(pa.table({"id": ids, "image": images, "label": digits["label"]}))
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.concat_tables(copies), folder / "pool.parquet")
+    settings = mnist(data, folder)
     return {
-        **mnist(data, folder),
+        **settings,
         "rules": [
             "random",
             "bald",
@@ -78,6 +79,7 @@ def repeated_mnist(data, folder):
         "seeds": 3,
         "rounds": 14,
         "scored": None,
+        "training": {**settings["training"], "evaluation_samples": 5},
     }
 
 

@@ -1,6 +1,6 @@
 """Select from score files of many images: baal_ray's `top_k` and DuckDB's `order by … limit`.
 
-Run `python benchmarks/selection.py FOLDER`; it writes 8 GB of score files there, as a round does,
+Run `python benchmarks/selection.py FOLDER`; it writes 6 GB of score files there, as a round does,
 and keeps them for the next run. The last result is in selection.txt.
 
 For each pool size both run in turn, each time in a process of its own; their picks are compared.
@@ -24,10 +24,11 @@ K = 10_000
 
 def write_scores(folder, files):
     """Score files as the stage writes them, until there are so many."""
-    from baal_ray.parquet import publish_table
+    from baal_ray.datasink import PublishedParquet
     from baal_ray.schema import FINGERPRINT, SCORE_COLUMNS, SCORES, STABILITY_COLUMNS
 
     schema = SCORES.with_metadata({FINGERPRINT: folder.name.encode()})
+    sink = PublishedParquet(str(folder), schema, bytes_per_file=0)
     numbers = np.arange(ROWS_PER_FILE)
     for file in range(len(list(folder.glob("*.parquet"))), files):
         rng = np.random.default_rng(file)
@@ -46,7 +47,7 @@ def write_scores(folder, files):
             noise = 1 if name == "bald" else rng.uniform(0.9, 1.1, ROWS_PER_FILE)
             columns[name] = (bald * noise).astype(np.float32)
         table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
-        publish_table(str(folder), table)
+        sink.write([table], None)
 
 
 def by_baal_ray(files):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,12 +13,13 @@ from baal_ray import storage
 from baal_ray.errors import BaalRayError, CorruptFileError
 from baal_ray.labels import import_labels
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import open_parquet, parse_parquet
+from baal_ray.parquet import LoadedParquet, open_parquet, parquet_bytes
 from baal_ray.selection import top_k
 
 # In a process without Ray's types, so that nothing stands in the way of writing it.
 WRITE = """
 import sys
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -48,7 +50,7 @@ def test_pickled_objects_in_a_file_are_never_unpickled(tmp_path, name):
     subprocess.run([sys.executable, "-c", WRITE, file, name, pickled.hex()], check=True)
     for read in (
         lambda: list(open_and_read(file)),
-        lambda: parse_parquet(storage.read(file), file, bool).to_pylist(),
+        lambda: LoadedParquet(storage.read(file), file).read().to_pylist(),
         lambda: top_k(str(tmp_path), 1),
         lambda: import_labels(Manifest(str(tmp_path / "m")), file, classes=["a", "b"]),
     ):
@@ -72,4 +74,23 @@ def open_and_read(file):
 def test_bytes_that_are_no_parquet():
     for data in (b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"<html>"):
         with pytest.raises(CorruptFileError, match=r"a\.parquet is not a whole Parquet file"):
-            parse_parquet(data, "a.parquet", bool)
+            LoadedParquet(data, "a.parquet")
+
+
+def test_some_rows_of_some_columns_are_read_from_their_row_groups_alone():
+    table = pa.table({"id": list("abcdefg"), "score": np.arange(7.0), "other": [None] * 7})
+    data = parquet_bytes(table, rows_per_group=3)
+    file = LoadedParquet(data, "a.parquet")
+    for number in range(2**7):
+        rows = np.array([number >> row & 1 for row in range(7)], dtype=bool)
+        assert file.read(["score", "id", "none"], rows).equals(
+            table.select(["id", "score"]).filter(pa.array(rows))
+        )
+    assert file.read(["other"]).equals(table.select(["other"]))
+
+    id_of_second_group = file._file.metadata.row_group(1).column(0)
+    at = id_of_second_group.data_page_offset + id_of_second_group.total_compressed_size - 1
+    rotten = LoadedParquet(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], "a.parquet")
+    assert rotten.read(["id"], np.arange(7) < 3)["id"].to_pylist() == list("abc")
+    with pytest.raises(CorruptFileError, match=r"a\.parquet is not a whole Parquet file"):
+        rotten.read(["id"], np.arange(7) < 4)

@@ -4,7 +4,8 @@ import pytest
 from baal_ray import storage
 from baal_ray.parquet import publish_table
 from baal_ray.schema import FINGERPRINT
-from baal_ray.scoring import score_files, scored_already
+from baal_ray.score_files import score_files
+from baal_ray.scoring import scored_already
 from baal_ray.selection import count_eligible, top_k
 from test_selection import scores
 

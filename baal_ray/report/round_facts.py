@@ -19,7 +19,7 @@ from baal_ray.report.score_summary import ScoreSummary, summarize_scores
 from baal_ray.rounds import check_round, read_stage
 from baal_ray.rules import column_of
 from baal_ray.schema import SCORE_COLUMNS
-from baal_ray.scoring import score_files
+from baal_ray.score_files import score_files
 from baal_ray.workspace import batch_uri, manifest_uri
 
 # Rounds on a learning curve, the latest.

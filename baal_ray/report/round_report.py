@@ -24,7 +24,7 @@ from baal_ray.report.round_sections import (
     scores_section,
     time_section,
 )
-from baal_ray.scoring import score_files
+from baal_ray.score_files import score_files
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, report_uri
 
 # Images on the map, and how long the model may take for them on this machine's CPU.

@@ -15,8 +15,8 @@ import pyarrow as pa
 from baal_ray import storage
 from baal_ray.errors import CorruptFileError
 from baal_ray.ids import IdSet
-from baal_ray.parquet import parse_parquet
-from baal_ray.scoring import score_files
+from baal_ray.parquet import LoadedParquet
+from baal_ray.score_files import score_files
 from baal_ray.workspace import is_foreign
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,8 @@ def _add_failures(summary: ScoreSummary, folder: str, failed: IdSet) -> None:
 def _tables(folder: str, columns: set[str]) -> Iterator[pa.Table]:
     for file in score_files(folder):
         try:
-            table = parse_parquet(storage.read_verified(file), file, columns.__contains__)
+            data = storage.read_verified(file)
+            table = LoadedParquet(data, file, verified=True).read(columns)
         except CorruptFileError as error:
             logger.warning("%s The report leaves it out.", error)
             continue

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -23,9 +24,11 @@ from baal_ray.parquet import open_parquet
 from baal_ray.pool_listing import PoolFile, PoolListing, id_column
 from baal_ray.roots import Roots
 
-# Images held at a time while reading: 6 MB of 100 kB photographs, 300 MB of the largest.
-_ROWS_AT_A_TIME = 64
-_REQUESTS_AT_A_TIME = 16
+# Images held at a time while reading: of about so many bytes, and so many; Ray Data makes blocks of
+# them.
+_BYTES_AT_A_TIME = 8 * 1024**2
+_FEWEST_AT_A_TIME, _MOST_AT_A_TIME = 16, 10_000
+_URIS_AT_A_TIME, _REQUESTS_AT_A_TIME = 64, 16
 # At most, each with its share of the row groups; a lost node costs the shares it was reading.
 _READ_TASKS = 1_000
 
@@ -166,17 +169,29 @@ def _read_row_group(uri: str, group: int, column: str, wanted: _Wanted) -> Itera
         keep = wanted.mask(id_column(parquet.read_row_group(group, columns=["id"]), uri))
         if not keep.any():
             return
-        start = 0
         schema = pa.schema([_ROWS.field("id"), pa.field(column, _TYPES[column])])
-        for batch in parquet.iter_batches(
-            _ROWS_AT_A_TIME, row_groups=[group], columns=schema.names
-        ):
+        at_a_time = _URIS_AT_A_TIME
+        if column == "image":
+            at_a_time = _images_at_a_time(parquet.metadata.row_group(group))
+        start, held = 0, schema.empty_table()
+        for batch in parquet.iter_batches(at_a_time, row_groups=[group], columns=schema.names):
             # Cast first: views and dictionaries cannot all be filtered.
             rows = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
             rows = rows.filter(pa.array(keep[start : start + len(rows)]))
             start += len(batch)
-            if len(rows):
-                yield rows
+            held = pa.concat_tables([held, rows])
+            if len(held) >= at_a_time:
+                yield held
+                held = schema.empty_table()
+        if len(held):
+            yield held
+
+
+def _images_at_a_time(row_group: pq.RowGroupMetaData) -> int:
+    columns = map(row_group.column, range(row_group.num_columns))
+    size = next(it.total_uncompressed_size for it in columns if it.path_in_schema == "image")
+    images = int(row_group.num_rows * _BYTES_AT_A_TIME / max(1, size))
+    return min(max(images, _FEWEST_AT_A_TIME), _MOST_AT_A_TIME)
 
 
 def _with_image(rows: pa.Table, source: str) -> pa.Table:

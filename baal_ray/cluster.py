@@ -35,6 +35,7 @@ def check_resources(resources: ResourcesConfig) -> None:
     grown = ray._private.state.state.get_max_resources_from_cluster_config()
     limit = grown or ray.cluster_resources()
     workers, actors = resources.training_workers, resources.scoring_actors
+    most = resources.most_scoring_actors
     _check(
         f"the fit ({workers} workers)",
         "training",
@@ -42,10 +43,11 @@ def check_resources(resources: ResourcesConfig) -> None:
         limit,
     )
     beside = READER_CPUS + WRITER_CPUS
+    # Ray Data adds actors while there is a GPU for them. Of CPUs they would take the readers' too.
     _check(
-        f"scoring ({actors} actors, and {beside} CPUs to read and write beside them)",
+        f"scoring ({most} actors, and {beside} CPUs to read and write beside them)",
         "scoring",
-        {"CPU": actors * actor_cpus(resources) + beside, "GPU": actors * resources.scoring_gpus},
+        {"CPU": most * actor_cpus(resources) + beside, "GPU": actors * resources.scoring_gpus},
         limit,
     )
 

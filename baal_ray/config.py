@@ -141,7 +141,7 @@ class ScoringConfig(Section):
     masks: Literal["shared", "per_item"] = "shared"
     stochastic_depth: bool = False
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_size: Count = 64
+    batch_size: Count | None = 64
     max_pixels: Count = 100_000_000
     further_stages: list[StageConfig] = Field([])
     max_unreadable: Fraction = 0.01
@@ -163,6 +163,13 @@ class ScoringConfig(Section):
                 )
             samples, share = stage.samples, stage.share
         return self
+
+    @property
+    def mini_batch(self) -> int:
+        """`batch_size`, once it is known."""
+        if self.batch_size is None:
+            raise ValueError("batch_size is null, and has not been found yet")
+        return self.batch_size
 
     @property
     def last_stage(self) -> "ScoringConfig":
@@ -276,9 +283,24 @@ class ResourcesConfig(Section):
     training_cpus: Annotated[float, Field(gt=0)] = 1
     training_gpus: Annotated[float, Field(ge=0)] = 0
     scoring_actors: Count = 1
+    max_scoring_actors: Count | None = None
     # More than readers ask for (cluster.READER_CPUS), or Ray Data runs them inside the actor.
     scoring_cpus: Annotated[float, Field(gt=0.5)] = 1
     scoring_gpus: Annotated[float, Field(ge=0)] = 0
+
+    @property
+    def most_scoring_actors(self) -> int:
+        """How many actors there may be, once there is work for them."""
+        return self.max_scoring_actors or self.scoring_actors
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.most_scoring_actors < self.scoring_actors:
+            raise ValueError(
+                f"max_scoring_actors is {self.max_scoring_actors}; it must be at least "
+                f"scoring_actors, which is {self.scoring_actors}, or null"
+            )
+        return self
 
 
 class NotifyConfig(Section):

@@ -201,7 +201,7 @@ class Curve:
 
     def _mini_batches(self, pixels_N: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Tensor]]:
         """Where each begins, and its images on the device."""
-        size = self._config.scoring.batch_size
+        size = self._config.scoring.mini_batch
         for start in range(0, len(pixels_N), size):
             images_N = np.array(pixels_N[start : start + size])  # Ray's arrays are read-only
             yield start, torch.from_numpy(images_N).to(self._device)

@@ -18,6 +18,7 @@ import ray
 import baal_ray
 from baal_ray import storage
 from baal_ray.batch import Ranking, pick_batch
+from baal_ray.batch_size import with_batch_size
 from baal_ray.candidates import read_batch
 from baal_ray.cluster import check_resources, connect
 from baal_ray.config import RoundConfig
@@ -103,6 +104,7 @@ class _Round:
     def _run(self) -> RoundResult:
         plan = self._plan()
         fit = self._once("fit", lambda: self._fit(plan))
+        self._fix_batch_size(fit)
         scores = self._once("scores", lambda: self._score(plan, fit))
         return self._finish(fit, scores, *self._acquire(plan, fit, scores))
 
@@ -184,6 +186,14 @@ class _Round:
             "metrics": fit.history[-1],
             "reused": fit.reused,
         }
+
+    def _fix_batch_size(self, fit: Result) -> None:
+        """Go on with the mini-batch size of this model, where the configuration has none."""
+        config = self._config
+        if fit["checkpoint"] is not None:
+            checkpoint = checkpoint_uri(config.workspace, fit["checkpoint"])
+            scoring = with_batch_size(config.scoring, checkpoint, config.resources, config.seed)
+            self._config = config.model_copy(update={"scoring": scoring})
 
     def _score(self, plan: Result, fit: Result) -> Result:
         if fit["checkpoint"] is None:

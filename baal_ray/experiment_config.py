@@ -57,6 +57,13 @@ class ExperimentConfig(Document):
     gpus: Annotated[float, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
+    @field_validator("scoring")
+    @classmethod
+    def _fixed_size(cls, scoring: ScoringConfig) -> ScoringConfig:
+        if scoring.batch_size is None:
+            raise ValueError("batch_size is null; in an experiment it must be a number")
+        return scoring
+
     @property
     def most_labels(self) -> int:
         """Of a whole curve."""

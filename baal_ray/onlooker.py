@@ -89,7 +89,7 @@ def _features(
         config.model,
         config.training,
     )
-    size = config.scoring.batch_size
+    size = config.scoring.mini_batch
     parts = [
         features(
             classifier,

@@ -24,8 +24,8 @@ from baal_ray.parquet import open_parquet
 from baal_ray.pool_listing import PoolFile, PoolListing, id_column
 from baal_ray.roots import Roots
 
-# Images held at a time while reading: of about so many bytes, and so many; Ray Data makes blocks of
-# them.
+# Images held at a time while reading, of which Ray Data makes its blocks: about so many bytes, and
+# within so many images.
 _BYTES_AT_A_TIME = 8 * 1024**2
 _FEWEST_AT_A_TIME, _MOST_AT_A_TIME = 16, 10_000
 _URIS_AT_A_TIME, _REQUESTS_AT_A_TIME = 64, 16

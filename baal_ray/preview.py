@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from baal_ray import storage
+from baal_ray.batch_size import with_known_batch_size
 from baal_ray.config import RoundConfig
 from baal_ray.durations import in_words
 from baal_ray.ids import Hashes, IdSet, hash_ids
@@ -119,7 +120,10 @@ class _Preview:
         config = self._config
         checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
         scores = scores_uri(config.workspace)
-        files = score_files(fingerprint_uri(scores, checkpoint, config.scoring, config.seed))
+        scoring = with_known_batch_size(config.scoring, checkpoint, config.resources)
+        if scoring is None:
+            return IdSet.of([])
+        files = score_files(fingerprint_uri(scores, checkpoint, scoring, config.seed))
         return IdSet.of_hashes(read_ahead(_ids_in, files))
 
 

@@ -2,7 +2,9 @@
 
 import logging
 import math
+import time
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -50,7 +52,8 @@ class PoolScorer:
         loaded = load_checkpoint(checkpoint)
         self._config = config
         self._keep_by = keep_by
-        self._at_once = config.batch_size
+        self._image_size = loaded.config.image_size
+        self._at_once = config.mini_batch
         self._device = torch.device("cuda" if on_gpu else "cpu")
         self._precision = getattr(torch, config.precision)
         classifier = loaded.classifier.to(self._device).requires_grad_(False)
@@ -68,7 +71,7 @@ class PoolScorer:
         self._posterior = posterior(config.samples)
         self._first = FirstSamples(first, posterior(first.samples)) if first else None
         noise = torch.randint(
-            *(0, 256, (_FEWEST, 3, *loaded.config.image_size)),
+            *(0, 256, (_FEWEST, 3, *self._image_size)),
             dtype=torch.uint8,
             generator=torch.Generator().manual_seed(seed),
         )
@@ -95,6 +98,24 @@ class PoolScorer:
             scores = self._score(rows)
         self._metrics.count(len(scores), len(scores) - scores["error"].null_count)
         return scores
+
+    def seconds_of(self, images: int) -> float | None:
+        """How long so many images take at once, the median of three times; None for no memory."""
+        shape = (images, 3, *self._image_size)
+        images_N = torch.randint(0, 256, shape, dtype=torch.uint8)
+        ids = [str(number) for number in range(images)]
+        times = []
+        try:
+            for _ in range(4):  # the first one prepares
+                begun = time.perf_counter()
+                columns, _ = self._predict_at_once(images_N, ids)
+                columns["bald"].cpu()
+                times.append(time.perf_counter() - begun)
+        except Exception as error:
+            if is_out_of_memory(error):
+                return None
+            raise
+        return median(times[1:])
 
     def _score(self, rows: Columns) -> pa.Table:
         images = len(rows["id"])
@@ -136,7 +157,7 @@ class PoolScorer:
         It is padded to its fixed size, so that scores are the same bit for bit, and parted where
         the device has no room for so many images at once.
         """
-        missing = self._config.batch_size - len(images_N)
+        missing = self._config.mini_batch - len(images_N)
         padding_N = np.zeros((missing, *images_N.shape[1:]), np.uint8)
         padded_N = torch.from_numpy(np.concatenate([images_N, padding_N]))
         padded_ids = [*ids, *[""] * missing]

@@ -14,6 +14,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from baal_ray import images, storage
+from baal_ray.batch_size import with_batch_size
 from baal_ray.cluster import READER_CPUS, WRITER_CPUS, actor_cpus, check_resources
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.datasink import PublishedParquet
@@ -90,6 +91,7 @@ def score_pool(
     """
     config, resources = config or ScoringConfig(), resources or ResourcesConfig()
     check_resources(resources)
+    config = with_batch_size(config, checkpoint, resources, seed)
     folder = fingerprint_uri(scores, checkpoint, config, seed)
     already = scored_already(folder)
     leave_out = ray.put(already.hashes)
@@ -174,8 +176,10 @@ def through_actors(
         actor,
         fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0, *more),
         batch_format="numpy",
-        batch_size=config.batch_size,
-        compute=ActorPoolStrategy(size=resources.scoring_actors),
+        batch_size=config.mini_batch,
+        compute=ActorPoolStrategy(
+            min_size=resources.scoring_actors, max_size=resources.most_scoring_actors
+        ),
         num_cpus=actor_cpus(resources),
         num_gpus=resources.scoring_gpus or None,
     )

@@ -61,6 +61,7 @@ class FitJob:
 def train_worker(settings: dict[str, FitJob]) -> None:
     """The function that Ray Train runs in each worker."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else a line of paths each epoch
     worker = _Worker(settings["job"])
     worker.restore()
     while not worker.finished:

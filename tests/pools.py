@@ -1,6 +1,7 @@
 """Small pools of real PNGs that a model can learn: three classes, bright in another third."""
 
 import os
+import time
 from itertools import count
 from pathlib import Path
 from signal import SIGKILL
@@ -163,4 +164,22 @@ class Fragile(torch.nn.Module):
         if scores and next(_passes) == 7 and died < self.deaths:
             (self.folder / f"death-{died}").touch()
             os.kill(os.getpid(), SIGKILL)
+        return predictions
+
+
+class Slow(torch.nn.Module):
+    """A model that takes its time for a pass, and counts those of each process."""
+
+    def __init__(self, num_classes: int, folder: str, seconds: float) -> None:
+        super().__init__()
+        self.network = small_convnet(num_classes)
+        self.folder = Path(folder)
+        self.seconds = seconds
+
+    def forward(self, images_N: torch.Tensor) -> torch.Tensor:
+        predictions: torch.Tensor = self.network(images_N)
+        if len(images_N) > 16 and bool(predictions.isfinite().any()):  # no check at load
+            with (self.folder / f"passes-of-{os.getpid()}").open("a") as passes:
+                passes.write("pass\n")
+            time.sleep(self.seconds)
         return predictions

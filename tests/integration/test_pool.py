@@ -127,7 +127,10 @@ def test_row_groups_with_nothing_left_are_not_read(tmp_path):
 
 def test_few_large_images_are_held_at_a_time_and_many_small_ones(tmp_path):
     write(tmp_path / "small" / "1.parquet", images(0, 11_000))
-    large = {"id": [f"{n}" for n in range(40)], "image": [b"%02d" % n * 300_000 for n in range(40)]}
+    large = {
+        "id": [f"{n}" for n in range(40)],
+        "image": [b"%02d" % n * 300_000 for n in range(40)],
+    }
     write(tmp_path / "large" / "1.parquet", large, use_dictionary=False)
     held = [len(sample_pool(listed(tmp_path / size), 1, 20_000)) for size in ("small", "large")]
     assert held == [10_000, 16]

@@ -1,3 +1,4 @@
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +241,22 @@ def test_actors_killed_in_the_middle_of_a_mini_batch_change_nothing(tmp_path: Pa
     )
 
 
+def test_a_mini_batch_size_is_found_once_for_a_model(tmp_path: Path, checkpoint: str) -> None:
+    write_pool(tmp_path, images=20)
+    pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
+    config = ScoringConfig(samples=4, batch_size=None)
+    found = score_pool(pool, checkpoint, str(tmp_path / "scores"), config=config)
+    (kept,) = Path(checkpoint).glob("batch-size-*.json")
+    trial = json.loads(kept.read_text())
+    assert trial["batch_size"] in (16, 32, 64, 128, 256, 512, 1024)
+    # Another trial might find another one; there is none.
+    kept.write_text(json.dumps(trial | {"batch_size": 17}))
+    again = score_pool(pool, checkpoint, str(tmp_path / "scores"), config=config)
+    with_17 = ScoringConfig(samples=4, batch_size=17)
+    assert again.uri == fingerprint_uri(str(tmp_path / "scores"), checkpoint, with_17, 0)
+    assert again.uri != found.uri
+
+
 def test_an_output_that_is_not_finite_is_an_error_row(tmp_path: Path, checkpoint: str) -> None:
     scorer = PoolScorer(checkpoint, ScoringConfig(samples=2), seed=0, on_gpu=False)
     with torch.no_grad():
@@ -255,6 +272,7 @@ def test_what_the_cluster_can_never_give_is_told_at_once(checkpoint: str) -> Non
     pool = ray.data.from_arrow(table(0, 3))
     for resources, needed in (
         (ResourcesConfig(scoring_actors=2), "needs 2.75 CPUs, and the cluster has at most 2"),
+        (ResourcesConfig(max_scoring_actors=3), r"scoring \(3 actors.* needs 3.75 CPUs"),
         (ResourcesConfig(scoring_gpus=1), "needs 1 GPUs, and the cluster has at most 0"),
     ):
         with pytest.raises(ResourceError, match=needed):

@@ -33,7 +33,7 @@ def mnist(data, folder):
         "seeds": 5,
         "start": 2,
         "k": 10,
-        "rounds": 28,
+        "rounds": 18,
         "scored": 4000,
         "accuracies": [0.8, 0.85, 0.9, 0.95],
         "model": {"factory": "networks:BatchBALDNet", "image_size": 28, **GREY},
@@ -43,9 +43,20 @@ def mnist(data, folder):
             "batch_size": 32,
             "learning_rate": 3e-3,
             "weight_decay": 1e-4,
-            "evaluation_samples": 20,
+            "evaluation_samples": 5,
         },
         "scoring": {"samples": 20, "batch_size": 250},
+    }
+
+
+def mnist_300(data, folder):
+    """The same to 300 labels, measured with 20 posterior samples in place of 5; two rules."""
+    settings = mnist(data, folder)
+    return {
+        **settings,
+        "rules": ["random", "power_bald"],
+        "rounds": 28,
+        "training": {**settings["training"], "evaluation_samples": 20},
     }
 
 
@@ -65,9 +76,8 @@ def repeated_mnist(data, folder):
         copies.append(pa.table({"id": ids, "image": images, "label": digits["label"]}))
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.concat_tables(copies), folder / "pool.parquet")
-    settings = mnist(data, folder)
     return {
-        **settings,
+        **mnist(data, folder),
         "rules": [
             "random",
             "bald",
@@ -79,7 +89,6 @@ def repeated_mnist(data, folder):
         "seeds": 3,
         "rounds": 14,
         "scored": None,
-        "training": {**settings["training"], "evaluation_samples": 5},
     }
 
 
@@ -206,6 +215,7 @@ EXPERIMENTS = {
     function.__name__: function
     for function in (
         mnist,
+        mnist_300,
         mnist_thousand,
         repeated_mnist,
         cifar10,

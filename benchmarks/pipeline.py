@@ -42,12 +42,13 @@ from baal_ray.workspace import checkpoint_uri
 CORES, SAMPLES, CLASSES = 2, 20, 10
 BATCH_SIZE = 64
 
-# By name: pixels of the files, files, the model and the pixels that it sees, and for how many
-# times more images than "alone" and "plain" the stage runs.
+# By name: pixels of the files, files, the model and the pixels that it sees, for how many times
+# more images than "alone" and "plain" the stage runs; its actors: one where decoding takes more
+# time, so that two tasks decode beside it, and two where the model does.
 POOLS = {
-    "12 megapixels": ((4000, 3000), 6_000, "small_convnet", 224, 10),
-    "500×375": ((500, 375), 60_000, "small_convnet", 224, 2),
-    "VGG16 at 32": ((32, 32), 30_000, "vgg16", 32, 15),
+    "12 megapixels": ((4000, 3000), 6_000, "small_convnet", 224, 10, 1),
+    "500×375": ((500, 375), 60_000, "small_convnet", 224, 2, 2),
+    "VGG16 at 32": ((32, 32), 30_000, "vgg16", 32, 15, 2),
 }
 
 
@@ -97,7 +98,7 @@ def alone(folder, checkpoint, side):
     return time.process_time() - begun
 
 
-def stage(folder, checkpoint, target):
+def stage(folder, checkpoint, target, actors):
     """Wall seconds of the scoring stage."""
     listing = list_pool(PoolConfig(uri=str(folder), format="files"), str(target))
     begun = time.perf_counter()
@@ -106,7 +107,7 @@ def stage(folder, checkpoint, target):
         checkpoint,
         str(target),
         config=ScoringConfig(samples=SAMPLES, batch_size=BATCH_SIZE),
-        resources=ResourcesConfig(scoring_actors=2, scoring_cpus=0.6),
+        resources=ResourcesConfig(scoring_actors=actors, scoring_cpus=0.6),
     )
     assert scores.scored == listing.rows
     return time.perf_counter() - begun
@@ -152,7 +153,7 @@ def plain(folder, factory, side, target):
 
 def run_arm(arm, name, folder, images):
     """One arm in this process; prints its seconds."""
-    _, _, factory, side, _ = POOLS[name]
+    _, _, factory, side, _, actors = POOLS[name]
     pool, scratch = pool_of(folder, name, images), folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     torch.manual_seed(0)
@@ -169,7 +170,7 @@ def run_arm(arm, name, folder, images):
         ray.data.DataContext.get_current().enable_progress_bars = False
         target = scratch / arm
         seconds = (
-            stage(pool, checkpoint, target)
+            stage(pool, checkpoint, target, actors)
             if arm == "stage"
             else plain(pool, factory, side, target)
         )
@@ -201,7 +202,7 @@ def main():
         return
     print(f"torch {torch.__version__}, Ray {ray.__version__}, {CORES} cores, K = {SAMPLES}")
     for name in arguments.pools:
-        size, count, _, _, share = POOLS[name]
+        size, count, _, _, share, _ = POOLS[name]
         for images in (count, count // share):
             write_pool(pool_of(folder, name, images), size, images)
         write_pool(pool_of(folder, name, BATCH_SIZE), size, BATCH_SIZE)

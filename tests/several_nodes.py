@@ -1,0 +1,39 @@
+"""Score a pool on a cluster of three machines, and tell how much each process did.
+
+python several_nodes.py FOLDER ACTORS MOST
+
+Each machine has CPUs for one actor, and for reading and decoding beside it. FOLDER has a pool and
+a `checkpoint`; the last line is the passes of each process.
+"""
+
+import sys
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from baal_ray.config import PoolConfig, ResourcesConfig, ScoringConfig
+from baal_ray.pool import read_pool
+from baal_ray.pool_listing import list_pool
+from baal_ray.scoring import score_pool
+
+if __name__ == "__main__":
+    folder, actors, most = sys.argv[1:]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    for _ in range(2):
+        cluster.add_node(num_cpus=2)
+    ray.init(cluster.address)
+    cluster.wait_for_nodes()
+    score_pool(
+        read_pool(list_pool(PoolConfig(uri=f"{folder}/pool"), "")),
+        Path(folder, "checkpoint").read_text(),
+        f"{folder}/scores",
+        config=ScoringConfig(samples=4, batch_size=32),
+        resources=ResourcesConfig(
+            scoring_actors=int(actors), max_scoring_actors=int(most), scoring_cpus=1.1
+        ),
+    )
+    ray.shutdown()
+    cluster.shutdown()
+    passes = [len(file.read_text().splitlines()) for file in Path(folder).glob("passes-of-*")]
+    print(*passes)

@@ -1,5 +1,6 @@
 """The unlabelled pool as a Ray Dataset of encoded images, less the ids to leave out."""
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,8 +30,11 @@ from baal_ray.roots import Roots
 _BYTES_AT_A_TIME = 8 * 1024**2
 _FEWEST_AT_A_TIME, _MOST_AT_A_TIME = 16, 10_000
 _URIS_AT_A_TIME, _REQUESTS_AT_A_TIME = 64, 16
-# At most, each with its share of the row groups; a lost node costs the shares it was reading.
+# At most, each with some of the pool's parts; a lost node costs those that it was reading.
 _READ_TASKS = 1_000
+# A row group of images is one part, as its rows cannot be read but from its start; one of URIs has
+# so many at most, of so many rows at least.
+_MOST_PARTS, _ROWS_OF_A_PART = 100, 1_000
 
 # Encoded, of one file; the largest photographs have a fifth of it.
 _MOST_IMAGE_BYTES = 256 * 1024**2
@@ -66,11 +70,10 @@ def read_pool(
     """
     ids = only if only is not None else leave_out or IdSet.of([])
     wanted = _Wanted(ray.put(ids.hashes), listed=only is not None)
-    row_groups = sum(len(file.row_groups) for file in listing.files)
     dataset: ray.data.Dataset = ray.data.read_datasource(
         _PoolDatasource(listing, wanted),
         num_cpus=READER_CPUS,
-        override_num_blocks=max(1, min(row_groups, _READ_TASKS)),
+        override_num_blocks=max(1, min(len(_parts(listing)), _READ_TASKS)),
     )
     return dataset
 
@@ -80,21 +83,16 @@ def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
 
     Args:
         listing: the pool.
-        places: from how many row groups, at most.
+        places: from how many parts of its files, at most.
         images: how many of each, at most.
 
     Returns:
         Columns as `read_pool` gives them.
     """
-    groups = [
-        (file, group)
-        for file in listing.files
-        for group, rows in enumerate(file.row_groups)
-        if rows
-    ]
-    picked = np.linspace(0, len(groups) - 1, min(places, len(groups))).astype(int)
+    parts = _parts(listing)
+    picked = np.linspace(0, len(parts) - 1, min(places, len(parts))).astype(int)
     everything = _Wanted(None, listed=False)
-    reads = [_reader(listing, [groups[i]], everything)() for i in picked]
+    reads = [_reader(listing, [parts[i]], everything)() for i in picked]
     firsts = [rows.slice(0, images) for read in reads for rows in islice(read, 1)]
     return pa.concat_tables([_ROWS.empty_table(), *firsts])
 
@@ -113,8 +111,31 @@ class _Wanted:
         return found if self.listed else ~found
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a row group of a file."""
+
+    file: PoolFile
+    group: int
+    rows: range
+
+
+def _parts(listing: PoolListing) -> list[_Part]:
+    parts = []
+    for file in listing.files:
+        for group, rows in enumerate(file.row_groups):
+            step = max(1, rows)
+            if listing.column == "uri":
+                step = max(_ROWS_OF_A_PART, math.ceil(rows / _MOST_PARTS))
+            parts += [
+                _Part(file, group, range(start, min(start + step, rows)))
+                for start in range(0, rows, step)
+            ]
+    return parts
+
+
 class _PoolDatasource(Datasource):
-    """Row groups of the pool's files, shared out over read tasks."""
+    """Parts of the pool's files, shared out over read tasks."""
 
     def __init__(self, listing: PoolListing, wanted: _Wanted) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -130,12 +151,11 @@ class _PoolDatasource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        files = self._listing.files
-        groups = [(file, group) for file in files for group in range(len(file.row_groups))]
-        shares = np.array_split(np.arange(len(groups)), max(1, min(parallelism, len(groups))))
+        parts = _parts(self._listing)
+        shares = np.array_split(np.arange(len(parts)), max(1, min(parallelism, len(parts))))
         return [
             ReadTask(
-                _reader(self._listing, [groups[i] for i in share], self._wanted),
+                _reader(self._listing, [parts[i] for i in share], self._wanted),
                 BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None),
                 schema=_ROWS,
                 per_task_row_limit=per_task_row_limit,
@@ -145,7 +165,7 @@ class _PoolDatasource(Datasource):
 
 
 def _reader(
-    listing: PoolListing, groups: list[tuple[PoolFile, int]], wanted: _Wanted
+    listing: PoolListing, parts: list[_Part], wanted: _Wanted
 ) -> Callable[[], Iterator[pa.Table]]:
     # The listing itself need not travel with each task.
     column, images_are_files = listing.column, listing.images_are_files
@@ -153,28 +173,36 @@ def _reader(
 
     def read() -> Iterator[pa.Table]:
         roots = Roots(own, further)  # here, as links lead elsewhere on each node
-        for file, group in groups:
-            for rows in _read_row_group(file.uri, group, column, wanted):
+        for part in parts:
+            for rows in _read_part(part, column, wanted):
                 if column == "image":
-                    yield _with_image(rows, file.uri)
-                else:
-                    yield _fetch(rows, None if images_are_files else file.uri, roots)
+                    yield _with_image(rows, part.file.uri)
+                    continue
+                source = None if images_are_files else part.file.uri
+                for start in range(0, len(rows), _URIS_AT_A_TIME):
+                    yield _fetch(rows.slice(start, _URIS_AT_A_TIME), source, roots)
 
     return read
 
 
-def _read_row_group(uri: str, group: int, column: str, wanted: _Wanted) -> Iterator[pa.Table]:
+def _read_part(part: _Part, column: str, wanted: _Wanted) -> Iterator[pa.Table]:
     """`id` and the other column of the wanted rows, a few at a time."""
-    with open_parquet(uri) as parquet:
-        keep = wanted.mask(id_column(parquet.read_row_group(group, columns=["id"]), uri))
+    with open_parquet(part.file.uri) as parquet:
+        ids = id_column(parquet.read_row_group(part.group, columns=["id"]), part.file.uri)
+        keep = np.zeros(len(ids), dtype=bool)
+        these = slice(part.rows.start, part.rows.stop)
+        keep[these] = wanted.mask(ids[these])
         if not keep.any():
             return
         schema = pa.schema([_ROWS.field("id"), pa.field(column, _TYPES[column])])
-        at_a_time = _URIS_AT_A_TIME
+        at_a_time = _MOST_AT_A_TIME
         if column == "image":
-            at_a_time = _images_at_a_time(parquet.metadata.row_group(group))
+            at_a_time = _images_at_a_time(parquet.metadata.row_group(part.group))
         start, held = 0, schema.empty_table()
-        for batch in parquet.iter_batches(at_a_time, row_groups=[group], columns=schema.names):
+        batches = parquet.iter_batches(at_a_time, row_groups=[part.group], columns=schema.names)
+        for batch in batches:
+            if start >= part.rows.stop:
+                break
             # Cast first: views and dictionaries cannot all be filtered.
             rows = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
             rows = rows.filter(pa.array(keep[start : start + len(rows)]))

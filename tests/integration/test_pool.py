@@ -185,6 +185,21 @@ def test_a_folder_of_images(tmp_path):
     }
 
 
+def test_one_row_group_of_many_uris_is_read_by_several_tasks(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    ids = [f"{n}" for n in range(2_500)]
+    uris = ["a.jpg" if n % 100 == 0 else "none.jpg" for n in range(2_500)]
+    write(tmp_path / "pool.parquet", {"id": ids, "uri": uris})
+    listing = listed(tmp_path / "pool.parquet")
+    dataset = read_pool(listing).materialize()
+    assert dataset.num_blocks() == 3
+    rows = dataset.take_all()
+    assert sorted(row["id"] for row in rows) == sorted(ids)
+    assert {row["id"] for row in rows if row["image"] == b"a"} == set(ids[::100])
+    some = [f"{n}" for n in (999, 1000, 1999, 2000, 2499)]
+    assert sorted(read(listing, only=IdSet.of(some))) == sorted(some)
+
+
 def test_a_pool_in_a_bucket(bucket, tmp_path):
     client = boto3.client("s3")
     for key in ("pool/a.jpg", "pool/b/c.PNG"):

@@ -34,7 +34,7 @@ _URIS_AT_A_TIME, _REQUESTS_AT_A_TIME = 64, 16
 _READ_TASKS = 1_000
 # A row group of images is one part, as its rows cannot be read but from its start; one of URIs has
 # so many at most, of so many rows at least.
-_MOST_PARTS, _ROWS_OF_A_PART = 100, 1_000
+_MOST_PARTS, _ROWS_OF_A_PART = 100, 200
 
 # Encoded, of one file; the largest photographs have a fifth of it.
 _MOST_IMAGE_BYTES = 256 * 1024**2
@@ -180,7 +180,7 @@ def _reader(
                     continue
                 source = None if images_are_files else part.file.uri
                 for start in range(0, len(rows), _URIS_AT_A_TIME):
-                    yield _fetch(rows.slice(start, _URIS_AT_A_TIME), source, roots)
+                    yield from _fetch(rows.slice(start, _URIS_AT_A_TIME), source, roots)
 
     return read
 
@@ -229,14 +229,27 @@ def _with_image(rows: pa.Table, source: str) -> pa.Table:
     return pa.table(columns, schema=_ROWS)
 
 
-def _fetch(rows: pa.Table, source: str | None, roots: Roots) -> pa.Table:
+def _fetch(rows: pa.Table, source: str | None, roots: Roots) -> Iterator[pa.Table]:
+    """The images of some rows, in tables of a few megabytes: larger ones cost fresh memory."""
     uris = rows["uri"].cast(pa.binary()).to_pylist()  # as text, one that is none ends them all
+    images: list[bytes | None] = []
+    errors: list[str | None] = []
+    start = size = 0
+
+    def fetched() -> pa.Table:
+        these = rows.slice(start, len(images))
+        sources = these["uri"] if source is None else [source] * len(images)
+        columns = {"id": these["id"], "source": sources, "image": images, "error": errors}
+        return pa.table(columns, schema=_ROWS)
+
     with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
-        fetched = list(threads.map(partial(_fetch_one, roots=roots), uris))
-    images, errors = [image for image, _ in fetched], [error for _, error in fetched]
-    sources = rows["uri"] if source is None else [source] * len(rows)
-    columns = {"id": rows["id"], "source": sources, "image": images, "error": errors}
-    return pa.table(columns, schema=_ROWS)
+        for image, error in threads.map(partial(_fetch_one, roots=roots), uris):
+            images.append(image)
+            errors.append(error)
+            size += len(image or b"")
+            if size >= _BYTES_AT_A_TIME or start + len(images) == len(rows):
+                yield fetched()
+                start, images, errors, size = start + len(images), [], [], 0
 
 
 def _fetch_one(uri: bytes | None, roots: Roots) -> tuple[bytes | None, str | None]:

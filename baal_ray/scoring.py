@@ -99,9 +99,10 @@ def score_pool(
     def not_scored_yet(rows: pa.Table) -> pa.Table:
         return rows.filter(pa.array(~IdSet(ray.get(leave_out)).contains(rows["id"])))
 
-    rest = pool.map_batches(not_scored_yet, batch_format="pyarrow", num_cpus=READER_CPUS)
+    if len(already):
+        pool = pool.map_batches(not_scored_yet, batch_format="pyarrow", num_cpus=READER_CPUS)
     return score_images(
-        rest, checkpoint, folder, already, config, resources, seed, keep_by=keep_by
+        pool, checkpoint, folder, already, config, resources, seed, keep_by=keep_by
     )
 
 

@@ -3,7 +3,6 @@
 A few files of scores are in memory at a time, however large the pool.
 """
 
-import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -20,10 +19,6 @@ from baal_ray.schema import BALD_WITHOUT
 from baal_ray.score_files import ScoredImages, files_of, read_scores
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
-
-# Of many files a few are looked at first, for a score that more than k rows of all are likely to
-# reach: as many as 128 of the k best are to be expected in, 16 at least, an eighth at most.
-_BEST_IN_SAMPLE, _LEAST_FILES_IN_SAMPLE, _MOST_OF_A_SAMPLE = 128, 16, 8
 
 
 def top_k(
@@ -143,32 +138,15 @@ class _Ranking:
 def _best_of_files(
     ranking: _Ranking, files: Sequence[str], columns: Collection[str] | None = None
 ) -> pa.Table:
-    """The best rows of all files. Most files are looked at no closer than a sample suggests."""
+    """The best rows of all files."""
     if ranking.by == "softrank_bald":
         at_hand = ("id", "bald", "error")
         ranking = ranking.knowing(read_scores(files, at_hand, ranking.eligible_bald))
 
-    def best(enough: float) -> pa.Table:
-        best = _Best(ranking, enough)
-        for rows in read_scores(files, ranking.needed, best.candidates, columns):
-            best.add(rows)
-        return best.rows()
-
-    step = min(ranking.k // _BEST_IN_SAMPLE, len(files) // _LEAST_FILES_IN_SAMPLE)
-    if step >= _MOST_OF_A_SAMPLE:
-        sample = read_scores(files[::step], ranking.needed, ranking.information)
-        enough = _reached_by(1.5 * ranking.k / step, np.concatenate(list(sample)))
-        found = best(enough)
-        if len(found) == ranking.k or enough == -np.inf:
-            return found
-    return best(-np.inf)
-
-
-def _reached_by(count: float, information_N: Scores) -> float:
-    """What so many rows are as informative as, or more; −∞ if there are fewer."""
-    informative = np.sort(information_N[np.isfinite(information_N)])
-    rank = math.ceil(count)
-    return float(informative[-rank]) if rank <= len(informative) else -np.inf
+    best = _Best(ranking)
+    for rows in read_scores(files, ranking.needed, best.candidates, columns):
+        best.add(rows)
+    return best.rows()
 
 
 def count_eligible(
@@ -256,9 +234,8 @@ class _Best:
     Rows are sorted out whenever k new ones have come together, so 2k and a table are held.
     """
 
-    def __init__(self, ranking: _Ranking, enough: float = -np.inf) -> None:
-        """Look for them among images that are informative enough."""
-        self._ranking, self._enough = ranking, enough
+    def __init__(self, ranking: _Ranking) -> None:
+        self._ranking, self._enough = ranking, -np.inf
         self._samples: set[int] = set()
         self._held: list[pa.Table] = []
         self._rows = 0

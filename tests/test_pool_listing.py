@@ -201,7 +201,7 @@ def test_an_id_that_is_not_utf8_is_told_with_its_file(tmp_path):
 def test_a_uri_that_is_not_utf8_is_an_unreadable_image(tmp_path):
     touch(tmp_path, "a.jpg")
     rows = pa.table({"id": ["a", "b"], "uri": not_utf8(b"a.jpg", b"t\xe9.jpg")})
-    fetched = _fetch(rows, "pool.parquet", Roots(str(tmp_path)))
+    (fetched,) = _fetch(rows, "pool.parquet", Roots(str(tmp_path)))
     assert fetched["image"].to_pylist() == [b"x", None]
     assert "is not UTF-8" in fetched["error"].to_pylist()[1]
 

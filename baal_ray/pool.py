@@ -1,11 +1,10 @@
 """The unlabelled pool as a Ray Dataset of encoded images, less the ids to leave out."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -93,8 +92,16 @@ def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
     picked = np.linspace(0, len(parts) - 1, min(places, len(parts))).astype(int)
     everything = _Wanted(None, listed=False)
     reads = [_reader(listing, [parts[i]], everything)() for i in picked]
-    firsts = [rows.slice(0, images) for read in reads for rows in islice(read, 1)]
+    firsts = [rows for read in reads for rows in _first(images, read)]
     return pa.concat_tables([_ROWS.empty_table(), *firsts])
+
+
+def _first(images: int, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    for rows in tables:
+        yield rows.slice(0, images)
+        images -= len(rows)
+        if images <= 0:
+            break
 
 
 @dataclass(frozen=True)

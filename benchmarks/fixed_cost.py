@@ -31,7 +31,7 @@ IMAGES, LABELLED, SIDE, BATCH_SIZE = 1_000, 100, 12, 64
 
 
 def settings_of(folder, workers):
-    """A round's settings: 20 epochs, K = 20, two actors."""
+    """A round's settings: 20 epochs, K = 20, one actor."""
     config = round_config(
         folder,
         selection={"k": 10},

@@ -11,7 +11,7 @@ from baal_ray import pool_listing
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet
-from baal_ray.pool import read_pool, sample_pool
+from baal_ray.pool import _parts, _reader, _Wanted, read_pool, sample_pool
 from baal_ray.pool_listing import check_ids, list_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -132,8 +132,14 @@ def test_few_large_images_are_held_at_a_time_and_many_small_ones(tmp_path):
         "image": [b"%02d" % n * 300_000 for n in range(40)],
     }
     write(tmp_path / "large" / "1.parquet", large, use_dictionary=False)
-    held = [len(sample_pool(listed(tmp_path / size), 1, 20_000)) for size in ("small", "large")]
-    assert held == [10_000, 16]
+
+    def held(size):
+        listing = listed(tmp_path / size)
+        return [len(rows) for rows in _reader(listing, _parts(listing), _Wanted(None, False))()]
+
+    assert held("small") == [10_000, 1_000]
+    assert held("large") == [16, 16, 8]
+    assert len(sample_pool(listed(tmp_path / "large"), places=1, images=20)) == 20
 
 
 def test_uris_relative_and_absolute_and_out_of_reach(tmp_path):

@@ -59,11 +59,12 @@ fix: $(INSTALLED) ## format, and repair what the linter can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+# Importing rfc3987-syntax, which baal brings by way of Jupyter, costs each Ray process a second.
 .PHONY: lock
 lock: | $(BIN)/python ## pin pyproject.toml's dependencies in requirements.lock (ARGS=--upgrade for newer ones)
 	@$(ENSURE_UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url \
-	  --no-emit-find-links --no-annotate $(ARGS) pyproject.toml -o requirements.lock
+	  --no-emit-find-links --no-annotate --no-emit-package rfc3987-syntax $(ARGS) pyproject.toml -o requirements.lock
 
 .PHONY: dist
 dist: $(INSTALLED) ## what cluster.yaml sends to its machines: dist/, a wheel and requirements.lock
@@ -74,7 +75,7 @@ dist: $(INSTALLED) ## what cluster.yaml sends to its machines: dist/, a wheel an
 $(INSTALLED): pyproject.toml requirements.lock | $(BIN)/python
 	@$(ENSURE_UV)
 	@echo "Installing requirements.lock into $(VENV): several GB, minutes the first time."
-	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

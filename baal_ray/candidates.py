@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 
 from baal_ray import images, storage
-from baal_ray.cluster import READER_CPUS, WRITER_CPUS
 from baal_ray.config import RoundConfig
 from baal_ray.datasink import PublishedParquet, Written
 from baal_ray.errors import CorruptFileError
@@ -75,8 +74,8 @@ def _write(listing: PoolListing, selection: pa.Table, folder: str, config: Round
 
     sink = PublishedParquet(folder, BATCH, bytes_per_file=_BYTES_PER_FILE)
     pool = read_pool(listing, only=IdSet.of(selection["id"]))
-    batch = pool.map_batches(join, batch_format="pyarrow", num_cpus=READER_CPUS)
-    batch.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
+    batch = pool.map_batches(join, batch_format="pyarrow")
+    batch.write_datasink(sink, ray_remote_args={"num_cpus": 0})
     return sink.written
 
 

@@ -8,10 +8,9 @@ import ray
 from baal_ray.config import ResourcesConfig
 from baal_ray.errors import ResourceError
 
-# Reading and decoding ask for another share of a CPU than an actor, as Ray Data runs stages that
-# ask for the same inside the actor, one after the other.
-READER_CPUS = 0.5
-WRITER_CPUS = 0.25
+# Of a task that reads and decodes, as Ray's tasks ask for if nothing is said. One that writes asks
+# for none: it is short, and never waits for what readers and actors hold.
+_READER_CPUS = 1
 
 
 def connect() -> None:
@@ -42,12 +41,14 @@ def check_resources(resources: ResourcesConfig) -> None:
         {"CPU": workers * resources.training_cpus, "GPU": workers * resources.training_gpus},
         limit,
     )
-    beside = READER_CPUS + WRITER_CPUS
     # Ray Data adds actors while there is a GPU for them. Of CPUs they would take the readers' too.
     _check(
-        f"scoring ({most} actors, and {beside} CPUs to read and write beside them)",
+        f"scoring ({most} actors, and {_READER_CPUS} CPU to read and decode beside them)",
         "scoring",
-        {"CPU": most * actor_cpus(resources) + beside, "GPU": actors * resources.scoring_gpus},
+        {
+            "CPU": most * actor_cpus(resources) + _READER_CPUS,
+            "GPU": actors * resources.scoring_gpus,
+        },
         limit,
     )
 

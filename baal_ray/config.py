@@ -284,8 +284,7 @@ class ResourcesConfig(Section):
     training_gpus: Annotated[float, Field(ge=0)] = 0
     scoring_actors: Count = 1
     max_scoring_actors: Count | None = None
-    # More than readers ask for (cluster.READER_CPUS), or Ray Data runs them inside the actor.
-    scoring_cpus: Annotated[float, Field(gt=0.5)] = 1
+    scoring_cpus: Annotated[float, Field(gt=0)] = 1
     scoring_gpus: Annotated[float, Field(ge=0)] = 0
 
     @property

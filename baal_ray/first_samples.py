@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from baal_ray import storage
-from baal_ray.cluster import READER_CPUS
 from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.posterior import MCDropout
 from baal_ray.workspace import is_foreign
@@ -48,7 +47,7 @@ def kept_log_probs(files: Sequence[str], ids: IdSet, samples: int) -> KeptLogPro
         ids: of the images.
         samples: K of those scores.
     """
-    read = ray.remote(num_cpus=READER_CPUS, num_returns=3)(_read_kept)
+    read = ray.remote(num_returns=3)(_read_kept)
     wanted = ray.put(ids.hashes)
     # Typed as one object a call, whatever `num_returns` says.
     parts: list[Any] = [read.remote(file, wanted, samples) for file in files]

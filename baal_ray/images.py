@@ -6,6 +6,7 @@ photographs and slower on large ones (benchmarks/decode.txt). Colour profiles ar
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -128,7 +129,7 @@ def _decode(
 
 
 def decode_many(
-    images: Sequence[bytes | None], height: int, width: int, *, max_pixels: int
+    images: Sequence[bytes | None], height: int, width: int, *, max_pixels: int, threads: int = 1
 ) -> tuple[Pixels, list[str | None]]:
     """Decode a mini-batch, of which some may be unreadable.
 
@@ -137,19 +138,26 @@ def decode_many(
         height: Height of the result, in pixels.
         width: Width of the result, in pixels.
         max_pixels: Most pixels that an encoded image may have.
+        threads: On how many threads.
 
     Returns:
         RGB pixels, uint8 of shape [N, 3, height, width], zeros where unreadable, and N errors,
         None where readable.
     """
     pixels = np.zeros((len(images), 3, height, width), np.uint8)
-    errors: list[str | None] = []
-    for row, data in zip(pixels, images, strict=True):
-        try:
-            row[:] = decode(data or b"", height, width, max_pixels=max_pixels)
-            errors.append(None)
-        except ImageError as error:
-            errors.append(str(error))
+    errors: list[str | None] = [None] * len(images)
+
+    def decode_each(numbers: range) -> None:
+        for number in numbers:
+            try:
+                pixels[number] = decode(
+                    images[number] or b"", height, width, max_pixels=max_pixels
+                )
+            except ImageError as error:
+                errors[number] = str(error)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(decode_each, (range(i, len(images), threads) for i in range(threads))))
     return pixels, errors
 
 

@@ -17,7 +17,6 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from baal_ray import storage
-from baal_ray.cluster import READER_CPUS
 from baal_ray.errors import StorageError
 from baal_ray.ids import Hashes, IdSet
 from baal_ray.parquet import open_parquet
@@ -32,8 +31,8 @@ _URIS_AT_A_TIME, _REQUESTS_AT_A_TIME = 64, 16
 # At most, each with some of the pool's parts; a lost node costs those that it was reading.
 _READ_TASKS = 1_000
 # A row group of images is one part, as its rows cannot be read but from its start; one of URIs has
-# so many at most, of so many rows at least.
-_MOST_PARTS, _ROWS_OF_A_PART = 100, 200
+# about so many at most, each of a multiple of so many rows: of whole mini-batches, as a rule.
+_MOST_PARTS, _ROWS_OF_A_PART = 100, 512
 
 # Encoded, of one file; the largest photographs have a fifth of it.
 _MOST_IMAGE_BYTES = 256 * 1024**2
@@ -71,7 +70,6 @@ def read_pool(
     wanted = _Wanted(ray.put(ids.hashes), listed=only is not None)
     dataset: ray.data.Dataset = ray.data.read_datasource(
         _PoolDatasource(listing, wanted),
-        num_cpus=READER_CPUS,
         override_num_blocks=max(1, min(len(_parts(listing)), _READ_TASKS)),
     )
     return dataset
@@ -133,7 +131,7 @@ def _parts(listing: PoolListing) -> list[_Part]:
         for group, rows in enumerate(file.row_groups):
             step = max(1, rows)
             if listing.column == "uri":
-                step = max(_ROWS_OF_A_PART, math.ceil(rows / _MOST_PARTS))
+                step = _ROWS_OF_A_PART * math.ceil(rows / _MOST_PARTS / _ROWS_OF_A_PART)
             parts += [
                 _Part(file, group, range(start, min(start + step, rows)))
                 for start in range(0, rows, step)

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import ray
 
 from baal_ray import storage
-from baal_ray.cluster import READER_CPUS
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import Hashes, IdSet, hash_ids
@@ -151,8 +150,8 @@ def check_ids(listing: PoolListing) -> None:
         PoolError: with examples.
     """
     partitions = max(1, math.ceil(listing.rows / _IDS_PER_PARTITION))
-    hash_file = ray.remote(num_cpus=READER_CPUS, num_returns=1 + partitions)(_hash_file)
-    doubled = ray.remote(num_cpus=READER_CPUS)(_doubled)
+    hash_file = ray.remote(num_returns=1 + partitions)(_hash_file)
+    doubled = ray.remote(_doubled)
     # Typed as one object a call, whatever `num_returns` says.
     parts: list[Any] = [hash_file.remote(file.uri, partitions) for file in listing.files]
     for file, none in zip(listing.files, ray.get([part[0] for part in parts]), strict=True):

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray
 import torch
@@ -15,9 +13,10 @@ from ray.data import ActorPoolStrategy
 
 from baal_ray import images, storage
 from baal_ray.batch_size import with_batch_size
-from baal_ray.cluster import READER_CPUS, WRITER_CPUS, actor_cpus, check_resources
+from baal_ray.cluster import actor_cpus, check_resources
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.datasink import PublishedParquet
+from baal_ray.decoding import decode
 from baal_ray.errors import CorruptFileError
 from baal_ray.first_samples import KeptLogProbs
 from baal_ray.ids import Hashes, IdSet, hash_ids
@@ -38,6 +37,9 @@ _ENGINE = 3
 # A kill costs the work on the files that are being filled.
 _ROWS_PER_FILE, _BYTES_A_ROW = 20_000, 100
 _MOST_BYTES_PER_FILE = 128 * 1024**2
+
+# Of decoded images, which come in blocks of whole mini-batches: an actor pads what is less.
+_BYTES_PER_BLOCK = 16 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def score_pool(
         return rows.filter(pa.array(~IdSet(ray.get(leave_out)).contains(rows["id"])))
 
     if len(already):
-        pool = pool.map_batches(not_scored_yet, batch_format="pyarrow", num_cpus=READER_CPUS)
+        pool = pool.map_batches(not_scored_yet, batch_format="pyarrow")
     return score_images(
         pool, checkpoint, folder, already, config, resources, seed, keep_by=keep_by
     )
@@ -140,7 +142,7 @@ def score_images(
     scored = through_actors(pool, PoolScorer, checkpoint, config, resources, seed, *more)
     schema = SCORES.with_metadata({FINGERPRINT: folder.rsplit("/", 1)[-1]})
     sink = PublishedParquet(folder, schema, _bytes_per_file(checkpoint, config, keep_by))
-    scored.write_datasink(sink, ray_remote_args={"num_cpus": WRITER_CPUS})
+    scored.write_datasink(sink, ray_remote_args={"num_cpus": 0})
     written = sink.written
     return Scores(
         folder, written.rows - written.errors, written.rows + len(already), written.errors
@@ -171,9 +173,10 @@ def through_actors(
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
         batch_format="pyarrow",
-        num_cpus=READER_CPUS,
     )
-    return decoded.map_batches(
+    mini_batches = max(1, _BYTES_PER_BLOCK // (config.mini_batch * 3 * height * width))
+    blocks = decoded.repartition(target_num_rows_per_block=mini_batches * config.mini_batch)
+    return blocks.map_batches(
         actor,
         fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0, *more),
         batch_format="numpy",
@@ -184,25 +187,6 @@ def through_actors(
         num_cpus=actor_cpus(resources),
         num_gpus=resources.scoring_gpus or None,
     )
-
-
-def decode(
-    rows: pa.Table, height: int, width: int, max_pixels: int
-) -> dict[str, npt.NDArray[Any]]:
-    """Encoded images of a block → uint8 [N, 3, H, W], with an `error` ("" for none)."""
-    pixels, faults = images.decode_many(
-        rows["image"].to_pylist(), height, width, max_pixels=max_pixels
-    )
-    known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * len(rows)
-    sources = rows["source"].to_pylist() if "source" in rows.column_names else [""] * len(rows)
-    return {
-        "id": np.array(rows["id"].to_pylist(), dtype=object),
-        "source": np.array(sources, dtype=object),
-        "image": pixels,
-        "error": np.array(
-            [before or now or "" for before, now in zip(known, faults, strict=True)], dtype=object
-        ),
-    }
 
 
 def fingerprint_uri(scores: str, checkpoint: str, config: ScoringConfig, seed: int) -> str:

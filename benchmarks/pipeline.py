@@ -9,9 +9,9 @@ plain: what a reader of Ray's documentation would write, `read_images` → an ac
   model K times → `write_parquet`, on the same Ray.
 
 Efficiency is the CPU time alone over what all cores could have given while the stage ran, start
-and end of its actors included. "alone" and "plain" run on a part of the pool, large enough for a
-minute or so. So that this does not count against plain Ray, what each takes for 64 images is taken
-off both before their rates are compared.
+and end of its actors included; "once started" is without the time that 64 images take. "alone" and
+"plain" run on a part of the pool. So that this does not count against plain Ray, what each takes
+for 64 images is taken off both before their rates are compared.
 """
 
 import argparse
@@ -42,13 +42,12 @@ from baal_ray.workspace import checkpoint_uri
 CORES, SAMPLES, CLASSES = 2, 20, 10
 BATCH_SIZE = 64
 
-# By name: pixels of the files, files, the model and the pixels that it sees, for how many times
-# more images than "alone" and "plain" the stage runs; its actors: one where decoding takes more
-# time, so that two tasks decode beside it, and two where the model does.
+# By name: pixels of the files, files, the model and the pixels that it sees, and of how many files
+# "alone" and "plain" are run.
 POOLS = {
-    "12 megapixels": ((4000, 3000), 6_000, "small_convnet", 224, 10, 1),
-    "500×375": ((500, 375), 60_000, "small_convnet", 224, 2, 2),
-    "VGG16 at 32": ((32, 32), 30_000, "vgg16", 32, 15, 2),
+    "12 megapixels": ((4000, 3000), 7_200, "small_convnet", 224, 600),
+    "500×375": ((500, 375), 18_000, "small_convnet", 224, 600),
+    "VGG16 at 32": ((32, 32), 40_000, "vgg16", 32, 800),
 }
 
 
@@ -98,8 +97,8 @@ def alone(folder, checkpoint, side):
     return time.process_time() - begun
 
 
-def stage(folder, checkpoint, target, actors):
-    """Wall seconds of the scoring stage."""
+def stage(folder, checkpoint, target):
+    """Wall seconds of the scoring stage, an actor a core and half of it to decode."""
     listing = list_pool(PoolConfig(uri=str(folder), format="files"), str(target))
     begun = time.perf_counter()
     scores = score_pool(
@@ -107,7 +106,7 @@ def stage(folder, checkpoint, target, actors):
         checkpoint,
         str(target),
         config=ScoringConfig(samples=SAMPLES, batch_size=BATCH_SIZE),
-        resources=ResourcesConfig(scoring_actors=actors, scoring_cpus=0.6),
+        resources=ResourcesConfig(scoring_actors=CORES, scoring_cpus=0.5),
     )
     assert scores.scored == listing.rows
     return time.perf_counter() - begun
@@ -153,7 +152,7 @@ def plain(folder, factory, side, target):
 
 def run_arm(arm, name, folder, images):
     """One arm in this process; prints its seconds."""
-    _, _, factory, side, _, actors = POOLS[name]
+    _, _, factory, side, _ = POOLS[name]
     pool, scratch = pool_of(folder, name, images), folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     torch.manual_seed(0)
@@ -170,7 +169,7 @@ def run_arm(arm, name, folder, images):
         ray.data.DataContext.get_current().enable_progress_bars = False
         target = scratch / arm
         seconds = (
-            stage(pool, checkpoint, target, actors)
+            stage(pool, checkpoint, target)
             if arm == "stage"
             else plain(pool, factory, side, target)
         )
@@ -202,28 +201,29 @@ def main():
         return
     print(f"torch {torch.__version__}, Ray {ray.__version__}, {CORES} cores, K = {SAMPLES}")
     for name in arguments.pools:
-        size, count, _, _, share, _ = POOLS[name]
-        for images in (count, count // share):
+        size, count, _, _, part = POOLS[name]
+        for images in (count, part, BATCH_SIZE):
             write_pool(pool_of(folder, name, images), size, images)
-        write_pool(pool_of(folder, name, BATCH_SIZE), size, BATCH_SIZE)
-        efficiencies, ratios = [], []
+        efficiencies, once_started, ratios = [], [], []
         for _ in range(arguments.repeats):
-            cpu_rate, _ = measure("alone", name, folder, count // share)
+            cpu_rate, _ = measure("alone", name, folder, part)
             rate, seconds = measure("stage", name, folder, count)
-            plain_rate, plain_seconds = measure("plain", name, folder, count // share)
+            plain_rate, plain_seconds = measure("plain", name, folder, part)
             _, start = measure("stage", name, folder, BATCH_SIZE)
             _, plain_start = measure("plain", name, folder, BATCH_SIZE)
             efficiencies.append(rate / (CORES * cpu_rate))
-            plain_a_row = (plain_seconds - plain_start) / (count // share - BATCH_SIZE)
-            ratios.append(plain_a_row / ((seconds - start) / (count - BATCH_SIZE)))
+            a_row = (seconds - start) / (count - BATCH_SIZE)
+            once_started.append(1 / a_row / (CORES * cpu_rate))
+            plain_a_row = (plain_seconds - plain_start) / (part - BATCH_SIZE)
+            ratios.append(plain_a_row / a_row)
             print(
                 f"{name:14} alone {cpu_rate:8.1f} a CPU second, stage {rate:8.1f} a second "
                 f"({seconds:.0f} s), plain Ray {plain_rate:8.1f}",
                 flush=True,
             )
         print(
-            f"{name:14} {count:,} images: efficiency {median(efficiencies):.2f}, "
-            f"{median(ratios):.1f} times plain Ray",
+            f"{name:14} {count:,} images: efficiency {median(efficiencies):.2f}, once started "
+            f"{median(once_started):.2f}; {median(ratios):.1f} times plain Ray",
             flush=True,
         )
 

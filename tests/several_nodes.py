@@ -30,7 +30,7 @@ if __name__ == "__main__":
         f"{folder}/scores",
         config=ScoringConfig(samples=4, batch_size=32),
         resources=ResourcesConfig(
-            scoring_actors=int(actors), max_scoring_actors=int(most), scoring_cpus=1.1
+            scoring_actors=int(actors), max_scoring_actors=int(most), scoring_cpus=1
         ),
     )
     ray.shutdown()

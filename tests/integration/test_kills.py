@@ -130,7 +130,7 @@ def test_two_drivers_of_one_round_commit_it_once(
 ) -> None:
     """On one machine the second waits; on two, where it sees no lock, both do the work."""
     # Two actors of a whole CPU would leave none to read images, and wait for ever.
-    resources = config.resources.model_copy(update={"scoring_cpus": 0.6})
+    resources = config.resources.model_copy(update={"scoring_cpus": 0.5})
     write_config(config.model_copy(update={"resources": resources}))
     both = []
     for number in range(2):

@@ -13,7 +13,14 @@ import requests
 import torch
 
 from baal_ray.acquisition import bald
-from baal_ray.config import ModelConfig, ResourcesConfig, ScoringConfig, StageConfig
+from baal_ray.config import (
+    ModelConfig,
+    PoolConfig,
+    ResourcesConfig,
+    ScoringConfig,
+    StageConfig,
+)
+from baal_ray.decoding import decode
 from baal_ray.errors import ResourceError
 from baal_ray.first_samples import kept_log_probs
 from baal_ray.ids import IdSet
@@ -25,7 +32,7 @@ from baal_ray.pool_listing import list_pool
 from baal_ray.posterior import MCDropout
 from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.scorer import Columns, PoolScorer
-from baal_ray.scoring import decode, fingerprint_uri, score_pool
+from baal_ray.scoring import fingerprint_uri, score_pool, through_actors
 from baal_ray.workspace import checkpoint_uri
 from pools import CLASSES, round_config, table, write_pool
 
@@ -52,7 +59,7 @@ def test_scores_are_the_mean_over_posterior_samples_whatever_runs_them(
     pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
     config = ScoringConfig(samples=5, batch_size=64)
     one = score_pool(pool, checkpoint, str(tmp_path / "one"), config=config)
-    resources = ResourcesConfig(scoring_actors=2, scoring_cpus=0.6)
+    resources = ResourcesConfig(scoring_actors=2, scoring_cpus=0.5)
     two = score_pool(pool, checkpoint, str(tmp_path / "two"), config=config, resources=resources)
     assert (one.scored, two.scored) == (150, 150)
     scores = read_scores(one.uri)
@@ -69,6 +76,34 @@ def test_scores_are_the_mean_over_posterior_samples_whatever_runs_them(
     for left_out, column in enumerate(BALD_WITHOUT):  # K = 5: one sample each
         others = [p.log() for k, p in enumerate(probs) if k != left_out]
         np.testing.assert_allclose(scores[column], bald(torch.stack(others, 1)), atol=1e-5)
+
+
+class RowsOfEach(PoolScorer):
+    """Says how many images each of its mini-batches has."""
+
+    def __call__(self, rows: Columns) -> pa.Table:
+        return pa.table({"rows": [len(rows["id"])]})
+
+
+def test_mini_batches_are_whole_and_decoded_apart_from_the_actor(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of 115 decoded images, as 128 MB are of a few hundred large ones.
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "target_max_block_size", 50_000)
+    image = table(0, 1)["image"][0].as_py()
+    (tmp_path / "image.png").write_bytes(image)
+    ids = [f"{number}" for number in range(1100)]
+    uris = pa.table({"id": ids, "uri": ["image.png"] * 1100})
+    pq.write_table(uris, tmp_path / "pool.parquet")
+    pool = read_pool(list_pool(PoolConfig(uri=str(tmp_path / "pool.parquet")), ""))
+    # Of as many CPUs as a task that decodes, which Ray Data would rather run inside it.
+    resources = ResourcesConfig(scoring_cpus=1)
+    config = ScoringConfig(samples=2, batch_size=48)
+    done = through_actors(pool, RowsOfEach, checkpoint, config, resources, 0).materialize()
+    # Read by tasks of 512, 512 and 76.
+    assert sorted(row["rows"] for row in done.take_all()) == [28, 32, 32] + [48] * 21
+    assert "MapBatches(decode)" in done.stats()
+    assert "->MapBatches(RowsOfEach)" not in done.stats()
 
 
 def test_one_sample_has_scores_but_no_error_of_them(checkpoint: str) -> None:
@@ -271,8 +306,8 @@ def test_an_output_that_is_not_finite_is_an_error_row(tmp_path: Path, checkpoint
 def test_what_the_cluster_can_never_give_is_told_at_once(checkpoint: str) -> None:
     pool = ray.data.from_arrow(table(0, 3))
     for resources, needed in (
-        (ResourcesConfig(scoring_actors=2), "needs 2.75 CPUs, and the cluster has at most 2"),
-        (ResourcesConfig(max_scoring_actors=3), r"scoring \(3 actors.* needs 3.75 CPUs"),
+        (ResourcesConfig(scoring_actors=2), "needs 3 CPUs, and the cluster has at most 2"),
+        (ResourcesConfig(max_scoring_actors=3), r"scoring \(3 actors.* needs 4 CPUs"),
         (ResourcesConfig(scoring_gpus=1), "needs 1 GPUs, and the cluster has at most 0"),
     ):
         with pytest.raises(ResourceError, match=needed):

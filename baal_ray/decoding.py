@@ -1,0 +1,31 @@
+"""Decodes the encoded images of a block, in tasks that load neither torch nor a model."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from baal_ray import images
+
+# Of a task: while actors score on CPUs that it could have, or it waits, a core has work.
+_THREADS = 2
+
+
+def decode(
+    rows: pa.Table, height: int, width: int, max_pixels: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Encoded images of a block → uint8 [N, 3, H, W], with an `error` ("" for none)."""
+    pixels, faults = images.decode_many(
+        rows["image"].to_pylist(), height, width, max_pixels=max_pixels, threads=_THREADS
+    )
+    known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * len(rows)
+    sources = rows["source"].to_pylist() if "source" in rows.column_names else [""] * len(rows)
+    return {
+        "id": np.array(rows["id"].to_pylist(), dtype=object),
+        "source": np.array(sources, dtype=object),
+        "image": pixels,
+        "error": np.array(
+            [before or now or "" for before, now in zip(known, faults, strict=True)], dtype=object
+        ),
+    }

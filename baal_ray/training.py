@@ -117,7 +117,7 @@ def _train(job: FitJob) -> None:
     # More workers than images would leave some with nothing to do.
     workers = min(resources.training_workers, len(job.training.class_of))
     # A worker that reports an epoch waits for the controller's next look, every 2 seconds by
-    # default: more than an epoch of a small labelled set takes.
+    # default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     fs, path = storage.arrow_filesystem(fits_uri(job.config.workspace))
     trainer = TorchTrainer(

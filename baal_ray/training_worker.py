@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import tempfile
 import time
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 _EVALUATED_AT_A_TIME = 256
 _QUIET_SECONDS = 10.0
+# What a kill may cost beside the epoch it falls in; handing over a small epoch takes longer than
+# the epoch itself.
+_SECONDS_BETWEEN_REPORTS = 10.0
 _STATE = "state.pt"
 
 
@@ -66,6 +70,7 @@ def train_worker(settings: dict[str, FitJob]) -> None:
     worker.restore()
     while not worker.finished:
         worker.run_epoch()
+        worker.log()
         worker.report()
     worker.publish()
 
@@ -97,13 +102,14 @@ class _Worker:
         self._schedule = make_schedule(self._optimizer, job.config.training)
         self._history: list[dict[str, float]] = []
         self._logged_at = 0.0
+        self._reported_at, self._due = -math.inf, True
 
     @property
     def finished(self) -> bool:
         return len(self._history) >= self._config.training.epochs
 
     def restore(self) -> None:
-        """Take up the last epoch's state, if this fit was begun before."""
+        """Take up the state of the last epoch reported, if this fit was begun before."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return
@@ -115,7 +121,7 @@ class _Worker:
         self._history = state["history"]
 
     def run_epoch(self) -> None:
-        """Fit on every image once, then measure."""
+        """Fit on every image once, then measure; all workers agree on whether it is reported."""
         epoch = len(self._history)
         # By epoch, so that a fit taken up again draws what it would have drawn.
         torch.manual_seed(self._config.seed + 1_000_003 * epoch + self._rank)
@@ -128,21 +134,33 @@ class _Worker:
         )
         loss = sum(self._step(rows, images) for rows, images in batches)
         self._schedule.step()
-        sums = self._evaluate()
-        loss_and_sums = torch.cat([sums.new_tensor([loss]), sums])
+        evaluated = self._evaluate()
+        due = self._rank == 0 and time.monotonic() > self._reported_at + _SECONDS_BETWEEN_REPORTS
+        sums = torch.cat([evaluated.new_tensor([loss, due]), evaluated])
         if self._workers > 1:
-            torch.distributed.all_reduce(loss_and_sums)
-        mean_loss = loss_and_sums[0].item() / self._fitted
+            torch.distributed.all_reduce(sums)
+        mean_loss, self._due = sums[0].item() / self._fitted, bool(sums[1])
         self._history.append(
-            {"epoch": epoch + 1, "train_loss": mean_loss, **metrics(loss_and_sums[1:].cpu())}
+            {"epoch": epoch + 1, "train_loss": mean_loss, **metrics(sums[2:].cpu())}
         )
 
+    def log(self) -> None:
+        """One line an epoch, but none in the seconds after the last."""
+        if self._rank:
+            return
+        if self.finished or time.monotonic() > self._logged_at + _QUIET_SECONDS:
+            self._logged_at = time.monotonic()
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in self._history[-1].items())
+            logger.info("fit, of %d epochs: %s", self._config.training.epochs, figures)
+
     def report(self) -> None:
-        """Hand the epoch to Ray Train, which keeps it in case a worker is lost."""
+        """Hand the epoch to Ray Train, which keeps it in case a worker is lost, now and then."""
+        if not self._due and not self.finished:
+            return
+        self._reported_at = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if self._rank == 0:
-                self._log_epoch()
                 state = {
                     "classifier": self._classifier.state_dict(),
                     "optimizer": self._optimizer.state_dict(),
@@ -152,13 +170,6 @@ class _Worker:
                 torch.save(state, Path(folder) / _STATE)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(self._history[-1], checkpoint=checkpoint)
-
-    def _log_epoch(self) -> None:
-        """One line an epoch, but none in the seconds after the last."""
-        if self.finished or time.monotonic() > self._logged_at + _QUIET_SECONDS:
-            self._logged_at = time.monotonic()
-            figures = ", ".join(f"{name} {value:.4g}" for name, value in self._history[-1].items())
-            logger.info("fit, of %d epochs: %s", self._config.training.epochs, figures)
 
     def publish(self) -> None:
         """Write the checkpoint, then the record that names it."""

@@ -48,7 +48,7 @@ def test_two_workers_use_every_row_and_measure_on_the_whole_evaluation_set(
     assert (again.checkpoint, again.reused) == (fit.checkpoint, True)
 
 
-def test_a_worker_that_dies_is_replaced_and_goes_on_from_its_last_epoch(
+def test_a_worker_that_dies_is_replaced_and_goes_on_from_an_epoch_that_was_kept(
     tmp_path: Path,
 ) -> None:
     marker = tmp_path / "died"

@@ -2,10 +2,12 @@
 
 python several_nodes.py FOLDER ACTORS MOST
 
-Each machine has CPUs for one actor, and for reading and decoding beside it. FOLDER has a pool and
-a `checkpoint`; the last line is the passes of each process.
+Each machine has CPUs for one actor, and for reading and decoding beside it. They are those of the
+cluster that RAY_ADDRESS names, else three nodes on this one. FOLDER has a pool and a `checkpoint`;
+the last line is the passes of each process.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,11 +21,14 @@ from baal_ray.scoring import score_pool
 
 if __name__ == "__main__":
     folder, actors, most = sys.argv[1:]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    for _ in range(2):
-        cluster.add_node(num_cpus=2)
-    ray.init(cluster.address)
-    cluster.wait_for_nodes()
+    cluster = None
+    if "RAY_ADDRESS" not in os.environ:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        for _ in range(2):
+            cluster.add_node(num_cpus=2)
+        cluster.wait_for_nodes()
+        os.environ["RAY_ADDRESS"] = cluster.address
+    ray.init()
     score_pool(
         read_pool(list_pool(PoolConfig(uri=f"{folder}/pool"), "")),
         Path(folder, "checkpoint").read_text(),
@@ -34,6 +39,7 @@ if __name__ == "__main__":
         ),
     )
     ray.shutdown()
-    cluster.shutdown()
+    if cluster:
+        cluster.shutdown()
     passes = [len(file.read_text().splitlines()) for file in Path(folder).glob("passes-of-*")]
     print(*passes)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from shutil import which
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -18,26 +19,49 @@ from baal_ray.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 from pools import CLASSES, table, write_pool
 
-SCRIPT = Path(__file__).parents[1] / "several_nodes.py"
+TESTS = Path(__file__).parents[1]
 IMAGES, BATCH_SIZE = 2_000, 32
 
 
 def test_on_three_nodes_more_actors_join_and_the_scores_are_those_of_one(tmp_path: Path) -> None:
-    write_pool(tmp_path, images=IMAGES)
-    (tmp_path / "checkpoint").write_text(saved_model(tmp_path, tmp_path, seconds=0.1))
+    passes = score(tmp_path, [], actors=1, most=3)
+    assert len(passes) > 1  # some leave again and others come
+    check_scores(tmp_path)
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not (which("ip") and which("unshare")),
+    reason="hosts with networks of their own take root, and Debian's iproute2",
+)
+def test_on_three_hosts_the_scores_are_those_of_one_and_shares_are_even(tmp_path: Path) -> None:
+    passes = score(tmp_path, [str(TESTS / "several_hosts.sh")], actors=3, most=3)
+    assert len(passes) == 3
+    # Of twenty files of a hundred images, an actor has one more or less.
+    assert min(passes) > 0.6 * max(passes)
+    check_scores(tmp_path)
+
+
+def score(folder: Path, prefix: list[str], actors: int, most: int) -> list[int]:
+    """Score a pool in a folder; gives the passes of each process."""
+    write_pool(folder, images=IMAGES)
+    (folder / "checkpoint").write_text(saved_model(folder, folder, seconds=0.1))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with tempfile.TemporaryDirectory(prefix="baal-", dir="/tmp") as home:
         done = subprocess.run(
-            [sys.executable, SCRIPT, tmp_path, "1", "3"],
-            env=os.environ | {"HOME": home},
+            [*prefix, sys.executable, TESTS / "several_nodes.py", folder, str(actors), str(most)],
+            env=os.environ | {"HOME": home, "PATH": path},
             capture_output=True,
             text=True,
             timeout=280,
         )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()[-1].split()) > 1  # some leave again and others come
+    return [int(passes) for passes in done.stdout.splitlines()[-1].split()]
 
-    scores = pq.read_table(tmp_path / "scores").to_pandas().sort_values("id")
-    quick = saved_model(tmp_path / "quick", tmp_path, seconds=0)
+
+def check_scores(folder: Path) -> None:
+    """Hold them against what one process scores."""
+    scores = pq.read_table(folder / "scores").to_pandas().sort_values("id")
+    quick = saved_model(folder / "quick", folder, seconds=0)
     scorer = PoolScorer(quick, ScoringConfig(samples=4, batch_size=BATCH_SIZE), 0, False)
     rows = decode(table(0, IMAGES).select(["id", "image"]), 12, 12, max_pixels=10**6)
     with pytest.warns(RuntimeWarning, match="cannot be traced"):

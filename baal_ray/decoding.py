@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from baal_ray import images
 
-# Of a task: while actors score on CPUs that it could have, or it waits, a core has work.
+# Of a task, which asks for one CPU: the second uses what actors leave of the cores.
 _THREADS = 2
 
 

@@ -175,6 +175,8 @@ def through_actors(
         batch_format="pyarrow",
     )
     mini_batches = max(1, _BYTES_PER_BLOCK // (config.mini_batch * 3 * height * width))
+    # Ray Data does this inside the task that decodes, as both ask for one CPU, and runs nothing
+    # that comes before it inside the actor.
     blocks = decoded.repartition(target_num_rows_per_block=mini_batches * config.mini_batch)
     return blocks.map_batches(
         actor,

@@ -30,6 +30,7 @@ def test_rules_are_named_or_have_settings(tmp_path):
         ({"accuracies": [90]}, "accuracies.0 is 90"),
         ({"training": {}}, "training.evaluation_set is not set; it must be"),
         ({"rules": ["epig"], "scoring": {"masks": "per_item"}}, "scoring.masks is 'per_item'"),
+        ({"scoring": {"batch_size": None}}, "scoring.batch_size is null; in an experiment"),
         ({"rules": ["epig"], "candidates": 4}, "candidates is 4; it must be at least"),
         (
             {"rules": [{"by": "batch_bald", "most_alike": 0.9}]},

@@ -67,6 +67,20 @@ def first_round(
     return config, run_round(config, "2026-11-22")
 
 
+def test_a_round_finds_a_mini_batch_size_and_the_next_one_goes_on_with_it(tmp_path: Path) -> None:
+    write_pool(tmp_path)
+    config = round_config(tmp_path, scoring={"samples": 4, "batch_size": None})
+    bring_in_labels(config, tmp_path)
+    assert run_round(config, "first").scored == 300
+    (found,) = Path(config.workspace, "checkpoints").rglob("batch-size-*.json")
+    size = json.loads(found.read_text())["batch_size"]
+    fingerprint = Path(scores_of(config, "first"), "_fingerprint.json")
+    assert json.loads(fingerprint.read_text())["batch_size"] == size
+    # No new labels, so the same model: of it all but the picks have scores already.
+    assert run_round(config, "second").scored == 0
+    assert scores_of(config, "second") == scores_of(config, "first")
+
+
 def test_a_round_scores_the_pool_and_acquires_the_k_most_informative(
     first_round: tuple[RoundConfig, RoundResult],
 ) -> None:

@@ -129,12 +129,12 @@ def _parts(listing: PoolListing) -> list[_Part]:
     parts = []
     for file in listing.files:
         for group, rows in enumerate(file.row_groups):
-            step = max(1, rows)
+            step = rows
             if listing.column == "uri":
                 step = _ROWS_OF_A_PART * math.ceil(rows / _MOST_PARTS / _ROWS_OF_A_PART)
             parts += [
                 _Part(file, group, range(start, min(start + step, rows)))
-                for start in range(0, rows, step)
+                for start in range(0, rows, step or 1)
             ]
     return parts
 

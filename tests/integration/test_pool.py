@@ -97,10 +97,11 @@ def test_null_images_and_other_types_and_files_without_rows(tmp_path):
     }
 
 
-def test_a_pool_without_rows_is_an_empty_dataset(tmp_path):
+@pytest.mark.parametrize(("column", "type_"), [("image", pa.binary()), ("uri", pa.string())])
+def test_a_pool_without_rows_is_an_empty_dataset(tmp_path, column, type_):
     write(
         tmp_path / "1.parquet",
-        {"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())},
+        {"id": pa.array([], pa.string()), column: pa.array([], type_)},
     )
     listing = listed(tmp_path)
     check_ids(listing)

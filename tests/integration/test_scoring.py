@@ -102,7 +102,7 @@ def test_mini_batches_are_whole_and_decoded_apart_from_the_actor(
     done = through_actors(pool, RowsOfEach, checkpoint, config, resources, 0).materialize()
     # Read by tasks of 512, 512 and 76.
     assert sorted(row["rows"] for row in done.take_all()) == [28, 32, 32] + [48] * 21
-    assert "MapBatches(decode)" in done.stats()
+    assert "MapBatches(decode)->StreamingRepartition" in done.stats()
     assert "->MapBatches(RowsOfEach)" not in done.stats()
 
 

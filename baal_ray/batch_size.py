@@ -10,7 +10,7 @@ from collections.abc import Callable
 import ray
 
 from baal_ray import storage
-from baal_ray.cluster import actor_cpus
+from baal_ray.cluster import actor_cpus, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.scorer import PoolScorer
 
@@ -42,7 +42,11 @@ def with_batch_size(
     """
     uri = _uri(config, checkpoint, resources)
     if config.batch_size is None and not storage.exists(uri):
-        task = ray.remote(num_cpus=actor_cpus(resources), num_gpus=resources.scoring_gpus)(_try)
+        task = ray.remote(
+            num_cpus=actor_cpus(resources),
+            num_gpus=resources.scoring_gpus,
+            runtime_env=runtime_env(resources.scoring_gpus),
+        )(_try)
         rates: dict[int, float] = ray.get(
             task.remote(checkpoint, config, seed, resources.scoring_gpus > 0)
         )

@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy
 
 from baal_ray import images, storage
 from baal_ray.batch_size import with_batch_size
-from baal_ray.cluster import actor_cpus, check_resources
+from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.datasink import PublishedParquet
 from baal_ray.decoding import decode
@@ -188,6 +188,7 @@ def through_actors(
         ),
         num_cpus=actor_cpus(resources),
         num_gpus=resources.scoring_gpus or None,
+        runtime_env=runtime_env(resources.scoring_gpus),
     )
 
 

@@ -11,6 +11,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from baal_ray import storage
+from baal_ray.cluster import runtime_env
 from baal_ray.config import RoundConfig
 from baal_ray.errors import TrainingError
 from baal_ray.labelled_set import Examples, evaluation_examples, hold_out, labelled_examples
@@ -138,6 +139,7 @@ def _train(job: FitJob) -> None:
             storage_filesystem=fs,
             failure_config=ray.train.FailureConfig(max_failures=job.config.training.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            worker_runtime_env=runtime_env(resources.training_gpus),
             # Below, it writes pages: a traceback, too, whenever the cluster is slow to answer.
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),

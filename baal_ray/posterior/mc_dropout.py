@@ -32,6 +32,9 @@ MASKS = ("shared", "per_item")
 # by 1e-6 in float32, 1e-3 in TF32, 1e-2 in bfloat16.
 _ROUNDING, _ROUNDING_IN_16_BITS = 1e-4, 0.05
 
+# Images on which another sample than the first is compared, evenly spread.
+_FEW = 8
+
 # Mini-batches of so many shapes are prepared for; a pool has two, the last one being smaller.
 _SHAPES = 4
 
@@ -261,7 +264,7 @@ class MCDropout:
         if not ks:
             return
         with self._evaluation():
-            prepared = self._prepare(images_N, len(ks), masks_of)
+            prepared = self._prepare(images_N, ids, len(ks))
             if prepared is None:
                 with unchanged(self.model, images_N.device):
                     for k in ks:
@@ -286,7 +289,7 @@ class MCDropout:
             self._watch.update()
 
     def _prepare(
-        self, images_N: Tensor, samples: int, masks_of: Callable[[Sequence[int]], Masks]
+        self, images_N: Tensor, ids: Sequence[str] | None, samples: int
     ) -> TrunkOnce | None:
         """The fast way to so many samples of such a mini-batch; None: the model must run whole."""
         device = images_N.device.type
@@ -298,24 +301,23 @@ class MCDropout:
             *(samples, self.seed, self.masks, self.output, self.stochastic_depth),
         )
         if key in self._prepared and key not in self._held_against_model:
-            self._hold_again(key, images_N, masks_of)
+            self._hold_again(key, images_N, ids)
         if key not in self._prepared:
-            self._prepared[key] = self._trace(images_N, samples, masks_of)
+            self._prepared[key] = self._trace(images_N, ids, samples)
             if len(self._prepared) > _SHAPES:
                 self._prepared.popitem(last=False)
         self._held_against_model.add(key)
         self._prepared.move_to_end(key)
         return self._prepared[key]
 
-    def _hold_again(
-        self, key: Any, images_N: Tensor, masks_of: Callable[[Sequence[int]], Masks]
-    ) -> None:
+    def _hold_again(self, key: Any, images_N: Tensor, ids: Sequence[str] | None) -> None:
         """With the weights of now, go on with what was traced before if it is still right."""
         prepared = self._prepared[key]
         try:
             if prepared is not None:
                 prepared.refresh()
-                self._hold_against_model(prepared, images_N, masks_of)
+                first_N_C = self._run_whole(0, images_N, ids)
+                self._hold_against_model(prepared, images_N, ids, first_N_C)
         except PosteriorError:
             del self._prepared[key]
 
@@ -323,11 +325,10 @@ class MCDropout:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _trace(
-        self, images_N: Tensor, samples: int, masks_of: Callable[[Sequence[int]], Masks]
+        self, images_N: Tensor, ids: Sequence[str] | None, samples: int
     ) -> TrunkOnce | None:
         # A model that keeps what depends on the shape has it from here on, not from the trace.
-        with unchanged(self.model, images_N.device):
-            self.predict_under(masks_of((0,)), images_N)
+        first_N_C = self._run_whole(0, images_N, ids)
         # Convolutions run faster on channels last.
         layouts = [torch.channels_last] if images_N.ndim == 4 else []
         for layout in (*layouts, torch.contiguous_format):
@@ -341,7 +342,7 @@ class MCDropout:
                         samples,
                         self.masks == "shared",
                     )
-                self._hold_against_model(prepared, images_N, masks_of)
+                self._hold_against_model(prepared, images_N, ids, first_N_C)
             except Exception as error:  # a model's code raises anything when traced
                 if is_out_of_memory(error):
                     raise
@@ -353,32 +354,38 @@ class MCDropout:
             self._warned = True
         return None
 
+    def _run_whole(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Tensor:
+        """What the model itself returns for one sample, left as it was."""
+        with unchanged(self.model, images_N.device):
+            return self.predict_under(self.masks_of(images_N, ids)((k,)), images_N)
+
     def _hold_against_model(
         self,
         prepared: TrunkOnce,
         images_N: Tensor,
-        masks_of: Callable[[Sequence[int]], Masks],
+        ids: Sequence[str] | None,
+        first_N_C: Tensor,
     ) -> None:
-        """Hold the first samples drawn the fast way, twice, against the model itself.
+        """Hold samples drawn the fast way, twice, against the model itself.
+
+        Of those drawn together, the first is compared on every image, the last on a few.
 
         Raises:
             PosteriorError: they differ.
         """
-        ks = range(prepared.together)
-        ends = [0, ks[-1]]
-        with unchanged(self.model, images_N.device):
-            plain = [self.predict_under(masks_of((k,)), images_N) for k in ends]
-        rounding = _ROUNDING_IN_16_BITS if in_16_bits(self.model, plain[0]) else _ROUNDING
-        plain_K_N_C = torch.stack(
-            [log_probs_of(predictions, self.output) for predictions in plain]
-        )
-        tolerance = rounding * largest(plain_K_N_C)
+        masks_of, ks = self.masks_of(images_N, ids), range(prepared.together)
+        few = sorted({i * (len(images_N) - 1) // (_FEW - 1) for i in range(_FEW)})
+        few_ids = None if ids is None else [ids[i] for i in few]
+        last_N_C = self._run_whole(ks[-1], images_N[few], few_ids)
+        rounding = _ROUNDING_IN_16_BITS if in_16_bits(self.model, first_N_C) else _ROUNDING
+        plain_N_C = log_probs_of(torch.cat([first_N_C, last_N_C]), self.output)
+        tolerance = rounding * largest(plain_N_C)
         for _ in range(2):
             with torch.autocast(images_N.device.type, enabled=False):
-                fast = torch.cat(list(prepared.draw(images_N, masks_of, ks)))[ends]
-            fast_K_N_C = log_probs_of(fast, self.output)
-            difference = log_prob_distance(fast_K_N_C, plain_K_N_C)
-            if difference > tolerance or not torch.equal(fast_K_N_C.isnan(), plain_K_N_C.isnan()):
+                fast = torch.cat(list(prepared.draw(images_N, masks_of, ks)))
+            fast_N_C = log_probs_of(torch.cat([fast[0], fast[-1, few]]), self.output)
+            difference = log_prob_distance(fast_N_C, plain_N_C)
+            if difference > tolerance or not torch.equal(fast_N_C.isnan(), plain_N_C.isnan()):
                 raise PosteriorError(
                     f"traced, its log-probabilities differ by {difference:.2g}, more than "
                     f"{tolerance:.2g}"

@@ -1,4 +1,6 @@
 import json
+import platform
+import resource
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +106,31 @@ def test_mini_batches_are_whole_and_decoded_apart_from_the_actor(
     assert sorted(row["rows"] for row in done.take_all()) == [28, 32, 32] + [48] * 21
     assert "MapBatches(decode)->StreamingRepartition" in done.stats()
     assert "->MapBatches(RowsOfEach)" not in done.stats()
+
+
+class FreshPages(PoolScorer):
+    """Says how many pages the kernel gave for some large tensors, after others were freed."""
+
+    def __call__(self, rows: Columns) -> pa.Table:
+        def use() -> None:
+            for megabytes in (20, 100, 300):
+                torch.empty(megabytes * 2**20, dtype=torch.uint8).fill_(1)
+
+        for _ in range(5):  # by then the heap has room for all
+            use()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        use()
+        return pa.table({"pages": [resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before]})
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other ways")
+def test_an_actor_keeps_its_memory_for_the_next_mini_batch(
+    tmp_path: Path, checkpoint: str
+) -> None:
+    pool = read_pool(list_pool(PoolConfig(uri=str(write_pool(tmp_path, images=10))), ""))
+    config, resources = ScoringConfig(samples=2), ResourcesConfig(scoring_cpus=0.5)
+    done = through_actors(pool, FreshPages, checkpoint, config, resources, 0)
+    assert done.max("pages") < 420 * 2**20 / resource.getpagesize() / 100
 
 
 def test_one_sample_has_scores_but_no_error_of_them(checkpoint: str) -> None:

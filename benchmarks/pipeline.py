@@ -49,7 +49,7 @@ BATCH_SIZE = 64
 # "alone" and "plain" are run.
 POOLS = {
     "12 megapixels": ((4000, 3000), 7_200, "small_convnet", 224, 600),
-    "500×375": ((500, 375), 18_000, "small_convnet", 224, 600),
+    "500×375": ((500, 375), 36_000, "small_convnet", 224, 600),
     "VGG16 at 32": ((32, 32), 40_000, "vgg16", 32, 800),
 }
 

@@ -1,9 +1,10 @@
 import os
 import socket
-import threading
-import urllib.request
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -69,29 +70,22 @@ def _moto(endpoint: str) -> Iterator[None]:
     if "BAAL_RAY_TEST_S3" in os.environ:
         yield
         return
-    from moto.moto_server import threaded_moto_server
-    from werkzeug.serving import WSGIRequestHandler
-
-    one_at_a_time = threading.Lock()
-
-    class Serialized(threaded_moto_server.DomainDispatcherApplication):
-        """Conditional writes are atomic in S3, and race in moto's threads."""
-
-        def __call__(self, *request):
-            with one_at_a_time:
-                return super().__call__(*request)
-
-    port = int(endpoint.rsplit(":", 1)[1])
-    server = threaded_moto_server.ThreadedMotoServer("127.0.0.1", port=port)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WSGIRequestHandler, "disable_nagle_algorithm", True)  # 40 ms a body
-        patch.setattr(threaded_moto_server, "DomainDispatcherApplication", Serialized)
-        server.start()
-        # What moto holds outlives its server.
-        reset = urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")
-        urllib.request.urlopen(reset).close()
+    port = endpoint.rsplit(":", 1)[1]
+    server = subprocess.Popen(
+        [sys.executable, TESTS / "s3_server.py", port],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while server.poll() is None:
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", int(port))).close()
+                break
+            time.sleep(0.05)
         yield
-    server.stop()
+    finally:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ def _moto(endpoint: str) -> Iterator[None]:
                 socket.create_connection(("127.0.0.1", int(port))).close()
                 break
             time.sleep(0.05)
+        assert server.poll() is None, "moto's server has ended; run tests/s3_server.py to see why"
         yield
     finally:
         server.kill()

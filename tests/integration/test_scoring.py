@@ -109,18 +109,16 @@ def test_mini_batches_are_whole_and_decoded_apart_from_the_actor(
 
 
 class FreshPages(PoolScorer):
-    """Says how many pages the kernel gave for some large tensors, after others were freed."""
+    """Says how many pages the kernel gave for large tensors, each time after some were freed."""
 
     def __call__(self, rows: Columns) -> pa.Table:
-        def use() -> None:
+        pages = []
+        for _ in range(15):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for megabytes in (20, 100, 300):
                 torch.empty(megabytes * 2**20, dtype=torch.uint8).fill_(1)
-
-        for _ in range(5):  # by then the heap has room for all
-            use()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        use()
-        return pa.table({"pages": [resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before]})
+            pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        return pa.table({"pages": pages})
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other ways")
@@ -130,7 +128,8 @@ def test_an_actor_keeps_its_memory_for_the_next_mini_batch(
     pool = read_pool(list_pool(PoolConfig(uri=str(write_pool(tmp_path, images=10))), ""))
     config, resources = ScoringConfig(samples=2), ResourcesConfig(scoring_cpus=0.5)
     done = through_actors(pool, FreshPages, checkpoint, config, resources, 0)
-    assert done.max("pages") < 420 * 2**20 / resource.getpagesize() / 100
+    # Not of the first few: the bytes of another thread may lie where 300 MiB were, once or twice.
+    assert done.to_pandas()["pages"].median() < 420 * 2**20 / resource.getpagesize() / 100
 
 
 def test_one_sample_has_scores_but_no_error_of_them(checkpoint: str) -> None:

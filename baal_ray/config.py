@@ -142,6 +142,7 @@ class ScoringConfig(Section):
     stochastic_depth: bool = False
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: Count | None = 64
+    decode_on: Literal["cpu", "gpu"] = "cpu"
     max_pixels: Count = 100_000_000
     further_stages: list[StageConfig] = Field([])
     max_unreadable: Fraction = 0.01
@@ -342,6 +343,15 @@ class RoundConfig(Document):
             raise ValueError(
                 f"workspace is {self.workspace!r}, in the pool {self.pool.uri!r}; it must be "
                 "elsewhere, as what it holds would be taken for images of the pool"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decodes_where_it_scores(self) -> "RoundConfig":
+        if self.scoring.decode_on == "gpu" and not self.resources.scoring_gpus:
+            raise ValueError(
+                "scoring.decode_on is gpu, and resources.scoring_gpus is 0; it must be more, or "
+                "decode_on must be cpu"
             )
         return self
 

@@ -1,5 +1,7 @@
 """Decodes the encoded images of a block, in tasks that load neither torch nor a model."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,24 @@ def decode(
     rows: pa.Table, height: int, width: int, max_pixels: int
 ) -> dict[str, npt.NDArray[Any]]:
     """Encoded images of a block → uint8 [N, 3, H, W], with an `error` ("" for none)."""
-    pixels, faults = images.decode_many(
-        rows["image"].to_pylist(), height, width, max_pixels=max_pixels, threads=_THREADS
+    return columns_with(
+        rows,
+        partial(
+            images.decode_many,
+            height=height,
+            width=width,
+            max_pixels=max_pixels,
+            threads=_THREADS,
+        ),
     )
+
+
+def columns_with(
+    rows: pa.Table,
+    decode_many: Callable[[Sequence[bytes | None]], tuple[Any, list[str | None]]],
+) -> dict[str, Any]:
+    """The columns of a mini-batch: `image` is what `decode_many` makes of the encoded ones."""
+    pixels, faults = decode_many(rows["image"].to_pylist())
     known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * len(rows)
     sources = rows["source"].to_pylist() if "source" in rows.column_names else [""] * len(rows)
     return {

@@ -38,6 +38,7 @@ _OPENERS: dict[bytes, tuple[str, type[ImageFile.ImageFile]]] = {
 }
 _OTHERS = {b"<": "HTML or XML", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _PNG_END = b"IEND\xaeB`\x82"
+_JPEG_END = b"\xff\xd9"
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -159,6 +160,28 @@ def decode_many(
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(decode_each, (range(i, len(images), threads) for i in range(threads))))
     return pixels, errors
+
+
+def area_of_plain_jpeg(data: bytes, *, max_pixels: int) -> int | None:
+    """The pixels of a JPEG that any decoder takes alike: whole, RGB or grey, and not too large.
+
+    Args:
+        data: The encoded image, of which the header is read, and whether it ends as a JPEG does.
+        max_pixels: Most pixels that it may have.
+
+    Returns:
+        Its width times its height; None where `decode` should judge.
+    """
+    if not data.rstrip(b"\0").endswith(_JPEG_END):
+        return None
+    try:
+        _, opener = _recognise(data)
+        image = _open(data, opener, max_pixels)
+    except Exception:  # noqa: BLE001  as in `_decode`, which will say what is wrong
+        return None
+    if not isinstance(image, JpegImageFile) or image.mode not in ("RGB", "L"):
+        return None
+    return image.width * image.height
 
 
 def encode_png(image: Pixels) -> bytes:

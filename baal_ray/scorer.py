@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Mapping
 from statistics import median
@@ -15,14 +16,16 @@ from torch import Tensor
 
 from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.config import ScoringConfig
+from baal_ray.decoding import columns_with
 from baal_ray.errors import ResourceError
 from baal_ray.features import features
 from baal_ray.first_samples import FirstSamples, KeptLogProbs
+from baal_ray.gpu_decoding import DeviceDecoder
 from baal_ray.model import load_checkpoint
 from baal_ray.posterior import MCDropout
 from baal_ray.posterior.memory import is_out_of_memory
 from baal_ray.schema import SCORE_COLUMNS, SCORES, SMALL_IS_INFORMATIVE, STABILITY_COLUMNS
-from baal_ray.scoring_metrics import ScoringMetrics
+from baal_ray.scoring_metrics import DeviceTime, ScoringMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,11 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 
 class PoolScorer:
-    """Holds a fitted model and gives each mini-batch of images its rows of scores."""
+    """Holds a fitted model and gives each mini-batch of images its rows of scores.
+
+    It may be called by several threads at once. The model takes one mini-batch after the other;
+    while a GPU works on one, the next is made ready and put in its queue.
+    """
 
     def __init__(
         self,
@@ -66,10 +73,13 @@ class PoolScorer:
                 config.masks,
                 loaded.config.output,
                 stochastic_depth=config.stochastic_depth,
+                frozen=True,
             )
 
         self._posterior = posterior(config.samples)
         self._first = FirstSamples(first, posterior(first.samples)) if first else None
+        self._turn = threading.Lock()
+        self._decode = DeviceDecoder(self._device, *self._image_size, max_pixels=config.max_pixels)
         noise = torch.randint(
             *(0, 256, (_FEWEST, 3, *self._image_size)),
             dtype=torch.uint8,
@@ -85,17 +95,18 @@ class PoolScorer:
             loaded.sha256, self._device
         )  # last, as its clock runs from here
 
-    def __call__(self, rows: Columns) -> pa.Table:
+    def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         """Score at most one mini-batch.
 
         Args:
-            rows: `id`, `source`, `image` (uint8 [N, 3, H, W]) and `error` ("" for none).
+            rows: `id`, `source`, `image` (uint8 [N, 3, H, W]) and `error` ("" for none); or a
+                table with `id` and encoded images, which are decoded on the actor's device.
 
         Returns:
             N rows of `schema.SCORES`.
         """
-        with self._metrics.working():
-            scores = self._score(rows)
+        columns = self._decoded(rows)
+        scores = self._table(columns, *self._predict(columns))
         self._metrics.count(len(scores), len(scores) - scores["error"].null_count)
         return scores
 
@@ -117,12 +128,38 @@ class PoolScorer:
             raise
         return median(times[1:])
 
-    def _score(self, rows: Columns) -> pa.Table:
-        images = len(rows["id"])
-        columns, log_probs_N_K_C = self._predict(rows["image"], list(rows["id"]))
-        # One transfer for all columns.
-        together = torch.stack([column.float() for column in columns.values()]).cpu().numpy()
-        statistics = dict(zip(columns, together[:, :images], strict=True))
+    def _decoded(self, rows: Columns | pa.Table) -> Mapping[str, Any]:
+        return columns_with(rows, self._decode) if isinstance(rows, pa.Table) else rows
+
+    def _predict(self, rows: Mapping[str, Any]) -> tuple[Columns, Tensor | None]:
+        """The score columns of decoded images; if some are kept, log-probabilities too."""
+        ids = list(rows["id"])
+        images_N = self._padded(rows["image"])
+        with self._turn, DeviceTime(self._device) as work:
+            columns, log_probs_N_K_C = self._predict_padded(images_N, ids)
+            # One transfer for all columns.
+            together = torch.stack([column.float() for column in columns.values()])
+            together = together.to("cpu", non_blocking=True)
+        self._metrics.worked(work.seconds())
+        statistics = dict(zip(columns, together.numpy()[:, : len(ids)], strict=True))
+        return statistics, log_probs_N_K_C
+
+    def _padded(self, images_N: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+        """A mini-batch of its fixed size, so that scores are the same bit for bit."""
+        shape = (self._config.mini_batch, *images_N.shape[1:])
+        if isinstance(images_N, Tensor):
+            padded_N = torch.zeros(shape, dtype=torch.uint8, device=images_N.device)
+            padded_N[: len(images_N)] = images_N
+        else:
+            # Pinned, so that a GPU need not be waited for while it is copied there.
+            pinned = self._device.type == "cuda"
+            padded_N = torch.zeros(shape, dtype=torch.uint8, pin_memory=pinned)
+            padded_N.numpy()[: len(images_N)] = images_N
+        return padded_N
+
+    def _table(
+        self, rows: Mapping[str, Any], statistics: Columns, log_probs_N_K_C: Tensor | None
+    ) -> pa.Table:
         scores = np.stack([statistics[name] for name in SCORE_COLUMNS])
         errors = np.where(
             rows["error"] != "",
@@ -149,26 +186,22 @@ class PoolScorer:
             }
         ).cast(SCORES)
 
-    def _predict(
-        self, images_N: npt.NDArray[np.uint8], ids: list[str]
+    def _predict_padded(
+        self, images_N: Tensor, ids: list[str]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The score columns of a mini-batch; its log-probabilities too, if some are kept.
 
-        It is padded to its fixed size, so that scores are the same bit for bit, and parted where
-        the device has no room for so many images at once.
+        It is parted where the device has no room for so many images at once.
         """
-        missing = self._config.mini_batch - len(images_N)
-        padding_N = np.zeros((missing, *images_N.shape[1:]), np.uint8)
-        padded_N = torch.from_numpy(np.concatenate([images_N, padding_N]))
-        padded_ids = [*ids, *[""] * missing]
+        padded_ids = [*ids, *[""] * (len(images_N) - len(ids))]
         while True:
             size = self._at_once
             try:
                 parts = [
                     self._predict_at_once(
-                        padded_N[start : start + size], padded_ids[start:][:size]
+                        images_N[start : start + size], padded_ids[start:][:size]
                     )
-                    for start in range(0, len(padded_N), size)
+                    for start in range(0, len(images_N), size)
                 ]
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -180,7 +213,7 @@ class PoolScorer:
     def _predict_at_once(
         self, images_N: Tensor, ids: list[str]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        images_N = images_N.to(self._device)
+        images_N = images_N.to(self._device, non_blocking=True)
         with self._autocast():
             first_N_K_C = None
             if self._first:
@@ -245,12 +278,12 @@ class PoolPredictor(PoolScorer):
     def __init__(self, checkpoint: str, config: ScoringConfig, seed: int, on_gpu: bool) -> None:
         super().__init__(checkpoint, config, seed, on_gpu, keep_by="bald")
 
-    def __call__(self, rows: Columns) -> pa.Table:
+    def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         """`id` and `log_probs` (float32 [K, C] as bytes) of the images that can be predicted."""
-        ids = list(rows["id"])
-        _, log_probs_N_K_C = self._predict(rows["image"], ids)
+        rows = self._decoded(rows)
+        _, log_probs_N_K_C = self._predict(rows)
         assert log_probs_N_K_C is not None
-        log_probs = log_probs_N_K_C[: len(ids)].float().cpu().numpy()
+        log_probs = log_probs_N_K_C[: len(rows["id"])].float().cpu().numpy()
         good = (rows["error"] == "") & ~np.isnan(log_probs).any(axis=(1, 2))
         return pa.table(
             {
@@ -263,11 +296,12 @@ class PoolPredictor(PoolScorer):
 class PoolFeatures(PoolScorer):
     """Holds a fitted model and gives each mini-batch its features."""
 
-    def __call__(self, rows: Columns) -> pa.Table:
+    def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         """`id` and `features` (float32 [D] as bytes) of the images that can be decoded."""
+        rows = self._decoded(rows)
         good = rows["error"] == ""
-        images_N = torch.from_numpy(rows["image"][good]).to(self._device)
-        with self._autocast():
+        with self._turn, self._autocast():
+            images_N = torch.as_tensor(rows["image"][good]).to(self._device)
             parts = [
                 features(self._posterior.model, some_N, self._posterior.output).cpu().numpy()
                 for some_N in torch.split(images_N, self._at_once)

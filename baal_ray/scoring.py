@@ -11,7 +11,7 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from baal_ray import images, storage
+from baal_ray import gpu_decoding, images, storage
 from baal_ray.batch_size import with_batch_size
 from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
@@ -37,6 +37,9 @@ _ENGINE = 3
 # A kill costs the work on the files that are being filled.
 _ROWS_PER_FILE, _BYTES_A_ROW = 20_000, 100
 _MOST_BYTES_PER_FILE = 128 * 1024**2
+
+# An actor makes one mini-batch ready while its device works on the other.
+_CALLS_AT_ONCE = 2
 
 # Of decoded images, which come in blocks of whole mini-batches: an actor pads what is less.
 _BYTES_PER_BLOCK = 16 * 1024**2
@@ -169,6 +172,27 @@ def through_actors(
         seed: as for `score_pool`.
         *more: further arguments of the actor.
     """
+    on_gpu = config.decode_on == "gpu"
+    mini_batches = pool if on_gpu else _decoded(pool, checkpoint, config)
+    return mini_batches.map_batches(
+        actor,
+        fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0, *more),
+        batch_format="pyarrow" if on_gpu else "numpy",
+        batch_size=config.mini_batch,
+        compute=ActorPoolStrategy(
+            min_size=resources.scoring_actors,
+            max_size=resources.most_scoring_actors,
+            max_concurrent_calls_per_actor=_CALLS_AT_ONCE,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=actor_cpus(resources),
+        num_gpus=resources.scoring_gpus or None,
+        runtime_env=runtime_env(resources.scoring_gpus),
+    )
+
+
+def _decoded(pool: ray.data.Dataset, checkpoint: str, config: ScoringConfig) -> ray.data.Dataset:
+    """In blocks of whole mini-batches, made by CPU tasks."""
     height, width = _described(checkpoint)["model"]["image_size"]
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
@@ -177,19 +201,7 @@ def through_actors(
     mini_batches = max(1, _BYTES_PER_BLOCK // (config.mini_batch * 3 * height * width))
     # Ray Data does this inside the task that decodes, as both ask for one CPU, and runs nothing
     # that comes before it inside the actor.
-    blocks = decoded.repartition(target_num_rows_per_block=mini_batches * config.mini_batch)
-    return blocks.map_batches(
-        actor,
-        fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0, *more),
-        batch_format="numpy",
-        batch_size=config.mini_batch,
-        compute=ActorPoolStrategy(
-            min_size=resources.scoring_actors, max_size=resources.most_scoring_actors
-        ),
-        num_cpus=actor_cpus(resources),
-        num_gpus=resources.scoring_gpus or None,
-        runtime_env=runtime_env(resources.scoring_gpus),
-    )
+    return decoded.repartition(target_num_rows_per_block=mini_batches * config.mini_batch)
 
 
 def fingerprint_uri(scores: str, checkpoint: str, config: ScoringConfig, seed: int) -> str:
@@ -208,7 +220,7 @@ def _depends_on(checkpoint: str, config: ScoringConfig, seed: int) -> dict[str, 
         "seed": seed,
         "batch_size": config.batch_size,
         "max_pixels": config.max_pixels,
-        "decoder": images.decoder_version(),
+        "decoder": (gpu_decoding if config.decode_on == "gpu" else images).decoder_version(),
         "engine": _ENGINE,
         "torch": torch.__version__,
     }

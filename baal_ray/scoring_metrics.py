@@ -1,8 +1,7 @@
 """What a scoring actor tells Ray's dashboard, and Prometheus, of its work."""
 
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from ray.util.metrics import Counter, Gauge
@@ -13,8 +12,41 @@ _WINDOW = 10.0
 _LABELS = ("model",)
 
 
+class DeviceTime:
+    """How long a device works on what it is given inside a `with` block.
+
+    A GPU takes it from a queue: its time begins when what was in the queue before is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = (
+            [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            if device.type == "cuda"
+            else None
+        )
+
+    def __enter__(self) -> "DeviceTime":
+        self._begun = time.monotonic()
+        if self._events:
+            self._events[0].record()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended = time.monotonic()
+        if self._events:
+            self._events[1].record()
+
+    def seconds(self) -> float:
+        """After the block: wait for the device, and say how long it took."""
+        if self._events is None:
+            return self._ended - self._begun
+        begun, ended = self._events
+        ended.synchronize()
+        return float(begun.elapsed_time(ended)) / 1000
+
+
 class ScoringMetrics:
-    """Counts images and the share of time that the actor is not waiting for them.
+    """Counts images and the share of time that the actor's device is at work.
 
     Ray adds its own prefix and labels, so Prometheus has `ray_baal_ray_images_scored_total` and so
     on, by model, node and worker.
@@ -28,6 +60,7 @@ class ScoringMetrics:
             device: whose memory is told; nothing is told of the CPU's.
         """
         self._device = device
+        self._lock = threading.Lock()
         self._scored = Counter("baal_ray_images_scored", "Images given a score.", _LABELS)
         self._unreadable = Counter(
             "baal_ray_images_unreadable", "Images given an error instead.", _LABELS
@@ -35,7 +68,7 @@ class ScoringMetrics:
         self._rate = Gauge("baal_ray_images_per_second", "Images an actor got through.", _LABELS)
         self._busy = Gauge(
             "baal_ray_busy_fraction",
-            "The share of its time that an actor was not waiting, 0 to 1.",
+            "The share of the time that an actor's device was at work, 0 to 1.",
             _LABELS,
         )
         self._memory = Gauge(
@@ -45,19 +78,21 @@ class ScoringMetrics:
             metric.set_default_tags({"model": model[:12]})
         self._begin()
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """While the actor has a mini-batch."""
-        begun = time.monotonic()
-        yield
-        self._seconds += time.monotonic() - begun
+    def worked(self, seconds: float) -> None:
+        """Of the device, on a mini-batch."""
+        with self._lock:
+            self._seconds += seconds
 
     def count(self, images: int, unreadable: int) -> None:
         """Of a mini-batch that is done."""
         for counter, more in ((self._scored, images - unreadable), (self._unreadable, unreadable)):
             if more:
                 counter.inc(more)
-        self._images += images
+        with self._lock:
+            self._images += images
+            self._tell()
+
+    def _tell(self) -> None:
         passed = time.monotonic() - self._since
         if passed >= _WINDOW:
             self._rate.set(self._images / passed)

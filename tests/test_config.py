@@ -182,6 +182,13 @@ def test_a_single_pick_has_no_control(faults, read):
     assert fault.startswith("selection.random_share is 0.1; it must be 0 where k is 1")
 
 
+def test_a_gpu_decodes_where_one_scores(faults, read):
+    text = f"{MINIMAL}scoring: {{decode_on: gpu}}\n"
+    (fault,) = faults(text)
+    assert fault.startswith("scoring.decode_on is gpu, and resources.scoring_gpus is 0")
+    assert read(f"{text}resources: {{scoring_gpus: 0.5}}").scoring.decode_on == "gpu"
+
+
 @pytest.mark.parametrize(
     ("k", "share", "count"),
     [(100, 0, 0), (100, 0.1, 10), (10, 0.01, 1), (10, 0.99, 9), (2, 0.01, 1), (2, 0.99, 1)],

@@ -85,6 +85,7 @@ class MCDropout:
         output: str = "logits",
         *,
         stochastic_depth: bool = False,
+        frozen: bool = False,
     ) -> None:
         """Prepare to draw; nothing runs yet.
 
@@ -98,6 +99,8 @@ class MCDropout:
             output: what the model returns, "logits" or "log_probs". It is declared, never guessed.
             stochastic_depth: whether the blocks that torchvision's `StochasticDepth` (timm's
                 `DropPath`) leaves out in training are left out at random here too.
+            frozen: whether the model stays as it is from the first call on. It is not looked at
+                for changes then, which takes a GPU's queue to its end for every mini-batch.
 
         Raises:
             PosteriorError: an argument is out of its range.
@@ -111,6 +114,7 @@ class MCDropout:
         self.masks = masks
         self.output = output
         self.stochastic_depth = stochastic_depth
+        self.frozen = frozen
         self._warned = False
         self._forget()
 
@@ -277,6 +281,8 @@ class MCDropout:
 
     def _notice_changes(self) -> None:
         """Forget what was found out about a model that has changed since."""
+        if self.frozen and self._structure:
+            return
         now = structure(self.model)
         if now != self._structure:
             self._structure = now

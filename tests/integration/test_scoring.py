@@ -2,6 +2,7 @@ import json
 import platform
 import resource
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,30 @@ def test_mini_batches_are_whole_and_decoded_apart_from_the_actor(
     assert sorted(row["rows"] for row in done.take_all()) == [28, 32, 32] + [48] * 21
     assert "MapBatches(decode)->StreamingRepartition" in done.stats()
     assert "->MapBatches(RowsOfEach)" not in done.stats()
+
+
+def test_images_may_be_decoded_where_they_are_scored(tmp_path: Path, checkpoint: str) -> None:
+    write_pool(tmp_path, images=150)
+    pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
+    decoded_by_tasks = ScoringConfig(samples=3, batch_size=64)
+    config = decoded_by_tasks.model_copy(update={"decode_on": "gpu"})
+    scores = [
+        score_pool(pool, checkpoint, str(tmp_path / "scores"), config=each)
+        for each in (decoded_by_tasks, config)
+    ]
+    assert scores[0].uri != scores[1].uri  # of JPEGs, pixels differ
+    # These are PNGs, and everything else is the same.
+    by_tasks, by_actors = (read_scores(each.uri) for each in scores)
+    assert len(by_actors) == 150
+    pd.testing.assert_frame_equal(by_tasks, by_actors, check_exact=True)
+
+
+def test_a_scorer_may_be_called_by_several_threads(checkpoint: str) -> None:
+    rows = [decode(table(i, 20).select(["id", "image"]), 12, 12, 10**6) for i in range(0, 200, 20)]
+    scorer = PoolScorer(checkpoint, ScoringConfig(samples=5), seed=0, on_gpu=False)
+    one_by_one = [scorer(each) for each in rows]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(scorer, rows * 3)) == one_by_one * 3
 
 
 class FreshPages(PoolScorer):

@@ -13,6 +13,7 @@ from torch import nn
 from baal_ray.acquisition import ACQUISITION_FUNCTIONS, bald
 from baal_ray.errors import PosteriorError
 from baal_ray.posterior import MCDropout
+from baal_ray.posterior.unchanged import Watch
 from scenarios import dropout_net, inputs
 
 
@@ -256,3 +257,18 @@ def test_a_compiled_model_is_not_frozen_to_its_first_masks():
     expected = MCDropout(dropout_net(), 4).log_probs(inputs(4))
     compiled = torch.compile(dropout_net(), backend="eager")
     assert torch.equal(MCDropout(compiled, 4).log_probs(inputs(4)), expected)
+
+
+def test_only_a_frozen_model_is_not_looked_at_again(monkeypatch):
+    images_N = inputs(4)
+    usual, frozen = (MCDropout(dropout_net(), 4, frozen=is_frozen) for is_frozen in (False, True))
+    expected = usual.log_probs(images_N)
+    assert torch.equal(frozen.log_probs(images_N), expected)
+
+    def looked_at(watch):
+        raise RuntimeError("looked at")
+
+    monkeypatch.setattr(Watch, "changed", looked_at)
+    assert torch.equal(frozen.log_probs(images_N), expected)
+    with pytest.raises(RuntimeError, match="looked at"):
+        usual.log_probs(images_N)

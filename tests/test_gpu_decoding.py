@@ -1,0 +1,134 @@
+"""On a CPU, where TorchCodec decodes too: all but nvJPEG itself."""
+
+from importlib.metadata import PackageNotFoundError
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image, ImageOps
+
+from baal_ray import gpu_decoding, images
+from baal_ray.errors import ConfigError
+
+LIMIT = 1_000_000
+CPU = torch.device("cpu")
+
+
+def picture(height, width, mode="RGB"):
+    """Smooth, as photographs are."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 20, width // 20, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def jpeg(image, **options):
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=95, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return jpeg(picture(200, 300), exif=exif)
+
+
+def without_quantisation(data):
+    """The header says all that Pillow wants to know of it, and nobody can decode the rest."""
+    start = data.index(b"\xff\xdb")
+    return data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
+
+
+PLAIN = {
+    "colour": jpeg(picture(200, 300)),
+    "grey": jpeg(picture(200, 300, "L")),
+    "progressive": jpeg(picture(200, 300), progressive=True),
+    "smaller than asked for": jpeg(picture(20, 40)),
+    "zeros after its end": jpeg(picture(200, 300)) + bytes(100),
+    **{f"turned {orientation}": turned(orientation) for orientation in range(2, 9)},
+}
+
+
+def png(image):
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+OTHERS = {
+    "PNG": png(picture(200, 300)),
+    "CMYK": jpeg(picture(200, 300, "CMYK")),
+    "cut short": PLAIN["colour"][:2000],
+    "too large": jpeg(picture(1000, 1001)),
+    "junk": b"junk",
+    "empty": b"",
+    "missing": None,
+    "without a table": without_quantisation(PLAIN["colour"]),
+}
+
+
+def decode(*encoded, size=(64, 48)):
+    pixels_N, errors = gpu_decoding.DeviceDecoder(CPU, *size, max_pixels=LIMIT)(encoded)
+    return pixels_N.numpy(), errors
+
+
+@pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN.keys())
+def test_a_plain_jpeg_is_what_pillow_makes_of_all_its_pixels(data):
+    seen = ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGB")
+    expected = np.asarray(seen.resize((48, 64), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    (pixels,), errors = decode(data)
+    assert errors == [None]
+    np.testing.assert_allclose(pixels, expected, atol=1, rtol=0)
+
+
+def test_a_picture_many_times_too_large_is_reduced_in_two_steps():
+    image = picture(900, 1100)
+    expected = np.asarray(image.resize((6, 4), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    (pixels,), _ = decode(jpeg(image), size=(4, 6))
+    np.testing.assert_allclose(pixels, expected, atol=2, rtol=0)
+
+
+def test_what_is_no_plain_jpeg_is_left_to_pillow():
+    expected, faults = images.decode_many(list(OTHERS.values()), 64, 48, max_pixels=LIMIT)
+    plain = PLAIN["colour"]
+    pixels, errors = decode(plain, *OTHERS.values(), plain)
+    np.testing.assert_array_equal(pixels[1:-1], expected)
+    assert errors == [None, *faults, None]
+    assert (pixels[0] == pixels[-1]).all()
+    assert pixels[0].any()
+
+
+def test_large_pictures_are_not_all_in_memory_at_once(monkeypatch):
+    together = []
+    decode_jpegs = gpu_decoding._decode_jpegs
+    monkeypatch.setattr(
+        gpu_decoding,
+        "_decode_jpegs",
+        lambda data, device: together.append(len(data)) or decode_jpegs(data, device),
+    )
+    data = list(PLAIN.values())[:3]
+    at_once, _ = decode(*data)
+    monkeypatch.setattr(gpu_decoding, "_MOST_PIXELS", 2 * 200 * 300)
+    parted, _ = decode(*data)
+    assert together == [3, 2, 1]
+    np.testing.assert_array_equal(at_once, parted)
+
+
+def test_a_mini_batch_without_a_jpeg():
+    assert decode()[0].shape == (0, 3, 64, 48)
+    pixels, errors = decode(OTHERS["PNG"])
+    assert pixels.any()
+    assert errors == [None]
+
+
+def test_its_version_names_both_decoders_or_says_how_to_get_torchcodec(monkeypatch):
+    version = gpu_decoding.decoder_version()
+    assert version.startswith("torchcodec ")
+    assert images.decoder_version() in version
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(gpu_decoding, "version", missing)
+    with pytest.raises(ConfigError, match=r"decode_on.*\n.*pip install 'baal-ray\[gpu\]'"):
+        gpu_decoding.decoder_version()

@@ -12,6 +12,7 @@ import ray
 from baal_ray import storage
 from baal_ray.cluster import actor_cpus, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
+from baal_ray.model import describe
 from baal_ray.scorer import PoolScorer
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ def with_batch_size(
         task = ray.remote(
             num_cpus=actor_cpus(resources),
             num_gpus=resources.scoring_gpus,
-            runtime_env=runtime_env(resources.scoring_gpus),
+            runtime_env=runtime_env(
+                resources.scoring_gpus, describe(checkpoint)["model"]["image_size"]
+            ),
         )(_try)
         rates: dict[int, float] = ray.get(
             task.remote(checkpoint, config, seed, resources.scoring_gpus > 0)

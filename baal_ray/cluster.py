@@ -1,7 +1,8 @@
 """The Ray cluster, and what it can ever give, held against what a round asks for."""
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ray
 
@@ -19,6 +20,10 @@ _KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",  # the only one, as those of further threads are too small,
     "MALLOC_TRIM_THRESHOLD_": str(2**40),  # and it never shrinks
 }
+
+# Pixels of the smallest images for which that is worth a process of its own, which takes up to a
+# second more to start (benchmarks/kept_memory.txt).
+_WORTH_KEEPING = 32 * 32
 
 
 def connect() -> None:
@@ -66,9 +71,16 @@ def actor_cpus(resources: ResourcesConfig) -> float:
     return 0 if resources.scoring_gpus else resources.scoring_cpus
 
 
-def runtime_env(gpus: float) -> dict[str, dict[str, str]]:
-    """Of an actor or worker that runs the model on so many GPUs, beside what the job has."""
-    return {} if gpus else {"env_vars": _KEEP_MEMORY}
+def runtime_env(gpus: float, image_size: Sequence[int]) -> dict[str, dict[str, str]]:
+    """Of an actor or worker that runs the model on so many GPUs, beside what the job has.
+
+    Args:
+        gpus: 0 if it runs on CPUs.
+        image_size: height and width that the model sees.
+    """
+    if gpus or math.prod(image_size) < _WORTH_KEEPING:
+        return {}
+    return {"env_vars": _KEEP_MEMORY}
 
 
 def _check(

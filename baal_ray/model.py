@@ -23,7 +23,7 @@ from baal_ray.workspace import checkpoint_uri
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS, _DESCRIPTION = "model.safetensors", "model.json"
 
 
 class ImageClassifier(nn.Module):
@@ -164,7 +164,7 @@ def save_checkpoint(
     folder = checkpoint_uri(workspace, sha256)
     storage.publish(storage.join(folder, WEIGHTS), weights)
     description = {**architecture, "sha256": sha256, "fit": dict(fit)}
-    storage.publish(storage.join(folder, DESCRIPTION), json.dumps(description, indent=2).encode())
+    storage.publish(storage.join(folder, _DESCRIPTION), json.dumps(description, indent=2).encode())
     return sha256
 
 
@@ -178,7 +178,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
     sha256 = uri.rstrip("/").rsplit("/", 1)[-1]
     try:
         weights = storage.read(storage.join(uri, WEIGHTS))
-        description = json.loads(storage.read(storage.join(uri, DESCRIPTION)))
+        description = json.loads(storage.read(storage.join(uri, _DESCRIPTION)))
     except (StorageError, ValueError) as error:
         raise CheckpointError(f"checkpoint {uri} is incomplete: {error}") from error
     found = storage.sha256(weights)
@@ -197,6 +197,12 @@ def load_checkpoint(uri: str) -> Checkpoint:
         ) from error
     classifier = ImageClassifier(network, config.mean, config.std).eval()
     return Checkpoint(sha256, config, classes, description, classifier)
+
+
+def describe(checkpoint: str) -> dict[str, Any]:
+    """What a checkpoint says of itself, read without its weights."""
+    description: dict[str, Any] = json.loads(storage.read(storage.join(checkpoint, _DESCRIPTION)))
+    return description
 
 
 def _architecture(weights: bytes, uri: str) -> tuple[ModelConfig, list[str]]:

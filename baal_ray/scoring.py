@@ -20,7 +20,7 @@ from baal_ray.decoding import decode
 from baal_ray.errors import CorruptFileError
 from baal_ray.first_samples import KeptLogProbs
 from baal_ray.ids import Hashes, IdSet, hash_ids
-from baal_ray.model import DESCRIPTION
+from baal_ray.model import describe
 from baal_ray.parquet import LoadedParquet
 from baal_ray.read_ahead import read_ahead
 from baal_ray.rules import column_of
@@ -172,8 +172,9 @@ def through_actors(
         seed: as for `score_pool`.
         *more: further arguments of the actor.
     """
+    image_size = describe(checkpoint)["model"]["image_size"]
     on_gpu = config.decode_on == "gpu"
-    mini_batches = pool if on_gpu else _decoded(pool, checkpoint, config)
+    mini_batches = pool if on_gpu else _decoded(pool, image_size, config)
     return mini_batches.map_batches(
         actor,
         fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0, *more),
@@ -187,13 +188,15 @@ def through_actors(
         ),
         num_cpus=actor_cpus(resources),
         num_gpus=resources.scoring_gpus or None,
-        runtime_env=runtime_env(resources.scoring_gpus),
+        runtime_env=runtime_env(resources.scoring_gpus, image_size),
     )
 
 
-def _decoded(pool: ray.data.Dataset, checkpoint: str, config: ScoringConfig) -> ray.data.Dataset:
+def _decoded(
+    pool: ray.data.Dataset, image_size: list[int], config: ScoringConfig
+) -> ray.data.Dataset:
     """In blocks of whole mini-batches, made by CPU tasks."""
-    height, width = _described(checkpoint)["model"]["image_size"]
+    height, width = image_size
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
         batch_format="pyarrow",
@@ -256,15 +259,10 @@ def _ids_and_errors(file: str) -> pa.Table:
     return rows
 
 
-def _described(checkpoint: str) -> dict[str, Any]:
-    description: dict[str, Any] = json.loads(storage.read(storage.join(checkpoint, DESCRIPTION)))
-    return description
-
-
 def _bytes_per_file(checkpoint: str, config: ScoringConfig, keep_by: str | None) -> int:
     """Of as many rows as make few files, unless log-probabilities make them too large."""
     a_row: float = _BYTES_A_ROW
     if keep_by is not None:
-        log_probs = config.samples * len(_described(checkpoint)["classes"]) * 4
+        log_probs = config.samples * len(describe(checkpoint)["classes"]) * 4
         a_row += kept_share(config) * log_probs
     return min(int(_ROWS_PER_FILE * a_row), _MOST_BYTES_PER_FILE)

@@ -139,7 +139,7 @@ def _train(job: FitJob) -> None:
             storage_filesystem=fs,
             failure_config=ray.train.FailureConfig(max_failures=job.config.training.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            worker_runtime_env=runtime_env(resources.training_gpus),
+            worker_runtime_env=runtime_env(resources.training_gpus, job.config.model.image_size),
             # Below, it writes pages: a traceback, too, whenever the cluster is slow to answer.
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),

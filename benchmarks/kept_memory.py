@@ -2,18 +2,21 @@
 
 Run `python benchmarks/kept_memory.py`; the last result is in kept_memory.txt.
 
-CPU seconds on one thread of scoring a mini-batch of 64 images with a small convnet at 224 pixels,
-K = 20, and of a training step of 32; each in a process of its own, with the environment that
-baal_ray gives its actors and without it, in turn. Memory is the most that the process ever held.
+CPU milliseconds on one thread of scoring a mini-batch of 64 images with a small convnet, K = 20,
+and of a training step of 32, by the pixels of a side; each in a process of its own, in a thread as
+in Ray, with the environment that baal_ray gives its actors and without it, in turn. Memory is the
+most that the process ever held.
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 from statistics import median
 
 import numpy as np
@@ -25,27 +28,29 @@ from baal_ray.model import build_classifier, save_checkpoint
 from baal_ray.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 
-SIDE, BATCH_SIZE, TRAINED, TIMES = 224, 64, 32, 10
-MODEL, CLASSES = ModelConfig(image_size=SIDE), [str(number) for number in range(10)]
+SIDES = (12, 32, 224)
+BATCH_SIZE, TRAINED, TIMES = 64, 32, 10
+CLASSES = [str(number) for number in range(10)]
 
 
-def score(folder):
+def score(folder, side):
     """What is called again and again: scoring a mini-batch."""
-    sha256 = save_checkpoint(folder, build_classifier(MODEL, len(CLASSES)), MODEL, CLASSES, {})
+    config = ModelConfig(image_size=side)
+    sha256 = save_checkpoint(folder, build_classifier(config, len(CLASSES)), config, CLASSES, {})
     config = ScoringConfig(samples=20, batch_size=BATCH_SIZE)
     scorer = PoolScorer(checkpoint_uri(folder, sha256), config, 0, on_gpu=False)
-    shape = (BATCH_SIZE, 3, SIDE, SIDE)
+    shape = (BATCH_SIZE, 3, side, side)
     ids = np.array(CLASSES[:1] * BATCH_SIZE, dtype=object)
     nothing = np.array([""] * BATCH_SIZE, dtype=object)
     pixels_N = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return lambda: scorer({"id": ids, "source": ids, "image": pixels_N, "error": nothing})
 
 
-def train(_):
+def train(_, side):
     """What is called again and again: a training step."""
-    model = build_classifier(MODEL, len(CLASSES)).train()
+    model = build_classifier(ModelConfig(image_size=side), len(CLASSES)).train()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    images_N = torch.randint(0, 256, (TRAINED, 3, SIDE, SIDE), dtype=torch.uint8)
+    images_N = torch.randint(0, 256, (TRAINED, 3, side, side), dtype=torch.uint8)
     labels_N = torch.randint(0, len(CLASSES), (TRAINED,))
 
     def step():
@@ -59,26 +64,28 @@ def train(_):
 ARMS = {"score": score, "train": train}
 
 
-def run_arm(name):
-    """One arm in this process; prints CPU seconds a call and MiB as JSON."""
+def run_arm(name, side):
+    """One arm in this process; prints CPU milliseconds a call and MiB as JSON."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        call = ARMS[name](folder)
-        call()
+        call = ARMS[name](folder, side)
+        for _ in range(3):
+            call()
         before = resource.getrusage(resource.RUSAGE_SELF)
         for _ in range(TIMES):
             call()
         after = resource.getrusage(resource.RUSAGE_SELF)
     computing, kernel = (
-        (getattr(after, of) - getattr(before, of)) / TIMES for of in ("ru_utime", "ru_stime")
+        1000 * (getattr(after, of) - getattr(before, of)) / TIMES
+        for of in ("ru_utime", "ru_stime")
     )
     print(json.dumps([computing, kernel, after.ru_maxrss / 1024]))
 
 
-def measure(name, variables):
+def measure(name, side, variables):
     """One arm in a process of its own."""
-    command = [sys.executable, __file__, "--arm", name]
+    command = [sys.executable, __file__, "--arm", name, "--side", str(side)]
     found = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}
     )
@@ -90,18 +97,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.arm:
-        run_arm(arguments.arm)
+        thread = threading.Thread(target=run_arm, args=(arguments.arm, arguments.side))
+        thread.start()
+        thread.join()
         return
-    ways = {"given back": {}, "kept": runtime_env(0)["env_vars"]}
+    ways = {"given back": {}, "kept": runtime_env(0, [SIDES[-1]] * 2)["env_vars"]}
     print(f"torch {torch.__version__}; median of {arguments.repeats}, in turn")
-    print("       memory     computing  in the kernel  at most")
-    for name in ARMS:
-        runs = [{way: measure(name, ways[way]) for way in ways} for _ in range(arguments.repeats)]
+    print("       pixels  memory       computing  in the kernel   at most")
+    for name, side in itertools.product(ARMS, SIDES):
+        runs = [
+            {way: measure(name, side, ways[way]) for way in ways} for _ in range(arguments.repeats)
+        ]
         for way in ways:
             computing, kernel, mib = map(median, zip(*(run[way] for run in runs), strict=True))
-            print(f"{name}  {way:10} {computing:7.2f} s  {kernel:11.2f} s  {mib:5.0f} MiB")
+            print(
+                f"{name}  {side:6}  {way:10} {computing:8.1f} ms  {kernel:10.1f} ms  "
+                f"{mib:5.0f} MiB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -185,7 +185,9 @@ def measure(arm, name, folder, images):
     command = [sys.executable, __file__, str(folder), "--pools", name, "--arm", arm]
     command += ["--images", str(images)]
     # What our actors have too, so that the stage is not the faster for it.
-    variables = {**os.environ, **runtime_env(0)["env_vars"]} if arm == "alone" else None
+    side = POOLS[name][3]
+    kept = runtime_env(0, [side, side])["env_vars"]
+    variables = {**os.environ, **kept} if arm == "alone" else None
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=variables)
     seconds = json.loads(found.stdout.strip().splitlines()[-1])
     return images / seconds, seconds

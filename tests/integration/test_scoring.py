@@ -16,6 +16,7 @@ import requests
 import torch
 
 from baal_ray.acquisition import bald
+from baal_ray.cluster import runtime_env
 from baal_ray.config import (
     ModelConfig,
     PoolConfig,
@@ -147,14 +148,22 @@ class FreshPages(PoolScorer):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other ways")
-def test_an_actor_keeps_its_memory_for_the_next_mini_batch(
-    tmp_path: Path, checkpoint: str
-) -> None:
+def test_an_actor_keeps_its_memory_for_the_next_mini_batch(tmp_path: Path) -> None:
+    model = ModelConfig(image_size=32)
+    sha256 = save_checkpoint(str(tmp_path), build_classifier(model, 3), model, CLASSES, {})
+    checkpoint = checkpoint_uri(str(tmp_path), sha256)
     pool = read_pool(list_pool(PoolConfig(uri=str(write_pool(tmp_path, images=10))), ""))
     config, resources = ScoringConfig(samples=2), ResourcesConfig(scoring_cpus=0.5)
     done = through_actors(pool, FreshPages, checkpoint, config, resources, 0)
     # Not of the first few: the bytes of another thread may lie where 300 MiB were, once or twice.
     assert done.to_pandas()["pages"].median() < 420 * 2**20 / resource.getpagesize() / 100
+
+
+@pytest.mark.parametrize(("gpus", "image_size"), [(0.5, [224, 224]), (0, [31, 33])])
+def test_where_that_gains_nothing_an_actor_starts_sooner(
+    gpus: float, image_size: list[int]
+) -> None:
+    assert runtime_env(gpus, image_size) == {}
 
 
 def test_one_sample_has_scores_but_no_error_of_them(checkpoint: str) -> None:

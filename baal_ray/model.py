@@ -23,7 +23,7 @@ from baal_ray.workspace import checkpoint_uri
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, _DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 class ImageClassifier(nn.Module):
@@ -109,9 +109,11 @@ def check_model(config: ModelConfig, classes: int) -> None:
     """
     classifier = build_classifier(config, classes)
     images = torch.randint(0, 256, (2, 3, *config.image_size), dtype=torch.uint8)
-    posterior = MCDropout(classifier, samples=1, output=config.output)
+    # The model itself, not traced: loading PyTorch's tracer takes longer than all the rest.
+    sample = MCDropout(classifier, samples=1, output=config.output).sample(0)
     try:
-        found = posterior.log_probs(images).shape[-1]
+        with torch.no_grad():
+            found = sample(images).shape[-1]
         in_training = classifier.train()(images)
     except BaalRayError:
         raise
@@ -164,7 +166,7 @@ def save_checkpoint(
     folder = checkpoint_uri(workspace, sha256)
     storage.publish(storage.join(folder, WEIGHTS), weights)
     description = {**architecture, "sha256": sha256, "fit": dict(fit)}
-    storage.publish(storage.join(folder, _DESCRIPTION), json.dumps(description, indent=2).encode())
+    storage.publish(storage.join(folder, DESCRIPTION), json.dumps(description, indent=2).encode())
     return sha256
 
 
@@ -178,7 +180,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
     sha256 = uri.rstrip("/").rsplit("/", 1)[-1]
     try:
         weights = storage.read(storage.join(uri, WEIGHTS))
-        description = json.loads(storage.read(storage.join(uri, _DESCRIPTION)))
+        description = json.loads(storage.read(storage.join(uri, DESCRIPTION)))
     except (StorageError, ValueError) as error:
         raise CheckpointError(f"checkpoint {uri} is incomplete: {error}") from error
     found = storage.sha256(weights)
@@ -201,7 +203,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
 
 def describe(checkpoint: str) -> dict[str, Any]:
     """What a checkpoint says of itself, read without its weights."""
-    description: dict[str, Any] = json.loads(storage.read(storage.join(checkpoint, _DESCRIPTION)))
+    description: dict[str, Any] = json.loads(storage.read(storage.join(checkpoint, DESCRIPTION)))
     return description
 
 

@@ -24,6 +24,7 @@ from baal_ray.model import check_model
 from baal_ray.pool import sample_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
 from baal_ray.racing_creates import check_racing_creates, race
+from baal_ray.scoring import decoder_version
 from baal_ray.shared_workspace import check_workspace
 from baal_ray.workspace import manifest_uri
 
@@ -176,6 +177,10 @@ class _Patient:
         check_model(self.config.model, len(self.config.classes))
         return f"{self.config.model.factory} is built and runs; every dropout is hit"
 
+    def decoder(self) -> str:
+        decoder = decoder_version(self.config.scoring)
+        return f"the {self.config.scoring.decode_on.upper()} decodes JPEGs ({decoder})"
+
     def cluster(self) -> str:
         check_resources(self.config.resources)
         there = ray.cluster_resources()
@@ -233,6 +238,7 @@ _CHECKS = (
     _Check("pool", _Patient.pool, needs=("configuration", "Ray")),
     _Check("evaluation set", _Patient.evaluation_set, needs=("configuration",)),
     _Check("model", _Patient.model, needs=("configuration",)),
+    _Check("decoder", _Patient.decoder, needs=("configuration",)),
     _Check("cluster", _Patient.cluster, needs=("configuration", "Ray")),
     _Check("nodes", _Patient.nodes, needs=("configuration", "Ray", "workspace")),
     _Check("dashboard", _Patient.dashboard, needs=("Ray",)),

@@ -44,7 +44,7 @@ from baal_ray.progress import telling_progress
 from baal_ray.report.automatic import report_round
 from baal_ray.round_result import RoundResult
 from baal_ray.rounds import read_stage
-from baal_ray.scoring import fingerprint_uri, score_images, scored_already
+from baal_ray.scoring import decoder_version, fingerprint_uri, score_images, scored_already
 from baal_ray.shared_workspace import check_workspace
 from baal_ray.termination import ending_at_once
 from baal_ray.training import fit_model
@@ -123,6 +123,7 @@ class _Round:
 
     def _plan(self) -> Result:
         """What the round does, fixed by whoever comes first."""
+        decoder_version(self._config.scoring)  # raises if it is not installed
         plan = self._read("plan")
         if plan is None:
             plan = self._created("plan", self._new_plan())

@@ -59,9 +59,14 @@ class ExperimentConfig(Document):
 
     @field_validator("scoring")
     @classmethod
-    def _fixed_size(cls, scoring: ScoringConfig) -> ScoringConfig:
+    def _fixed(cls, scoring: ScoringConfig) -> ScoringConfig:
         if scoring.batch_size is None:
             raise ValueError("batch_size is null; in an experiment it must be a number")
+        if scoring.decode_on != "cpu":
+            raise ValueError(
+                f"decode_on is {scoring.decode_on}; in an experiment it must be cpu, as its "
+                "images are decoded once for all curves"
+            )
         return scoring
 
     @property
@@ -73,7 +78,12 @@ class ExperimentConfig(Document):
         """The settings that a curve depends on: with others changed, it may go on."""
         return self.model_dump(
             mode="json",
-            exclude={"rules", "seeds", "rounds", "accuracies", "cpus", "gpus", "folder"},
+            exclude={
+                **dict.fromkeys(
+                    ("rules", "seeds", "rounds", "accuracies", "cpus", "gpus", "folder"), True
+                ),
+                "scoring": {"decode_on"},
+            },
         )
 
     def shown(self) -> dict[str, Any]:
@@ -86,6 +96,7 @@ class ExperimentConfig(Document):
                 "rules": True,
                 "classes": True,
                 "training": {"evaluation_set", "held_out", "max_failures"},
+                "scoring": {"decode_on"},
             },
         )
         return dict(_flat(settings))

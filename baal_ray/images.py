@@ -4,6 +4,7 @@ Pillow does all of it. torchvision's decoders, deprecated since 0.29, are faster
 photographs and slower on large ones (benchmarks/decode.txt). Colour profiles are ignored.
 """
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -163,7 +164,7 @@ def decode_many(
 
 
 def area_of_plain_jpeg(data: bytes, *, max_pixels: int) -> int | None:
-    """The pixels of a JPEG that any decoder takes alike: whole, RGB or grey, and not too large.
+    """The pixels of a JPEG that other decoders see as we do: whole, RGB or grey, not too large.
 
     Args:
         data: The encoded image, of which the header is read, and whether it ends as a JPEG does.
@@ -177,11 +178,15 @@ def area_of_plain_jpeg(data: bytes, *, max_pixels: int) -> int | None:
     try:
         _, opener = _recognise(data)
         image = _open(data, opener, max_pixels)
+        plain = (
+            isinstance(image, JpegImageFile)
+            and image.mode in ("RGB", "L")
+            and image.info.get("adobe_transform") != 0  # RGB that is stored as such
+            and _orientation(image) == _orientation_in_exif(image.info.get("exif", b""))
+        )
     except Exception:  # noqa: BLE001  as in `_decode`, which will say what is wrong
         return None
-    if not isinstance(image, JpegImageFile) or image.mode not in ("RGB", "L"):
-        return None
-    return image.width * image.height
+    return image.width * image.height if plain else None
 
 
 def encode_png(image: Pixels) -> bytes:
@@ -255,6 +260,17 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  viewers show broken EXIF unturned, and so do we
         return 1
+
+
+def _orientation_in_exif(exif: bytes) -> int | None:
+    """As EXIF's own entry says, 1 without one; None if it is no SHORT, which not all can read."""
+    little = re.search(rb"\x12\x01([\x01-\x0d])\0\x01\0\0\0(..)", exif, re.DOTALL)
+    big = re.search(rb"\x01\x12\0([\x01-\x0d])\0\0\0\x01(..)", exif, re.DOTALL)
+    found = little or big
+    if not found:
+        return 1
+    kind, value = found.groups()
+    return int.from_bytes(value, "little" if little else "big") if kind == b"\x03" else None
 
 
 def _opaque(image: Image.Image) -> Image.Image:

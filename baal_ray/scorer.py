@@ -37,6 +37,7 @@ _KEPT_SHARES = 3
 _FEWEST = 2
 
 Columns = Mapping[str, npt.NDArray[Any]]
+LogProbs = npt.NDArray[np.float32]
 
 
 class PoolScorer:
@@ -79,7 +80,11 @@ class PoolScorer:
         self._posterior = posterior(config.samples)
         self._first = FirstSamples(first, posterior(first.samples)) if first else None
         self._turn = threading.Lock()
-        self._decode = DeviceDecoder(self._device, *self._image_size, max_pixels=config.max_pixels)
+        self._decode = (
+            DeviceDecoder(self._device, *self._image_size, max_pixels=config.max_pixels)
+            if config.decode_on == "gpu"
+            else None
+        )
         noise = torch.randint(
             *(0, 256, (_FEWEST, 3, *self._image_size)),
             dtype=torch.uint8,
@@ -129,10 +134,16 @@ class PoolScorer:
         return median(times[1:])
 
     def _decoded(self, rows: Columns | pa.Table) -> Mapping[str, Any]:
-        return columns_with(rows, self._decode) if isinstance(rows, pa.Table) else rows
+        if not isinstance(rows, pa.Table):
+            return rows
+        assert self._decode is not None
+        return columns_with(rows, self._decode)
 
-    def _predict(self, rows: Mapping[str, Any]) -> tuple[Columns, Tensor | None]:
-        """The score columns of decoded images; if some are kept, log-probabilities too."""
+    def _predict(self, rows: Mapping[str, Any]) -> tuple[Columns, LogProbs | None]:
+        """The score columns of decoded images; if some are kept, log-probabilities [N, K, C] too.
+
+        They are copied from a GPU in its queue, and read when it is done.
+        """
         ids = list(rows["id"])
         images_N = self._padded(rows["image"])
         with self._turn, DeviceTime(self._device) as work:
@@ -140,9 +151,13 @@ class PoolScorer:
             # One transfer for all columns.
             together = torch.stack([column.float() for column in columns.values()])
             together = together.to("cpu", non_blocking=True)
+            if log_probs_N_K_C is not None:
+                log_probs_N_K_C = log_probs_N_K_C.float().to("cpu", non_blocking=True)
         self._metrics.worked(work.seconds())
         statistics = dict(zip(columns, together.numpy()[:, : len(ids)], strict=True))
-        return statistics, log_probs_N_K_C
+        if log_probs_N_K_C is None:
+            return statistics, None
+        return statistics, log_probs_N_K_C.numpy()[: len(ids)]
 
     def _padded(self, images_N: npt.NDArray[np.uint8] | Tensor) -> Tensor:
         """A mini-batch of its fixed size, so that scores are the same bit for bit."""
@@ -153,12 +168,13 @@ class PoolScorer:
         else:
             # Pinned, so that a GPU need not be waited for while it is copied there.
             pinned = self._device.type == "cuda"
-            padded_N = torch.zeros(shape, dtype=torch.uint8, pin_memory=pinned)
+            padded_N = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
             padded_N.numpy()[: len(images_N)] = images_N
+            padded_N[len(images_N) :] = 0
         return padded_N
 
     def _table(
-        self, rows: Mapping[str, Any], statistics: Columns, log_probs_N_K_C: Tensor | None
+        self, rows: Mapping[str, Any], statistics: Columns, log_probs_N_K_C: LogProbs | None
     ) -> pa.Table:
         scores = np.stack([statistics[name] for name in SCORE_COLUMNS])
         errors = np.where(
@@ -251,7 +267,7 @@ class PoolScorer:
         self,
         statistics: Columns,
         failed: npt.NDArray[np.bool_],
-        log_probs_N_K_C: Tensor | None,
+        log_probs_N_K_C: LogProbs | None,
     ) -> pa.Array:
         """The log-probabilities of promising images as bytes, null for the others."""
         kept: list[bytes | None] = [None] * len(failed)
@@ -261,9 +277,8 @@ class PoolScorer:
             order = np.argsort(np.where(failed, np.inf, -information), kind="stable")
             promising = order[: math.ceil(kept_share(self._config) * len(failed))]
             promising = promising[~failed[promising]]
-            bytes_of = log_probs_N_K_C[promising].float().cpu().numpy()
-            for row, log_probs_K_C in zip(promising, bytes_of, strict=True):
-                kept[row] = log_probs_K_C.tobytes()
+            for row in promising:
+                kept[row] = log_probs_N_K_C[row].tobytes()
         return pa.array(kept, pa.binary())
 
     def _autocast(self) -> torch.autocast:
@@ -283,12 +298,11 @@ class PoolPredictor(PoolScorer):
         rows = self._decoded(rows)
         _, log_probs_N_K_C = self._predict(rows)
         assert log_probs_N_K_C is not None
-        log_probs = log_probs_N_K_C[: len(rows["id"])].float().cpu().numpy()
-        good = (rows["error"] == "") & ~np.isnan(log_probs).any(axis=(1, 2))
+        good = (rows["error"] == "") & ~np.isnan(log_probs_N_K_C).any(axis=(1, 2))
         return pa.table(
             {
                 "id": pa.array(rows["id"][good], pa.string()),
-                "log_probs": pa.array([of.tobytes() for of in log_probs[good]], pa.binary()),
+                "log_probs": pa.array([of.tobytes() for of in log_probs_N_K_C[good]], pa.binary()),
             }
         )
 

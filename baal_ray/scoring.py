@@ -17,7 +17,7 @@ from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.datasink import PublishedParquet
 from baal_ray.decoding import decode
-from baal_ray.errors import CorruptFileError
+from baal_ray.errors import ConfigError, CorruptFileError
 from baal_ray.first_samples import KeptLogProbs
 from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.model import describe
@@ -90,11 +90,15 @@ def score_pool(
         Where the scores are, and how many.
 
     Raises:
+        ConfigError: images cannot be decoded as asked.
         ResourceError: the cluster can never run the actors asked for.
         CheckpointError: the checkpoint is missing or corrupt.
         PosteriorError: the model cannot be sampled.
     """
     config, resources = config or ScoringConfig(), resources or ResourcesConfig()
+    if config.decode_on == "gpu" and not resources.scoring_gpus:
+        raise ConfigError("scoring.decode_on", ["is gpu, and resources.scoring_gpus is 0"])
+    decoder_version(config)  # raises if it is not installed
     check_resources(resources)
     config = with_batch_size(config, checkpoint, resources, seed)
     folder = fingerprint_uri(scores, checkpoint, config, seed)
@@ -125,7 +129,7 @@ def score_images(
 ) -> Scores:
     """Score a dataset that holds only what is not in `folder` yet.
 
-    decode (CPU tasks) → `PoolScorer` (actors) → Parquet files, published whole.
+    decode (CPU tasks, or the actors) → `PoolScorer` (actors) → Parquet files, published whole.
 
     Args:
         pool: as for `score_pool`.
@@ -161,7 +165,7 @@ def through_actors(
     seed: int,
     *more: Any,
 ) -> ray.data.Dataset:
-    """Decode images in CPU tasks and give them to actors that hold the model.
+    """Give images in mini-batches to actors that hold the model.
 
     Args:
         pool: `id` and `image`, as for `score_pool`.
@@ -173,12 +177,14 @@ def through_actors(
         *more: further arguments of the actor.
     """
     image_size = describe(checkpoint)["model"]["image_size"]
-    on_gpu = config.decode_on == "gpu"
-    mini_batches = pool if on_gpu else _decoded(pool, image_size, config)
-    return mini_batches.map_batches(
+    decoded = config.decode_on == "cpu"
+    blocks = (
+        _decoded_blocks(pool, image_size, config) if decoded else _encoded_blocks(pool, config)
+    )
+    return blocks.map_batches(
         actor,
         fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0, *more),
-        batch_format="pyarrow" if on_gpu else "numpy",
+        batch_format="numpy" if decoded else "pyarrow",
         batch_size=config.mini_batch,
         compute=ActorPoolStrategy(
             min_size=resources.scoring_actors,
@@ -192,10 +198,10 @@ def through_actors(
     )
 
 
-def _decoded(
+def _decoded_blocks(
     pool: ray.data.Dataset, image_size: list[int], config: ScoringConfig
 ) -> ray.data.Dataset:
-    """In blocks of whole mini-batches, made by CPU tasks."""
+    """Of whole mini-batches, decoded by CPU tasks."""
     height, width = image_size
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
@@ -205,6 +211,13 @@ def _decoded(
     # Ray Data does this inside the task that decodes, as both ask for one CPU, and runs nothing
     # that comes before it inside the actor.
     return decoded.repartition(target_num_rows_per_block=mini_batches * config.mini_batch)
+
+
+def _encoded_blocks(pool: ray.data.Dataset, config: ScoringConfig) -> ray.data.Dataset:
+    """Of one mini-batch, as read."""
+    # Ray Data would not do this inside a task that only reads.
+    read = pool.map_batches(lambda rows: rows, batch_format="pyarrow")
+    return read.repartition(target_num_rows_per_block=config.mini_batch)
 
 
 def fingerprint_uri(scores: str, checkpoint: str, config: ScoringConfig, seed: int) -> str:
@@ -223,10 +236,21 @@ def _depends_on(checkpoint: str, config: ScoringConfig, seed: int) -> dict[str, 
         "seed": seed,
         "batch_size": config.batch_size,
         "max_pixels": config.max_pixels,
-        "decoder": (gpu_decoding if config.decode_on == "gpu" else images).decoder_version(),
+        "decoder": decoder_version(config),
         "engine": _ENGINE,
         "torch": torch.__version__,
     }
+
+
+def decoder_version(config: ScoringConfig) -> str:
+    """What decodes the pool's images.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if config.decode_on == "gpu":
+        return gpu_decoding.decoder_version()
+    return images.decoder_version()
 
 
 def scored_already(folder: str) -> IdSet:

@@ -20,7 +20,7 @@ class DeviceTime:
 
     def __init__(self, device: torch.device) -> None:
         self._events = (
-            [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            [torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2)]
             if device.type == "cuda"
             else None
         )
@@ -46,7 +46,7 @@ class DeviceTime:
 
 
 class ScoringMetrics:
-    """Counts images and the share of time that the actor's device is at work.
+    """Counts images and the share of time that the actor's device has work.
 
     Ray adds its own prefix and labels, so Prometheus has `ray_baal_ray_images_scored_total` and so
     on, by model, node and worker.
@@ -68,7 +68,7 @@ class ScoringMetrics:
         self._rate = Gauge("baal_ray_images_per_second", "Images an actor got through.", _LABELS)
         self._busy = Gauge(
             "baal_ray_busy_fraction",
-            "The share of the time that an actor's device was at work, 0 to 1.",
+            "The share of the time that an actor's device had a mini-batch to work on, 0 to 1.",
             _LABELS,
         )
         self._memory = Gauge(

@@ -7,8 +7,8 @@ one pass: the model in evaluation mode, on mini-batches that are on the device a
 scored: a scoring actor's work on decoded mini-batches from memory, by two threads as in Ray;
 stage: from files to scores, one actor, JPEGs decoded by tasks on CPUs or by the actor.
 
-The rates of the last two leave out the first quarter of the mini-batches. Busy is the device's
-time on mini-batches over the time that passed.
+The rates of the last two leave out the first quarter of the mini-batches. Busy is the time in
+which the device had a mini-batch to work on, over the time that passed.
 """
 
 import argparse
@@ -85,9 +85,9 @@ def scored(checkpoint, config, device, images):
         return pa.concat_tables(parts).to_pandas()
 
 
-def stage(checkpoint, config, device, folder):
+def stage(checkpoint, config, device, folder, listing):
     """Of the whole stage."""
-    pool = read_pool(list_pool(PoolConfig(uri=str(folder), format="files"), ""))
+    pool = read_pool(list_pool(PoolConfig(uri=str(folder), format="files"), str(listing)))
     resources = ResourcesConfig(scoring_gpus=1 if device == "cuda" else 0)
     return through_actors(pool, Watched, checkpoint, config, resources, 0).to_pandas()
 
@@ -132,7 +132,10 @@ def main():
     ray.data.DataContext.get_current().enable_progress_bars = False
     for decode_on in ("cpu", "gpu"):
         each = config.model_copy(update={"decode_on": decode_on})
-        tell(f"stage, decoded on {decode_on}", stage(checkpoint, each, device, pool))
+        tell(
+            f"stage, decoded on {decode_on}",
+            stage(checkpoint, each, device, pool, folder / "listing"),
+        )
     ray.shutdown()
 
 

@@ -31,6 +31,10 @@ def test_rules_are_named_or_have_settings(tmp_path):
         ({"training": {}}, "training.evaluation_set is not set; it must be"),
         ({"rules": ["epig"], "scoring": {"masks": "per_item"}}, "scoring.masks is 'per_item'"),
         ({"scoring": {"batch_size": None}}, "scoring.batch_size is null; in an experiment"),
+        (
+            {"scoring": {"decode_on": "gpu"}},
+            "scoring.decode_on is gpu; in an experiment it must be cpu",
+        ),
         ({"rules": ["epig"], "candidates": 4}, "candidates is 4; it must be at least"),
         (
             {"rules": [{"by": "batch_bald", "most_alike": 0.9}]},

@@ -9,7 +9,9 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from baal_ray import gpu_decoding, images
-from baal_ray.errors import ConfigError
+from baal_ray.driver import _Round
+from baal_ray.errors import ConfigError, ResourceError
+from pools import round_config
 
 LIMIT = 1_000_000
 CPU = torch.device("cpu")
@@ -55,7 +57,20 @@ def png(image):
     return buffer.getvalue()
 
 
+def turned_by(orientation, place):
+    """A JPEG whose orientation other decoders may not find."""
+    if place == "XMP":
+        xmp = f"<x:xmpmeta><tiff:Orientation>{orientation}</tiff:Orientation></x:xmpmeta>"
+        return jpeg(picture(200, 300), xmp=xmp.encode())
+    exif = turned(orientation)
+    entry = b"\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation])
+    assert entry in exif
+    return exif.replace(entry, b"\x01\x12\0\x01\0\0\0\x01" + bytes([orientation, 0]))
+
+
 OTHERS = {
+    "turned by XMP": turned_by(6, "XMP"),
+    "turned by a byte": turned_by(6, "EXIF"),
     "PNG": png(picture(200, 300)),
     "CMYK": jpeg(picture(200, 300, "CMYK")),
     "cut short": PLAIN["colour"][:2000],
@@ -98,20 +113,54 @@ def test_what_is_no_plain_jpeg_is_left_to_pillow():
     assert pixels[0].any()
 
 
+def test_of_many_only_those_that_are_refused_are_left_to_pillow(caplog):
+    data = [PLAIN["colour"]] * 7
+    for bad in (2, 5):
+        data[bad] = OTHERS["without a table"]
+    pixels, errors = decode(*data)
+    assert [error is None for error in errors] == [True, True, False, True, True, False, True]
+    assert pixels.any(axis=(1, 2, 3)).tolist() == [error is None for error in errors]
+    (told,) = caplog.messages
+    assert told.startswith("TorchCodec refuses an image")
+
+
 def test_large_pictures_are_not_all_in_memory_at_once(monkeypatch):
     together = []
     decode_jpegs = gpu_decoding._decode_jpegs
+    data = list(PLAIN.values())[:3]
+    decoder = gpu_decoding.DeviceDecoder(CPU, 64, 48, max_pixels=LIMIT)
     monkeypatch.setattr(
         gpu_decoding,
         "_decode_jpegs",
         lambda data, device: together.append(len(data)) or decode_jpegs(data, device),
     )
-    data = list(PLAIN.values())[:3]
-    at_once, _ = decode(*data)
+    at_once, _ = decoder(data)
     monkeypatch.setattr(gpu_decoding, "_MOST_PIXELS", 2 * 200 * 300)
-    parted, _ = decode(*data)
+    parted, _ = decoder(data)
     assert together == [3, 2, 1]
-    np.testing.assert_array_equal(at_once, parted)
+    assert torch.equal(at_once, parted)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "no memory to decode"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "no memory to decode"),
+        (NotImplementedError("no kernel"), None),
+    ],
+)
+def test_a_device_that_fails_is_not_taken_for_a_bad_image(monkeypatch, error, told):
+    decoder = gpu_decoding.DeviceDecoder(CPU, 64, 48, max_pixels=LIMIT)
+
+    def fail(data, device):
+        raise error
+
+    monkeypatch.setattr(gpu_decoding, "_decode_jpegs", fail)
+    if told:
+        with pytest.raises(ResourceError, match=f"{told}.*scoring.decode_on"):
+            decoder([PLAIN["colour"]])
+    with pytest.raises(ResourceError, match=r"TorchCodec cannot decode on the cpu.*fits torch"):
+        gpu_decoding.DeviceDecoder(CPU, 64, 48, max_pixels=LIMIT)
 
 
 def test_a_mini_batch_without_a_jpeg():
@@ -121,14 +170,22 @@ def test_a_mini_batch_without_a_jpeg():
     assert errors == [None]
 
 
-def test_its_version_names_both_decoders_or_says_how_to_get_torchcodec(monkeypatch):
-    version = gpu_decoding.decoder_version()
-    assert version.startswith("torchcodec ")
-    assert images.decoder_version() in version
-
+@pytest.fixture
+def without_torchcodec(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(gpu_decoding, "version", missing)
+
+
+def test_its_version_names_both_decoders():
+    version = gpu_decoding.decoder_version()
+    assert version.startswith("torchcodec ")
+    assert images.decoder_version() in version
+
+
+@pytest.mark.usefixtures("without_torchcodec")
+def test_a_round_that_lacks_torchcodec_says_so_before_it_begins(tmp_path):
+    settings = {"scoring": {"decode_on": "gpu"}, "resources": {"scoring_gpus": 1}}
     with pytest.raises(ConfigError, match=r"decode_on.*\n.*pip install 'baal-ray\[gpu\]'"):
-        gpu_decoding.decoder_version()
+        _Round(round_config(tmp_path, **settings), "night")._plan()

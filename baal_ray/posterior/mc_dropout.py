@@ -99,8 +99,8 @@ class MCDropout:
             output: what the model returns, "logits" or "log_probs". It is declared, never guessed.
             stochastic_depth: whether the blocks that torchvision's `StochasticDepth` (timm's
                 `DropPath`) leaves out in training are left out at random here too.
-            frozen: whether the model stays as it is from the first call on. It is not looked at
-                for changes then, which takes a GPU's queue to its end for every mini-batch.
+            frozen: whether the model stays as it is from the first call on. Otherwise each call
+                looks for changes first, and waits for all that a GPU has to do.
 
         Raises:
             PosteriorError: an argument is out of its range.

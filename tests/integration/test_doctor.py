@@ -88,6 +88,7 @@ def test_where_all_is_well(tmp_path: Path, environment: dict[str, str]):
         "pool",
         "evaluation set",
         "model",
+        "decoder",
         "cluster",
         "nodes",
         "dashboard",

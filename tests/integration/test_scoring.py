@@ -25,7 +25,7 @@ from baal_ray.config import (
     StageConfig,
 )
 from baal_ray.decoding import decode
-from baal_ray.errors import ResourceError
+from baal_ray.errors import ConfigError, ResourceError
 from baal_ray.first_samples import kept_log_probs
 from baal_ray.ids import IdSet
 from baal_ray.images import decode_many
@@ -85,14 +85,15 @@ def test_scores_are_the_mean_over_posterior_samples_whatever_runs_them(
 class RowsOfEach(PoolScorer):
     """Says how many images each of its mini-batches has."""
 
-    def __call__(self, rows: Columns) -> pa.Table:
+    def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         return pa.table({"rows": [len(rows["id"])]})
 
 
-def test_mini_batches_are_whole_and_decoded_apart_from_the_actor(
-    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("decode_on", ["cpu", "gpu"])
+def test_mini_batches_are_whole_and_made_apart_from_the_actor(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch, decode_on: str
 ) -> None:
-    # Of 115 decoded images, as 128 MB are of a few hundred large ones.
+    # Of some hundred images, as 128 MB are of a few hundred large ones.
     monkeypatch.setattr(ray.data.DataContext.get_current(), "target_max_block_size", 50_000)
     image = table(0, 1)["image"][0].as_py()
     (tmp_path / "image.png").write_bytes(image)
@@ -102,28 +103,30 @@ def test_mini_batches_are_whole_and_decoded_apart_from_the_actor(
     pool = read_pool(list_pool(PoolConfig(uri=str(tmp_path / "pool.parquet")), ""))
     # Of as many CPUs as a task that decodes, which Ray Data would rather run inside it.
     resources = ResourcesConfig(scoring_cpus=1)
-    config = ScoringConfig(samples=2, batch_size=48)
+    config = ScoringConfig.model_validate({"samples": 2, "batch_size": 48, "decode_on": decode_on})
     done = through_actors(pool, RowsOfEach, checkpoint, config, resources, 0).materialize()
     # Read by tasks of 512, 512 and 76.
     assert sorted(row["rows"] for row in done.take_all()) == [28, 32, 32] + [48] * 21
-    assert "MapBatches(decode)->StreamingRepartition" in done.stats()
+    made = "decode" if decode_on == "cpu" else "<lambda>"
+    assert f"ReadPool->MapBatches({made})->StreamingRepartition" in done.stats()
     assert "->MapBatches(RowsOfEach)" not in done.stats()
 
 
 def test_images_may_be_decoded_where_they_are_scored(tmp_path: Path, checkpoint: str) -> None:
     write_pool(tmp_path, images=150)
     pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
-    decoded_by_tasks = ScoringConfig(samples=3, batch_size=64)
-    config = decoded_by_tasks.model_copy(update={"decode_on": "gpu"})
-    scores = [
-        score_pool(pool, checkpoint, str(tmp_path / "scores"), config=each)
-        for each in (decoded_by_tasks, config)
-    ]
-    assert scores[0].uri != scores[1].uri  # of JPEGs, pixels differ
-    # These are PNGs, and everything else is the same.
-    by_tasks, by_actors = (read_scores(each.uri) for each in scores)
+    config, resources = ScoringConfig(samples=3, batch_size=64), ResourcesConfig()
+    on_gpu = config.model_copy(update={"decode_on": "gpu"})
+    by_tasks, by_actors = (
+        through_actors(pool, PoolScorer, checkpoint, each, resources, 0).to_pandas()
+        for each in (config, on_gpu)
+    )
     assert len(by_actors) == 150
-    pd.testing.assert_frame_equal(by_tasks, by_actors, check_exact=True)
+    # As these are PNGs.
+    by_id = [scores.set_index("id").sort_index() for scores in (by_tasks, by_actors)]
+    pd.testing.assert_frame_equal(*by_id, check_exact=True)
+    with pytest.raises(ConfigError, match=r"resources\.scoring_gpus is 0"):
+        score_pool(pool, checkpoint, str(tmp_path / "scores"), config=on_gpu)
 
 
 def test_a_scorer_may_be_called_by_several_threads(checkpoint: str) -> None:
@@ -137,7 +140,7 @@ def test_a_scorer_may_be_called_by_several_threads(checkpoint: str) -> None:
 class FreshPages(PoolScorer):
     """Says how many pages the kernel gave for large tensors, each time after some were freed."""
 
-    def __call__(self, rows: Columns) -> pa.Table:
+    def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         pages = []
         for _ in range(15):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

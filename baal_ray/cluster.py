@@ -21,8 +21,8 @@ _KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),  # and it never shrinks
 }
 
-# Pixels of the smallest images for which that is worth a process of its own, which takes up to a
-# second more to start (benchmarks/kept_memory.txt).
+# Pixels of the smallest images that gain by it (benchmarks/kept_memory.txt). A process with
+# variables of its own is not one that Ray has waiting, so it starts later.
 _WORTH_KEEPING = 32 * 32
 
 

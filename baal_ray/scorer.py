@@ -19,7 +19,7 @@ from baal_ray.config import ScoringConfig
 from baal_ray.decoding import columns_with
 from baal_ray.errors import ResourceError
 from baal_ray.features import features
-from baal_ray.first_samples import FirstSamples, KeptLogProbs
+from baal_ray.first_samples import FirstSamples, KeptLogProbs, LogProbs
 from baal_ray.gpu_decoding import DeviceDecoder
 from baal_ray.model import load_checkpoint
 from baal_ray.posterior import MCDropout
@@ -37,7 +37,6 @@ _KEPT_SHARES = 3
 _FEWEST = 2
 
 Columns = Mapping[str, npt.NDArray[Any]]
-LogProbs = npt.NDArray[np.float32]
 
 
 class PoolScorer:
@@ -85,20 +84,23 @@ class PoolScorer:
             if config.decode_on == "gpu"
             else None
         )
-        noise = torch.randint(
+        self._check_posterior(seed)
+        self._metrics = ScoringMetrics(
+            loaded.sha256, self._device
+        )  # last, as its clock runs from here
+
+    def _check_posterior(self, seed: int) -> None:
+        noise_N = torch.randint(
             *(0, 256, (_FEWEST, 3, *self._image_size)),
             dtype=torch.uint8,
             generator=torch.Generator().manual_seed(seed),
         )
         try:
-            self._posterior.check(noise.to(self._device))
+            self._posterior.check(noise_N.to(self._device))
         except Exception as error:
             if is_out_of_memory(error):
                 raise self._no_memory(error) from error
             raise
-        self._metrics = ScoringMetrics(
-            loaded.sha256, self._device
-        )  # last, as its clock runs from here
 
     def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         """Score at most one mini-batch.

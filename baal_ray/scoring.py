@@ -97,7 +97,8 @@ def score_pool(
     """
     config, resources = config or ScoringConfig(), resources or ResourcesConfig()
     if config.decode_on == "gpu" and not resources.scoring_gpus:
-        raise ConfigError("scoring.decode_on", ["is gpu, and resources.scoring_gpus is 0"])
+        unfit = "is gpu, and resources.scoring_gpus is 0; raise that, or set it to cpu"
+        raise ConfigError("scoring.decode_on", [unfit])
     decoder_version(config)  # raises if it is not installed
     check_resources(resources)
     config = with_batch_size(config, checkpoint, resources, seed)

@@ -65,6 +65,8 @@ def test_what_may_change_while_an_experiment_goes_on(tmp_path):
     )
     assert begun.of_a_curve() == more.of_a_curve()
     assert begun.of_a_curve() != experiment_config(tmp_path, k=6).of_a_curve()
+    # Those that were begun before there was a choice do not have it.
+    assert "decode_on" not in begun.of_a_curve()["scoring"]
 
 
 def test_a_page_shows_settings_but_not_where_things_are(tmp_path):

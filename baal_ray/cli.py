@@ -24,7 +24,6 @@ _round_option = click.option(
     "--round", "round_id", required=True, metavar="ID", help="Names the round, such as 2026-11-22."
 )
 
-
 _FORGETTING = """\
 This cannot be undone, and earlier versions of the manifest that held them cannot be read any more.
 Models that were fitted on them keep what they learned: the next fit is without them, and then
@@ -286,9 +285,8 @@ def export(config_path: str, file: str, status: str, round_id: str | None) -> No
     config = RoundConfig.from_yaml(config_path)
     if round_id is not None:
         check_round(config.workspace, round_id)
-    manifest = _manifest(config)
     count = export_labels(
-        manifest, file, status=None if status == "all" else status, round_id=round_id
+        _manifest(config), file, status=None if status == "all" else status, round_id=round_id
     )
     click.echo(f"{count} rows written to {redacted(file)}")
 

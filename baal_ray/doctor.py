@@ -25,6 +25,7 @@ from baal_ray.pool import sample_pool
 from baal_ray.pool_listing import PoolListing, check_ids, list_pool
 from baal_ray.racing_creates import check_racing_creates, race
 from baal_ray.scoring import decoder_version
+from baal_ray.scratch import scratch_folder
 from baal_ray.shared_workspace import check_workspace
 from baal_ray.workspace import manifest_uri
 
@@ -106,7 +107,7 @@ class _Patient:
         return f"{ray.__version__}, {_count(sum(node['Alive'] for node in ray.nodes()), 'node')}"
 
     def workspace(self) -> str:
-        with storage.scratch_folder(self.config.workspace) as scratch:
+        with scratch_folder(self.config.workspace) as scratch:
             uri, data = storage.join(scratch, "file"), b"baal_ray"
             created = storage.create_if_absent(uri, data)
             names = [file.rsplit("/", 1)[-1] for file in storage.list_files(scratch)]
@@ -138,7 +139,7 @@ class _Patient:
     def pool(self) -> str:
         config = self.config.pool
         images_are_files = config.format == "files"
-        scratch = storage.scratch_folder if images_are_files else nullcontext
+        scratch = scratch_folder if images_are_files else nullcontext
         with scratch(self.config.workspace) as folder:
             listing = list_pool(config, folder)
             check_ids(listing)

@@ -5,13 +5,10 @@ when its result is there. So a round that was killed goes on where it stood, and
 finished does nothing.
 """
 
-import json
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import count, takewhile
-from typing import Any
 
 import ray
 
@@ -43,16 +40,14 @@ from baal_ray.predictions import check_candidates
 from baal_ray.progress import telling_progress
 from baal_ray.report.automatic import report_round
 from baal_ray.round_result import RoundResult
-from baal_ray.rounds import read_stage
 from baal_ray.scoring import decoder_version, fingerprint_uri, score_images, scored_already
 from baal_ray.shared_workspace import check_workspace
+from baal_ray.stage_results import Result, StageResults
 from baal_ray.termination import ending_at_once
 from baal_ray.training import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
 
 logger = logging.getLogger(__name__)
-
-Result = dict[str, Any]
 
 
 def run_round(config: RoundConfig, round_id: str) -> RoundResult:
@@ -85,7 +80,7 @@ class _Round:
         self._round_id = round_id
         self._folder = round_uri(config.workspace, round_id)
         self._manifest = Manifest(manifest_uri(config.workspace))
-        self._stage = "plan"
+        self._results = StageResults(config.workspace, round_id)
 
     def run(self) -> RoundResult:
         """The stages in their order."""
@@ -103,13 +98,13 @@ class _Round:
 
     def _run(self) -> RoundResult:
         plan = self._plan()
-        fit = self._once("fit", lambda: self._fit(plan))
+        fit = self._results.once("fit", lambda: self._fit(plan))
         self._fix_batch_size(fit)
-        scores = self._once("scores", lambda: self._score(plan, fit))
+        scores = self._results.once("scores", lambda: self._score(plan, fit))
         return self._finish(fit, scores, *self._acquire(plan, fit, scores))
 
     def _finished(self) -> RoundResult | None:
-        finished = self._read("round")
+        finished = self._results.read("round")
         if finished is None:
             return None
         logger.info("round %s is committed already: nothing to do", self._round_id)
@@ -117,16 +112,16 @@ class _Round:
 
     def _where(self) -> str:
         return (
-            f"Stopped: round {self._round_id} has not finished its stage {self._stage!r}. Run it "
-            "again, and it goes on from there."
+            f"Stopped: round {self._round_id} has not finished its stage "
+            f"{self._results.running!r}. Run it again, and it goes on from there."
         )
 
     def _plan(self) -> Result:
         """What the round does, fixed by whoever comes first."""
         decoder_version(self._config.scoring)  # raises if it is not installed
-        plan = self._read("plan")
+        plan = self._results.read("plan")
         if plan is None:
-            plan = self._created("plan", self._new_plan())
+            plan = self._results.create("plan", self._new_plan())
             faults = list(self._differences(plan))
         else:
             faults = [*self._differences(plan), *self._changes(plan)]
@@ -163,12 +158,12 @@ class _Round:
 
     def _differences(self, plan: Result) -> Iterator[str]:
         # A plan of an older version lacks the settings that are new; they had their defaults then.
-        planned = RoundConfig.from_dict(plan["config"], self._uri("plan")).planned()
+        planned = RoundConfig.from_dict(plan["config"], self._results.uri("plan")).planned()
         return differences(planned, self._config.planned())
 
     def _changes(self, plan: Result) -> list[str]:
         """What has become of the pool's files since, while they are still to be scored."""
-        scored = storage.exists(self._uri("scores"))
+        scored = storage.exists(self._results.uri("scores"))
         return [] if scored else PoolListing.from_json(plan["pool"]).changes()
 
     def _fit(self, plan: Result) -> Result:
@@ -238,7 +233,7 @@ class _Round:
         ):
             return None
         stage = _attempted("candidates", attempt)
-        return self._once(stage, lambda: self._score_candidates(plan, fit, scores))
+        return self._results.once(stage, lambda: self._score_candidates(plan, fit, scores))
 
     def _score_candidates(self, plan: Result, fit: Result, scores: Result) -> Result:
         checkpoint = checkpoint_uri(self._config.workspace, fit["checkpoint"])
@@ -270,7 +265,7 @@ class _Round:
             attempt = self._committed_attempt() or max(self._last_attempt(), refused + 1)
             candidates = self._candidates(plan, fit, scores, attempt)
             stage = _attempted("batch", attempt)
-            batch = self._once(stage, partial(self._pick, plan, fit, scores, candidates))
+            batch = self._results.once(stage, partial(self._pick, plan, fit, scores, candidates))
             try:
                 self._manifest.acquire(read_batch(self._batch_files(batch)), self._round_id)
             except AlreadyAcquiredError as error:
@@ -284,7 +279,7 @@ class _Round:
 
     def _last_attempt(self) -> int:
         """The number of attempts at a batch so far; all but the last were refused."""
-        there = (storage.exists(self._uri(_attempted("batch", n))) for n in count(1))
+        there = (storage.exists(self._results.uri(_attempted("batch", n))) for n in count(1))
         return sum(takewhile(bool, there))
 
     def _committed_attempt(self) -> int | None:
@@ -293,7 +288,7 @@ class _Round:
         if not committed:
             return None
         for attempt in range(self._last_attempt(), 0, -1):
-            batch = self._read(_attempted("batch", attempt))
+            batch = self._results.read(_attempted("batch", attempt))
             files = self._batch_files(batch) if batch else []
             # Once the round is committed, the files of other attempts are removed.
             there = all(map(storage.exists, files))
@@ -352,7 +347,7 @@ class _Round:
             "versions": versions,
         }
         self._delete_strays(batch)
-        if storage.create_if_absent(self._uri("round"), _json(done)):
+        if self._results.create("round", done) is done:
             return RoundResult(**result, committed_before=False)
         return self._finished() or RoundResult(**result, committed_before=False)
 
@@ -377,42 +372,6 @@ class _Round:
     def _batch_files(self, batch: Result) -> list[str]:
         return [storage.join(self._batch_folder, name) for name in batch["files"]]
 
-    def _uri(self, stage: str) -> str:
-        return storage.join(self._folder, f"{stage}.json")
-
-    def _read(self, stage: str) -> Result | None:
-        return read_stage(self._config.workspace, self._round_id, stage)
-
-    def _once(self, stage: str, run: Callable[[], Result]) -> Result:
-        """A stage's result: the one that is there, else the one it gives now."""
-        self._stage = stage
-        result = self._read(stage)
-        if result is not None:
-            logger.info("%s: done before", stage)
-            return result
-        begun = time.monotonic()
-        result = {**run(), "seconds": round(time.monotonic() - begun, 3)}
-        logger.info("%s", _line(stage, result))
-        return self._created(stage, result)
-
-    def _created(self, stage: str, result: Result) -> Result:
-        """Write a result down, unless a driver on another machine was first: then take that."""
-        created = storage.create_if_absent(self._uri(stage), _json(result))
-        return result if created else self._read(stage) or result
-
-
-def _line(stage: str, result: Result) -> str:
-    """What a stage came to, for the log."""
-    seconds = result["seconds"]
-    told = [f"{stage}: {seconds:,.1f} s"]
-    counts = ("labels", "scored", "unreadable", "acquired")
-    told += [f"{result[key]:,} {key}" for key in counts if result.get(key)]
-    rows = result.get("scored") or sum(of["scored"] for of in result.get("stages", []))
-    if rows and seconds:
-        told.append(f"{rows / seconds:,.1f} images a second")
-    told += [f"{name} {value:.4g}" for name, value in result.get("metrics", {}).items()]
-    return ", ".join(told)
-
 
 def _attempted(stage: str, attempt: int) -> str:
     return stage if attempt == 1 else f"{stage}-{attempt}"
@@ -425,7 +384,3 @@ def _pool_of(plan: Result, name: str = "pool") -> PoolListing:
 def _round_seed(seed: int, round_id: str) -> int:
     """So that images with bad luck in one round's draws have new luck in the next."""
     return int(storage.sha256(f"{seed} {round_id}".encode())[:8], 16)
-
-
-def _json(content: Result) -> bytes:
-    return json.dumps(content, indent=2, ensure_ascii=False).encode()

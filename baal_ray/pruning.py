@@ -8,6 +8,7 @@ from typing import Any
 from baal_ray import storage
 from baal_ray.manifest import Manifest
 from baal_ray.rounds import finished_rounds, read_stage, unfinished_rounds
+from baal_ray.scratch import scratch_folders
 from baal_ray.workspace import checkpoint_uri, fits_uri, manifest_uri, scores_uri
 
 _DAY_SECONDS = 24 * 3600
@@ -131,8 +132,8 @@ def _unfinished_files(workspace: str) -> list[str]:
     before = time.time() - _DAY_SECONDS
     found = {
         **storage.unfinished_files(workspace),
-        **storage.scratch_folders(workspace),
-        **storage.scratch_folders(manifest_uri(workspace)),
+        **scratch_folders(workspace),
+        **scratch_folders(manifest_uri(workspace)),
     }
     return sorted(uri for uri, begun in found.items() if begun < before)
 

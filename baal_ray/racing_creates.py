@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from baal_ray import storage
 from baal_ray.errors import StorageError
+from baal_ray.scratch import scratch_folder
 
 _ROUNDS = 5
 _WRITERS = 8
@@ -39,7 +40,7 @@ def check_racing_creates(folder: str, race: Callable[[str], int] = race) -> None
     Raises:
         StorageError: it is such a store, or files cannot be created there at all.
     """
-    with storage.scratch_folder(folder) as scratch:
+    with scratch_folder(folder) as scratch:
         for number in range(_ROUNDS):
             winners = race(storage.join(scratch, str(number)))
             # None won where the winner's answer was lost, and that is no fault of the store.

@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from baal_ray import storage
 from baal_ray.cluster import connect
 from baal_ray.errors import StorageError
+from baal_ray.scratch import scratch_folder
 
 # A node that has just come may install the job's environment first.
 _ANSWER_SECONDS = 120
@@ -38,7 +39,7 @@ def check_workspace(workspace: str) -> int:
             "must see it. Give a path or the URI of an object store"
         )
     nodes = _alive()
-    with storage.scratch_folder(workspace) as scratch:
+    with scratch_folder(workspace) as scratch:
         uri, nonce = storage.join(scratch, "nonce"), secrets.token_bytes(16)
         storage.publish(uri, nonce)
         faults = _faults(nodes, uri, nonce)

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 _SHA256 = re.compile(r"([0-9a-f]{64})(?:\.[a-z]+)?")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-_SCRATCH = re.compile(r"_scratch-(\d+)-[0-9a-f]{16}")
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -47,7 +45,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise StorageError(
             f"{redacted(uri)} cannot be opened: '::' would chain file systems. Use another name."
         )
-    with _storage_errors(repr(uri), "opened"):
+    with storage_errors(repr(uri), "opened"):
         fs, path = fsspec.core.url_to_fs(uri)
     return fs, path
 
@@ -71,7 +69,7 @@ def open_arrow(uri: str) -> "pyarrow.NativeFile":
     import pyarrow
 
     fs, path = filesystem(uri)
-    with _storage_errors(uri, "read"):
+    with storage_errors(uri, "read"):
         if isinstance(fs, LocalFileSystem):
             _refuse_special(path)
             return pyarrow.OSFile(path)
@@ -96,7 +94,7 @@ def publish(uri: str, data: bytes) -> None:
         StorageError: the path cannot be written.
     """
     fs, path = filesystem(uri)
-    with _storage_errors(uri, "written"):
+    with storage_errors(uri, "written"):
         if isinstance(fs, LocalFileSystem):
             temporary = _write_beside(path, data)
             try:
@@ -116,7 +114,7 @@ def create_if_absent(uri: str, data: bytes) -> bool:
     """
     fs, path = filesystem(uri)
     try:
-        with _storage_errors(uri, "created"):
+        with storage_errors(uri, "created"):
             if isinstance(fs, LocalFileSystem):
                 _link(path, data)
             else:
@@ -176,7 +174,7 @@ def read(uri: str) -> bytes:
         StorageError: the file is missing or cannot be read.
     """
     fs, path = filesystem(uri)
-    with _storage_errors(uri, "read"):
+    with storage_errors(uri, "read"):
         return bytes(fs.cat_file(path))
 
 
@@ -189,7 +187,7 @@ def read_at_most(uri: str, limit: int) -> bytes:
         StorageError: the file is larger, missing, no file, or cannot be read.
     """
     fs, path = filesystem(uri)
-    with _storage_errors(uri, "read"):
+    with storage_errors(uri, "read"):
         if isinstance(fs, LocalFileSystem):
             _refuse_special(path)
             too_large = os.path.getsize(path) > limit
@@ -272,7 +270,7 @@ def delete(uri: str) -> None:
     """
     fs, path = filesystem(uri)
     try:
-        with _storage_errors(uri, "deleted"):
+        with storage_errors(uri, "deleted"):
             fs.rm_file(path)
     except StorageError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
@@ -285,8 +283,14 @@ def delete_tree(uri: str) -> None:
     Raises:
         StorageError: something in it cannot be removed.
     """
-    if exists(uri):
-        _delete_folder(uri)
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    with storage_errors(uri, "deleted"), suppress(FileNotFoundError):
+        if isinstance(fs, LocalFileSystem) or not has_magic(path):
+            fs.rm(path, recursive=True)
+            return
+        for file in fs.find(path):  # `rm` takes ws[1] for a pattern, and removes ws1
+            fs.rm_file(file)
 
 
 def size(uri: str) -> int:
@@ -298,7 +302,7 @@ def size(uri: str) -> int:
     fs, path = filesystem(uri)
     if not exists(uri):
         return 0
-    with _storage_errors(uri, "measured"):
+    with storage_errors(uri, "measured"):
         return int(fs.du(path))
 
 
@@ -329,7 +333,7 @@ def exists(uri: str) -> bool:
     """
     fs, path = filesystem(uri)
     fs.invalidate_cache()  # others write too
-    with _storage_errors(uri, "looked up"):
+    with storage_errors(uri, "looked up"):
         return bool(fs.exists(path))
 
 
@@ -347,7 +351,7 @@ def list_files(uri: str, extension: str = "") -> list[str]:
     fs.invalidate_cache()
     root = path.rstrip("/")
     local, left_out = isinstance(fs, LocalFileSystem), LeftOut()
-    with _storage_errors(uri, "listed"):
+    with storage_errors(uri, "listed"):
         found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
     below = {path[len(root) :].lstrip("/"): info for path, info in found.items()}
     names = [
@@ -378,62 +382,15 @@ def walk_files(uri: str) -> Iterator[str]:
     if not exists(uri):
         return
     left_out = LeftOut()
-    with _storage_errors(uri, "listed"):
+    with storage_errors(uri, "listed"):
         for found in walk(fs, root, left_out):
             yield found[len(root) + 1 :]
     left_out.warn(uri)
 
 
 @contextmanager
-def scratch_folder(parent: str) -> Iterator[str]:
-    """A hidden folder below another, to try the store with; gone at the end with all its files.
-
-    Raises:
-        StorageError: it cannot be removed.
-    """
-    uri = join(parent, f"_scratch-{int(time.time())}-{secrets.token_hex(8)}")
-    try:
-        yield uri
-    except BaseException:
-        with suppress(StorageError):  # what went wrong before says more
-            _delete_folder(uri)
-        raise
-    _delete_folder(uri)
-
-
-def scratch_folders(parent: str) -> dict[str, int]:
-    """Scratch folders below another, in use or left by processes that were killed.
-
-    Returns:
-        When each was made, in seconds since the epoch, by URI.
-
-    Raises:
-        StorageError: the folder cannot be listed.
-    """
-    fs, path = filesystem(parent)
-    fs.invalidate_cache()
-    with _storage_errors(parent, "listed"):
-        try:
-            below = fs.ls(path, detail=False)
-        except FileNotFoundError:
-            return {}
-    names = [found.rstrip("/").rsplit("/", 1)[-1] for found in below]
-    return {join(parent, name): int(it[1]) for name in names if (it := _SCRATCH.fullmatch(name))}
-
-
-def _delete_folder(uri: str) -> None:
-    fs, path = filesystem(uri)
-    fs.invalidate_cache()
-    with _storage_errors(uri, "deleted"), suppress(FileNotFoundError):
-        if isinstance(fs, LocalFileSystem) or not has_magic(path):
-            fs.rm(path, recursive=True)
-            return
-        for file in fs.find(path):  # `rm` takes ws[1] for a pattern, and removes ws1
-            fs.rm_file(file)
-
-
-@contextmanager
-def _storage_errors(what: str, done: str) -> Iterator[None]:
+def storage_errors(what: str, done: str) -> Iterator[None]:
+    """Whatever a store raises in the block is a StorageError: `what` cannot be `done`."""
     try:
         yield
     except Exception as error:  # each store has its own: OSError, botocore's, aiohttp's, Google's

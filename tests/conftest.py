@@ -102,3 +102,13 @@ def faulty_s3(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3
     yield server
     s3fs.S3FileSystem.clear_instance_cache()
     server.shutdown()
+
+
+@pytest.fixture(params=["local", "file://", "memory://", "s3://"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder on each kind of store."""
+    if request.param == "local":
+        return str(tmp_path / "é folder #1")
+    if request.param == "s3://":
+        return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    return f"{request.param}{tmp_path}"

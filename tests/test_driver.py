@@ -76,7 +76,7 @@ def ids_of(config, round_id="night"):
 def test_the_slower_of_two_drivers_takes_what_the_faster_has_committed(config, stop):
     slow, fast = Driver(config, "night"), Driver(config, "night")
     slow._manifest = Slow(manifest_uri(config.workspace), stop)
-    slow._once("batch", lambda: slow._pick({}, FIT, SCORES))
+    slow._results.once("batch", lambda: slow._pick({}, FIT, SCORES))
     theirs = pa.table({"id": [RANKING[0]]})
     Manifest(manifest_uri(config.workspace)).acquire(theirs, "theirs")
     told = []
@@ -98,9 +98,9 @@ def test_the_committed_batch_counts_when_a_later_one_was_picked_beside_it(config
     """The pick that another round took came back while a driver that lost it picked anew."""
     manifest = Manifest(manifest_uri(config.workspace))
     driver = Driver(config, "night")
-    first = driver._once("batch", lambda: driver._pick({}, FIT, SCORES))
+    first = driver._results.once("batch", lambda: driver._pick({}, FIT, SCORES))
     manifest.acquire(pa.table({"id": [RANKING[0]]}), "theirs")
-    driver._once("batch-2", lambda: driver._pick({}, FIT, SCORES))
+    driver._results.once("batch-2", lambda: driver._pick({}, FIT, SCORES))
     manifest.release(pa.table({"id": [RANKING[0]]}))
     manifest.acquire(pa.table({"id": RANKING[:5]}), "night")
     for _ in range(2):  # the second time, the other's files are gone
@@ -112,6 +112,6 @@ def test_the_committed_batch_counts_when_a_later_one_was_picked_beside_it(config
 def test_a_committed_round_whose_batch_is_lost_is_told_so(config):
     driver = Driver(config, "night")
     driver.commit()
-    storage.delete(driver._uri("batch"))
+    storage.delete(driver._results.uri("batch"))
     with pytest.raises(StorageError, match=r"with 5 picks.*put back its batch\.json"):
         driver.commit()

@@ -10,6 +10,7 @@ from baal_ray import storage
 from baal_ray.errors import CorruptFileError
 from baal_ray.manifest import Manifest
 from baal_ray.pruning import plan_pruning
+from baal_ray.scratch import scratch_folders
 from baal_ray.workspace import manifest_uri
 
 
@@ -168,8 +169,8 @@ def test_what_killed_processes_tried_the_store_with_goes_after_a_day(where, requ
     for name in (kept, old, f"manifest/{old}"):
         write(workspace, f"{name}/nonce", "x")
     prune(workspace)
-    assert set(storage.scratch_folders(workspace)) == {f"{workspace}/{kept}"}
-    assert storage.scratch_folders(f"{workspace}/manifest") == {}
+    assert set(scratch_folders(workspace)) == {f"{workspace}/{kept}"}
+    assert scratch_folders(f"{workspace}/manifest") == {}
 
 
 def test_the_manifest_keeps_its_rows_and_the_versions_that_unfinished_rounds_began_at(tmp_path):

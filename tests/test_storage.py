@@ -11,16 +11,6 @@ from baal_ray import storage
 from baal_ray.errors import CorruptFileError, StorageError
 
 
-@pytest.fixture(params=["local", "file://", "memory://", "s3://"])
-def root(request, tmp_path):
-    """An empty folder on each kind of store."""
-    if request.param == "local":
-        return str(tmp_path / "é folder #1")
-    if request.param == "s3://":
-        return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
-    return f"{request.param}{tmp_path}"
-
-
 def test_what_is_published_is_read_listed_and_deleted(root):
     uri = storage.join(root, "a", "b.bin")
     assert not storage.exists(uri)
@@ -76,29 +66,6 @@ def test_of_many_who_create_a_file_one_wins(root):
     assert not storage.create_if_absent(uri, b"late")
     assert storage.read(uri) != b"late"
     assert storage.list_files(root) == [uri]
-
-
-def test_a_scratch_folder_is_hidden_and_leaves_nothing(root):
-    with storage.scratch_folder(root) as scratch:
-        storage.publish(storage.join(scratch, "a", "b"), b"x")
-        assert len(storage.list_files(scratch)) == 1
-        assert storage.list_files(root) == []
-        assert set(storage.scratch_folders(root)) == {scratch}
-    assert not storage.exists(scratch)
-    assert storage.scratch_folders(root) == {}
-    with storage.scratch_folder(root):
-        pass  # nothing was written
-
-
-def test_a_fault_in_a_scratch_folder_is_told_and_leaves_nothing(tmp_path):
-    def fill():
-        with storage.scratch_folder(str(tmp_path)) as scratch:
-            storage.publish(storage.join(scratch, "a"), b"x")
-            raise StorageError("disk full")
-
-    with pytest.raises(StorageError, match="disk full"):
-        fill()
-    assert not list(tmp_path.iterdir())
 
 
 def test_readers_see_a_whole_file_or_none(tmp_path):

@@ -1,0 +1,53 @@
+"""Scratch folders, in which a store is tried before a round relies on it."""
+
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from baal_ray import storage
+from baal_ray.errors import StorageError
+
+_SCRATCH = re.compile(r"_scratch-(\d+)-[0-9a-f]{16}")
+
+
+@contextmanager
+def scratch_folder(parent: str) -> Iterator[str]:
+    """A hidden folder below another, to try the store with; gone at the end with all its files.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    uri = storage.join(parent, f"_scratch-{int(time.time())}-{secrets.token_hex(8)}")
+    try:
+        yield uri
+    except BaseException:
+        with suppress(StorageError):  # what went wrong before says more
+            storage.delete_tree(uri)
+        raise
+    storage.delete_tree(uri)
+
+
+def scratch_folders(parent: str) -> dict[str, int]:
+    """Scratch folders below another, in use or left by processes that were killed.
+
+    Returns:
+        When each was made, in seconds since the epoch, by URI.
+
+    Raises:
+        StorageError: the folder cannot be listed.
+    """
+    fs, path = storage.filesystem(parent)
+    fs.invalidate_cache()
+    with storage.storage_errors(parent, "listed"):
+        try:
+            below = fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return {}
+    names = [found.rstrip("/").rsplit("/", 1)[-1] for found in below]
+    return {
+        storage.join(parent, name): int(it[1])
+        for name in names
+        if (it := _SCRATCH.fullmatch(name))
+    }

@@ -347,9 +347,9 @@ class _Round:
             "versions": versions,
         }
         self._delete_strays(batch)
-        if self._results.create("round", done) is done:
-            return RoundResult(**result, committed_before=False)
-        return self._finished() or RoundResult(**result, committed_before=False)
+        theirs = self._results.create("round", done) is not done
+        finished = self._finished() if theirs else None
+        return finished or RoundResult(**result, committed_before=False)
 
     def _delete_strays(self, batch: Result) -> None:
         """Remove what a kill, or picks that another round took, left in the batch's folder."""

@@ -17,7 +17,7 @@ from baal_ray.rounds import read_stage
 from baal_ray.score_files import score_files
 from baal_ray.scoring import fingerprint_uri
 from baal_ray.training import Fit, find_fit
-from baal_ray.workspace import checkpoint_uri, manifest_uri, round_uri, scores_uri
+from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri, stage_uri
 
 _STAGES = ("plan", "fit", "scores", "candidates", "batch")
 
@@ -35,10 +35,13 @@ def preview_round(config: RoundConfig, round_id: str) -> list[str]:
     Raises:
         BaalRayError: what `run_round` would raise of the pool, the labels and the manifest.
     """
-    folder = round_uri(config.workspace, round_id)
-    if storage.exists(storage.join(folder, "round.json")):
+
+    def is_done(stage: str) -> bool:
+        return storage.exists(stage_uri(config.workspace, round_id, stage))
+
+    if is_done("round"):
         return [f"round {round_id} is committed already: nothing to do"]
-    done = [name for name in _STAGES if storage.exists(storage.join(folder, f"{name}.json"))]
+    done = list(filter(is_done, _STAGES))
     begun = f"begun before; done: {', '.join(done)}" if done else "new"
     return [f"round    {round_id}, {begun}", *_Preview(config).lines()]
 

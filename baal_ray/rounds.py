@@ -4,7 +4,7 @@ from typing import Any
 
 from baal_ray import storage
 from baal_ray.errors import ConfigError, UnfinishedRoundError
-from baal_ray.workspace import is_round_id, round_uri, rounds_uri
+from baal_ray.workspace import is_round_id, round_uri, rounds_uri, stage_uri
 
 # What a round makes: first the listings of its pool and targets, then a file for each stage.
 _BEGUN = {"pool", "targets", "plan.json", "fit.json", "scores.json", "batch.json", "round.json"}
@@ -20,7 +20,7 @@ def read_stage(workspace: str, round_id: str, stage: str) -> dict[str, Any] | No
     Raises:
         CorruptFileError: the file is rotten.
     """
-    uri = storage.join(round_uri(workspace, round_id), f"{stage}.json")
+    uri = stage_uri(workspace, round_id, stage)
     return storage.read_json(uri, _remedy(round_id, stage)) if storage.exists(uri) else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from baal_ray import storage
 from baal_ray.rounds import read_stage
-from baal_ray.workspace import round_uri
+from baal_ray.workspace import stage_uri
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class StageResults:
 
     def uri(self, stage: str) -> str:
         """Where a stage's result is, or will be."""
-        return storage.join(round_uri(self._workspace, self._round_id), f"{stage}.json")
+        return stage_uri(self._workspace, self._round_id, stage)
 
     def read(self, stage: str) -> Result | None:
         """A stage's result, None where it has not run.

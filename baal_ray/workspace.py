@@ -49,6 +49,11 @@ def round_uri(workspace: str, round_id: str) -> str:
     return join(rounds_uri(workspace), round_id)
 
 
+def stage_uri(workspace: str, round_id: str, stage: str) -> str:
+    """What a stage of a round came to; raises as `round_uri` does."""
+    return join(round_uri(workspace, round_id), f"{stage}.json")
+
+
 def is_round_id(name: str) -> bool:
     """Whether a round may have this name."""
     return _ROUND_ID.fullmatch(name) is not None

@@ -119,7 +119,7 @@ def _record(uri: str) -> dict[str, Any]:
 
 
 def _epochs(workspace: str, fits: list[str]) -> Iterator[str]:
-    """What Ray Train kept of fits in case they were killed, but for those that go whole."""
+    """Whatever finished fits left beside their record, except fits that are removed whole."""
     for record in storage.list_files(fits_uri(workspace), "/fit.json"):
         folder = _folder(record)
         if folder not in fits:

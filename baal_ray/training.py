@@ -117,8 +117,7 @@ def _train(job: FitJob) -> None:
     resources = job.config.resources
     # More workers than images would leave some with nothing to do.
     workers = min(resources.training_workers, len(job.training.class_of))
-    # A worker that reports an epoch waits for the controller's next look, every 2 seconds by
-    # default.
+    # How often the controller looks whether workers have ended; every 2 seconds by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     fs, path = storage.arrow_filesystem(fits_uri(job.config.workspace))
     trainer = TorchTrainer(
@@ -133,12 +132,10 @@ def _train(job: FitJob) -> None:
             },
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as Train V1
-            # A name that was used before goes on where it was killed.
             name=job.name,
             storage_path=path,
             storage_filesystem=fs,
             failure_config=ray.train.FailureConfig(max_failures=job.config.training.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             worker_runtime_env=runtime_env(resources.training_gpus, job.config.model.image_size),
             # Below, it writes pages: a traceback, too, whenever the cluster is slow to answer.
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),

@@ -1,12 +1,12 @@
 """What each worker of a fit does: its share of every mini-batch, and of the evaluation."""
 
+import io
 import json
 import logging
 import math
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import ray.train
 import ray.train.torch
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 _EVALUATED_AT_A_TIME = 256
 _QUIET_SECONDS = 10.0
-# What a kill may cost beside the epoch it falls in; handing over a small epoch takes longer than
-# the epoch itself.
-_SECONDS_BETWEEN_REPORTS = 10.0
-_STATE = "state.pt"
+# The most work that a kill may cost beside the epoch it falls in. Writing the state of a large
+# model after every small epoch could take longer than the epochs.
+_SECONDS_BETWEEN_STATES = 10.0
+_SHA256_LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,14 @@ class FitJob:
         """Where the finished fit is written down; without it the fit is unfinished."""
         return storage.join(fits_uri(self.config.workspace), self.name, "fit.json")
 
+    @property
+    def state(self) -> str:
+        """The state after the last epoch that was kept, for as long as the fit is unfinished.
+
+        The sha256 of what follows, in hexadecimal, and what `torch.save` wrote.
+        """
+        return storage.join(fits_uri(self.config.workspace), self.name, "state.pt")
+
 
 def train_worker(settings: dict[str, FitJob]) -> None:
     """The function that Ray Train runs in each worker."""
@@ -71,7 +79,7 @@ def train_worker(settings: dict[str, FitJob]) -> None:
     while not worker.finished:
         worker.run_epoch()
         worker.log()
-        worker.report()
+        worker.keep()
     worker.publish()
 
 
@@ -102,26 +110,42 @@ class _Worker:
         self._schedule = make_schedule(self._optimizer, job.config.training)
         self._history: list[dict[str, float]] = []
         self._logged_at = 0.0
-        self._reported_at, self._due = -math.inf, True
+        self._kept_at = -math.inf
 
     @property
     def finished(self) -> bool:
         return len(self._history) >= self._config.training.epochs
 
     def restore(self) -> None:
-        """Take up the state of the last epoch reported, if this fit was begun before."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        """Continue after the last epoch that was kept, if this fit was begun before."""
+        state = self._kept_state()
+        if state is None:
             return
-        with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder) / _STATE, weights_only=True, map_location=self._device)
         self._classifier.load_state_dict(state["classifier"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._history = state["history"]
 
+    def _kept_state(self) -> dict[str, Any] | None:
+        """The state on disk, the same for all workers; None if there is none to continue from."""
+        data = [b""]
+        # One worker reads, so that all agree even if a lost node is still writing.
+        if self._rank == 0 and storage.exists(self._job.state):
+            data = [storage.read(self._job.state)]
+        if self._workers > 1:
+            torch.distributed.broadcast_object_list(data, device=self._device)
+        sha256, saved = data[0][:_SHA256_LENGTH], data[0][_SHA256_LENGTH:]
+        if sha256 != storage.sha256(saved).encode():
+            if data[0]:
+                logger.warning("%s is damaged, so the fit starts again", self._job.state)
+            return None
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(saved), weights_only=True, map_location=self._device
+        )
+        return state
+
     def run_epoch(self) -> None:
-        """Fit on every image once, then measure; all workers agree on whether it is reported."""
+        """Fit on every image once, then measure."""
         epoch = len(self._history)
         # By epoch, so that a fit taken up again draws what it would have drawn.
         torch.manual_seed(self._config.seed + 1_000_003 * epoch + self._rank)
@@ -135,13 +159,12 @@ class _Worker:
         loss = sum(self._step(rows, images) for rows, images in batches)
         self._schedule.step()
         evaluated = self._evaluate()
-        due = self._rank == 0 and time.monotonic() > self._reported_at + _SECONDS_BETWEEN_REPORTS
-        sums = torch.cat([evaluated.new_tensor([loss, due]), evaluated])
+        sums = torch.cat([evaluated.new_tensor([loss]), evaluated])
         if self._workers > 1:
             torch.distributed.all_reduce(sums)
-        mean_loss, self._due = sums[0].item() / self._fitted, bool(sums[1])
+        mean_loss = sums[0].item() / self._fitted
         self._history.append(
-            {"epoch": epoch + 1, "train_loss": mean_loss, **metrics(sums[2:].cpu())}
+            {"epoch": epoch + 1, "train_loss": mean_loss, **metrics(sums[1:].cpu())}
         )
 
     def log(self) -> None:
@@ -153,26 +176,24 @@ class _Worker:
             figures = ", ".join(f"{name} {value:.4g}" for name, value in self._history[-1].items())
             logger.info("fit, of %d epochs: %s", self._config.training.epochs, figures)
 
-    def report(self) -> None:
-        """Hand the epoch to Ray Train, which keeps it in case a worker is lost, now and then."""
-        if not self._due and not self.finished:
+    def keep(self) -> None:
+        """Write the state to disk now and then, so that a killed fit continues from here."""
+        if self._rank or time.monotonic() < self._kept_at + _SECONDS_BETWEEN_STATES:
             return
-        self._reported_at = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if self._rank == 0:
-                state = {
-                    "classifier": self._classifier.state_dict(),
-                    "optimizer": self._optimizer.state_dict(),
-                    "schedule": self._schedule.state_dict(),
-                    "history": self._history,
-                }
-                torch.save(state, Path(folder) / _STATE)
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(self._history[-1], checkpoint=checkpoint)
+        state = {
+            "classifier": self._classifier.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "history": self._history,
+        }
+        file = io.BytesIO()
+        torch.save(state, file)
+        saved = file.getvalue()
+        storage.publish(self._job.state, storage.sha256(saved).encode() + saved)
+        self._kept_at = time.monotonic()
 
     def publish(self) -> None:
-        """Write the checkpoint, then the record that names it."""
+        """Write the checkpoint, then the record that names it; the state is of no more use."""
         if self._rank:
             return
         labels = self._fitted
@@ -185,6 +206,7 @@ class _Worker:
         )
         record = {"checkpoint": sha256, "labels": labels, "history": self._history}
         storage.create_if_absent(self._job.record, json.dumps(record, indent=2).encode())
+        storage.delete(self._job.state)
 
     def _load(self, examples: Examples) -> tuple[Tensor, Tensor]:
         return load_share(

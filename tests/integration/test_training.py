@@ -1,15 +1,19 @@
+import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.errors import BaalRayError, LabelError
 from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
 from baal_ray.model import load_checkpoint
-from baal_ray.training import fit_model
+from baal_ray.training import _job, fit_model
 from baal_ray.workspace import checkpoint_uri, manifest_uri
 from pools import round_config, write_labelled
 
@@ -48,22 +52,48 @@ def test_two_workers_use_every_row_and_measure_on_the_whole_evaluation_set(
     assert (again.checkpoint, again.reused) == (fit.checkpoint, True)
 
 
-def test_a_worker_that_dies_is_replaced_and_goes_on_from_an_epoch_that_was_kept(
-    tmp_path: Path,
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_is_replaced_and_the_fit_goes_on_from_the_epoch_on_disk(
+    tmp_path: Path, workers: int
 ) -> None:
     marker = tmp_path / "died"
     config = round_config(
         tmp_path,
         model={"factory": "pools:Mortal", "arguments": {"marker": str(marker)}},
         training={"epochs": 4, "evaluation_set": write_labelled(tmp_path, start=7000)},
-        resources={"training_workers": 1},
+        resources={"training_workers": workers, "training_cpus": 0.5},
     )
     manifest = labelled(config, tmp_path)
     fit = fit_model(config, manifest.labelled())
     assert marker.exists()
-    # Four steps an epoch: ten before the kill, and fewer than all sixteen over again after it.
-    assert len(marker.with_suffix(".steps").read_text().splitlines()) < 10 + 16
+    # Four steps per epoch and worker. The first epoch is on disk before the kill in the tenth
+    # step, so twelve are left after it.
+    steps = len(marker.with_suffix(".steps").read_text().splitlines())
+    assert steps <= workers * (10 + 12)
     assert [epoch["epoch"] for epoch in fit.history] == [1, 2, 3, 4]
+    assert not list(Path(config.workspace).rglob("state.pt"))
+
+
+def flipped(data: bytes) -> bytes:
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [flipped, lambda data: data[:1000], lambda data: b""],
+    ids=["flipped", "torn", "empty"],
+)
+def test_a_fit_whose_kept_state_is_damaged_starts_again(
+    tmp_path: Path, damaged: Callable[[bytes], bytes]
+) -> None:
+    config = round_config(tmp_path)
+    manifest = labelled(config, tmp_path)
+    state = io.BytesIO()
+    torch.save({"classifier": {"weight": torch.zeros(10_000)}, "history": [{}, {}]}, state)
+    whole = storage.sha256(state.getvalue()).encode() + state.getvalue()
+    storage.publish(_job(config, manifest.labelled()).state, damaged(whole))
+    fit = fit_model(config, manifest.labelled())
+    assert [epoch["epoch"] for epoch in fit.history] == [1, 2, 3]
 
 
 def test_a_night_in_process_is_the_same_night_again(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -53,8 +55,55 @@ def loaded_after(code: str) -> set[str]:
     return set(printed.stdout.split())
 
 
-def test_importing_the_package_loads_neither_torch_nor_ray():
-    assert not {"torch", "ray", "pyarrow"} & loaded_after("import baal_ray; dir(baal_ray)")
+SLOW_TO_LOAD = {"torch", "torchvision", "ray", "pyarrow"}
+
+# What importing a module may load of these. A driver or a command line that only looks things up
+# must not wait for torch, and a Ray task that reads or writes must not load it in every process:
+# a task imports the packages above its function too, so the re-exports of each count.
+MAY_LOAD = {
+    "baal_ray": set(),
+    "baal_ray.cli": set(),
+    "baal_ray.config": set(),
+    "baal_ray.storage": set(),
+    "baal_ray.workspace": {"pyarrow"},
+    "baal_ray.manifest": {"pyarrow"},
+    "baal_ray.labels": {"pyarrow"},
+    "baal_ray.selection": {"pyarrow"},
+    "baal_ray.status": {"pyarrow"},
+    "baal_ray.pruning": {"pyarrow"},
+    "baal_ray.forgetting": {"pyarrow"},
+    "baal_ray.decoding": {"pyarrow"},
+    "baal_ray.datasink": {"ray", "pyarrow"},
+    "baal_ray.cluster": {"ray", "pyarrow"},
+    "baal_ray.pool": {"ray", "pyarrow"},
+    "baal_ray.pool_listing": {"ray", "pyarrow"},
+    "baal_ray.submission": {"ray", "pyarrow"},
+}
+
+
+@pytest.mark.parametrize(("module", "may_load"), MAY_LOAD.items())
+def test_importing_loads_no_more_than_it_may(module: str, may_load: set[str]):
+    found = SLOW_TO_LOAD & loaded_after(f"import {module}; dir({module})")
+    assert found <= may_load
+
+
+def test_a_wheel_tells_type_checkers_that_the_package_is_typed(tmp_path: Path):
+    """Without `py.typed` mypy takes everything from here for `Any`."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
+            *("--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)),
+        ],
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    assert "baal_ray/py.typed" in zipfile.ZipFile(wheel).namelist()
+
+
+def test_the_changelog_has_a_heading_for_this_version():
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert baal_ray.__version__ in headings
 
 
 def test_public_names_are_sorted_and_each_has_a_home():

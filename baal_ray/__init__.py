@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from baal_ray.config import RoundConfig as RoundConfig
+    from baal_ray.driver import RoundResult as RoundResult
     from baal_ray.driver import run_round as run_round
     from baal_ray.errors import BaalRayError as BaalRayError
     from baal_ray.manifest import Manifest as Manifest
     from baal_ray.posterior import MCDropout as MCDropout
-    from baal_ray.round_result import RoundResult as RoundResult
     from baal_ray.scoring import score_pool as score_pool
     from baal_ray.selection import top_k as top_k
 
@@ -26,7 +26,7 @@ _HOME = {
     "MCDropout": "posterior",
     "Manifest": "manifest",
     "RoundConfig": "config",
-    "RoundResult": "round_result",
+    "RoundResult": "driver",
     "run_round": "driver",
     "score_pool": "scoring",
     "top_k": "selection",

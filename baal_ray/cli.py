@@ -14,10 +14,11 @@ from rich.text import Text
 import baal_ray
 from baal_ray.config import RoundConfig
 from baal_ray.errors import in_plain_words
-from baal_ray.redaction import redacted
+from baal_ray.storage.redaction import redacted
 
 if TYPE_CHECKING:
-    from baal_ray.doctor import Finding
+    from baal_ray.operations.doctor import Finding
+
 
 _config_argument = click.argument("config_path", metavar="CONFIG")
 _round_option = click.option(
@@ -73,7 +74,7 @@ def run(config_path: str, round_id: str, dry_run: bool) -> None:
     """
     config = RoundConfig.from_yaml(config_path)
     if dry_run:
-        from baal_ray.preview import preview_round
+        from baal_ray.driver.preview import preview_round
 
         click.echo("\n".join(preview_round(config, round_id)))
         return
@@ -113,7 +114,7 @@ def submit(
     or was stopped it goes on where that one stood.
     """
     config = RoundConfig.from_yaml(config_path)
-    from baal_ray.submission import submit_round
+    from baal_ray.operations.submission import submit_round
 
     code = submit_round(
         config_path,
@@ -136,13 +137,13 @@ def experiment(config_path: str, rule: str | None, seed: int | None) -> None:
 
     Run it again to go on where it was killed, or with more seeds, rules or rounds.
     """
-    from baal_ray.experiment_config import ExperimentConfig
+    from baal_ray.experiment.config import ExperimentConfig
 
     config = ExperimentConfig.from_yaml(config_path)
     console = _console()
     with console.status("loading Ray"):
-        from baal_ray.experiment import run_experiment
-        from baal_ray.experiment_console import summary, watching
+        from baal_ray.experiment.console import summary, watching
+        from baal_ray.experiment.run import run_experiment
     with watching(config, console) as watch:
         curves = run_experiment(config, rule=rule, seed=seed, watch=watch)
     console.print(summary(config, curves))
@@ -152,7 +153,7 @@ def experiment(config_path: str, rule: str | None, seed: int | None) -> None:
 @_config_argument
 def status(config_path: str) -> None:
     """Show the rounds of a workspace, what became of their picks, and what labels still gain."""
-    from baal_ray.status import COLUMNS, workspace_status
+    from baal_ray.report.status import COLUMNS, workspace_status
 
     found = workspace_status(RoundConfig.from_yaml(config_path))
     table = Table(*(Column(name, overflow="fold") for name in COLUMNS), box=None, pad_edge=False)
@@ -179,7 +180,7 @@ def report(config_path: str, round_id: str, output: str | None) -> None:
 
     config = RoundConfig.from_yaml(config_path)
     require_extra()
-    from baal_ray.report.round_report import write_round_report
+    from baal_ray.report.round_page import write_round_report
 
     uri = write_round_report(config.workspace, round_id, with_map=True, uri=output)
     click.echo(f"{redacted(uri)} written")
@@ -196,7 +197,7 @@ def doctor(config_path: str) -> None:
     logging.disable(logging.WARNING)
     console = _console()
     with console.status("loading Ray") as status:
-        from baal_ray.doctor import examine
+        from baal_ray.operations.doctor import examine
 
         failed = False
         for finding in examine(config_path, announce=status.update):
@@ -245,8 +246,8 @@ def import_(
 
     When anything in it is wrong, all of it is told and nothing is written.
     """
-    from baal_ray.labelled_import import import_labelled_set
-    from baal_ray.labels import import_labels
+    from baal_ray.manifest.labelled_sets import import_labelled_set
+    from baal_ray.manifest.labels import import_labels
 
     config = RoundConfig.from_yaml(config_path)
     manifest = _manifest(config)
@@ -279,8 +280,8 @@ def import_(
 @click.option("--round", "round_id", metavar="ID", help="Of this round only.")
 def export(config_path: str, file: str, status: str, round_id: str | None) -> None:
     """Write the images that wait for a label to FILE (.csv, .parquet or .jsonl)."""
-    from baal_ray.labels import export_labels
-    from baal_ray.rounds import check_round
+    from baal_ray.manifest.labels import export_labels
+    from baal_ray.workspace.rounds import check_round
 
     config = RoundConfig.from_yaml(config_path)
     if round_id is not None:
@@ -300,8 +301,8 @@ def release(config_path: str, file: str | None, round_id: str | None) -> None:
 
     FILE (.csv, .parquet or .jsonl) has a column `id`, as exported files do.
     """
-    from baal_ray.labels import release_images
-    from baal_ray.rounds import check_round
+    from baal_ray.manifest.labels import release_images
+    from baal_ray.workspace.rounds import check_round
 
     if (file is None) == (round_id is None):
         raise click.UsageError("Give either FILE or --round.")
@@ -320,7 +321,7 @@ def reject(config_path: str, file: str) -> None:
 
     FILE (.csv, .parquet or .jsonl) has a column `id`, as exported files do.
     """
-    from baal_ray.labels import reject_images
+    from baal_ray.manifest.labels import reject_images
 
     count = reject_images(_manifest(RoundConfig.from_yaml(config_path)), file)
     click.echo(f"{count} images rejected: they are not picked again")
@@ -333,8 +334,8 @@ def reject(config_path: str, file: str) -> None:
 @click.option("--yes", is_flag=True, help="Do it. Without, only what it would do is shown.")
 def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) -> None:
     """Remove images from manifest, batches, scores and listings, for good."""
-    from baal_ray.forgetting import find_traces, forget_images
-    from baal_ray.label_files import read_ids
+    from baal_ray.manifest.label_files import read_ids
+    from baal_ray.operations.forgetting import find_traces, forget_images
 
     config = RoundConfig.from_yaml(config_path)
     wanted = list(dict.fromkeys([*ids, *(read_ids(file) if file else [])]))
@@ -367,7 +368,7 @@ def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) 
 @click.option("--yes", is_flag=True, help="Remove it. Without, it is only shown.")
 def prune(config_path: str, keep: int, yes: bool) -> None:
     """Remove old models, their scores, leftovers, and files of old versions of the manifest."""
-    from baal_ray.pruning import plan_pruning
+    from baal_ray.operations.pruning import plan_pruning
 
     pruning = plan_pruning(RoundConfig.from_yaml(config_path).workspace, keep=keep)
     table = Table("what", "count", "size", "such as", box=None)

@@ -19,10 +19,10 @@ from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.errors import BaalRayError
 from baal_ray.images import encode_png
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
-from baal_ray.schema import ACQUIRED
+from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri
+from baal_ray.workspace.schema import ACQUIRED
 
 CLASSES = [str(digit) for digit in range(10)]
 ROUNDS, K, START, EVALUATION = 3, 20, 20, 500
@@ -97,7 +97,7 @@ class _Fitter:
 
     def accuracy(self, config: RoundConfig, labelled: pa.Table) -> float:
         """Fit in this process, without workers; gives the accuracy."""
-        from baal_ray.training import fit_model
+        from baal_ray.training.fit import fit_model
 
         resources = config.resources.model_copy(update={"training_workers": 0})
         config = config.model_copy(update={"resources": resources})

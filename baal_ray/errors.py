@@ -165,3 +165,8 @@ def our_error(error: BaseException | None) -> BaalRayError | None:
             return error
         error = cause if isinstance(cause, BaseException) else error.__cause__
     return None
+
+
+def described(error: Exception) -> str:
+    """The type of an error and its message."""
+    return f"{type(error).__name__}: {error}"

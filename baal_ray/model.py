@@ -2,10 +2,8 @@
 
 import difflib
 import io
-import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -17,13 +15,10 @@ from torch import Tensor, nn
 
 from baal_ray import storage
 from baal_ray.config import ModelConfig
-from baal_ray.errors import BaalRayError, CheckpointError, ModelError, StorageError
+from baal_ray.errors import BaalRayError, ModelError, described
 from baal_ray.posterior import MCDropout
-from baal_ray.workspace import checkpoint_uri
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 class ImageClassifier(nn.Module):
@@ -41,25 +36,6 @@ class ImageClassifier(nn.Module):
         """Scale to 0…1, normalise and classify."""
         predictions: Tensor = self.network((images_N / 255 - self.mean) / self.std)
         return predictions
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A fitted model.
-
-    Attributes:
-        sha256: of `model.safetensors`; its name everywhere.
-        config: how the network is built and fed.
-        classes: the names that its outputs stand for, in order.
-        description: `model.json`: config, classes and what is known of the fit.
-        classifier: in evaluation mode, on the CPU.
-    """
-
-    sha256: str
-    config: ModelConfig
-    classes: list[str]
-    description: Mapping[str, Any]
-    classifier: ImageClassifier
 
 
 def small_convnet(num_classes: int, dropout: float = 0.5) -> nn.Module:
@@ -119,7 +95,7 @@ def check_model(config: ModelConfig, classes: int) -> None:
         raise
     except Exception as error:  # the model is the user's code
         raise ModelError(
-            f"model {config.factory!r} fails on images of {config.image_size}: {_told(error)}"
+            f"model {config.factory!r} fails on images of {config.image_size}: {described(error)}"
         ) from error
     if found != classes:
         raise ModelError(
@@ -133,97 +109,6 @@ def check_model(config: ModelConfig, classes: int) -> None:
         )
 
 
-def save_checkpoint(
-    workspace: str,
-    classifier: ImageClassifier,
-    config: ModelConfig,
-    classes: list[str],
-    fit: Mapping[str, Any],
-) -> str:
-    """Publish weights and description under `checkpoints/<sha256>/`, the description last.
-
-    Args:
-        workspace: the workspace's URI.
-        classifier: what was fitted.
-        config: how to build it again.
-        classes: the names of its outputs, in order.
-        fit: what is known of the fit: metrics, data; becomes part of `model.json`.
-
-    Returns:
-        The sha256 of the weights file.
-    """
-    architecture = {"model": config.model_dump(mode="json"), "classes": classes}
-    tensors = {
-        # Cloned as tied weights share memory, row by row as safetensors wants them.
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in classifier.network.state_dict().items()
-    }
-    # The header carries what the weights mean, so that the sha256 vouches for it too.
-    weights = safetensors.torch.save(
-        tensors, metadata={"baal_ray": json.dumps(architecture, sort_keys=True)}
-    )
-    sha256 = storage.sha256(weights)
-    folder = checkpoint_uri(workspace, sha256)
-    storage.publish(storage.join(folder, WEIGHTS), weights)
-    description = {**architecture, "sha256": sha256, "fit": dict(fit)}
-    storage.publish(storage.join(folder, DESCRIPTION), json.dumps(description, indent=2).encode())
-    return sha256
-
-
-def load_checkpoint(uri: str) -> Checkpoint:
-    """Read a checkpoint folder and check its weights against the sha256 that it is named by.
-
-    Raises:
-        CheckpointError: a file is missing, the weights are not the ones named, or they do not fit
-            the model.
-    """
-    sha256 = uri.rstrip("/").rsplit("/", 1)[-1]
-    try:
-        weights = storage.read(storage.join(uri, WEIGHTS))
-        description = json.loads(storage.read(storage.join(uri, DESCRIPTION)))
-    except (StorageError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {uri} is incomplete: {error}") from error
-    found = storage.sha256(weights)
-    if found != sha256:
-        raise CheckpointError(
-            f"checkpoint {uri} holds weights with sha256 {found}; they are not the ones it is "
-            "named by. Fit again, or restore the folder"
-        )
-    config, classes = _architecture(weights, uri)
-    network = _build_network(config, len(classes))
-    try:
-        network.load_state_dict(safetensors.torch.load(weights))
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint {uri} does not fit {config.factory!r}: {error}"
-        ) from error
-    classifier = ImageClassifier(network, config.mean, config.std).eval()
-    return Checkpoint(sha256, config, classes, description, classifier)
-
-
-def describe(checkpoint: str) -> dict[str, Any]:
-    """What a checkpoint says of itself, read without its weights."""
-    description: dict[str, Any] = json.loads(storage.read(storage.join(checkpoint, DESCRIPTION)))
-    return description
-
-
-def _architecture(weights: bytes, uri: str) -> tuple[ModelConfig, list[str]]:
-    header_length = int.from_bytes(weights[:8], "little")
-    try:
-        header = json.loads(weights[8 : 8 + header_length])
-        architecture = json.loads(header["__metadata__"]["baal_ray"])
-        return ModelConfig.model_validate(architecture["model"]), architecture["classes"]
-    except (KeyError, TypeError, ValueError) as error:  # pydantic's are ValueErrors
-        raise CheckpointError(
-            f"checkpoint {uri} was not written by this version of baal_ray: its header describes "
-            f"no model that can be built ({_told(error)})"
-        ) from error
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
 def _build_network(config: ModelConfig, classes: int) -> nn.Module:
     factory = _factory(config.factory)
     try:
@@ -231,7 +116,7 @@ def _build_network(config: ModelConfig, classes: int) -> nn.Module:
     except Exception as error:  # the factory is the user's code
         raise ModelError(
             f"model {config.factory!r} cannot be built with num_classes={classes} and "
-            f"{config.arguments}: {_told(error)}"
+            f"{config.arguments}: {described(error)}"
         ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
@@ -272,9 +157,9 @@ def _import_factory(name: str) -> Callable[..., nn.Module]:
         factory: Callable[..., nn.Module] = getattr(import_module(module_name), function_name)
     except Exception as error:  # the module is the user's code
         raise ModelError(
-            f"model.factory is {name!r}, which cannot be imported: {_told(error)}. It must be on "
-            "the Python path of every node: install it there, or submit the job with its folder "
-            "as the working directory"
+            f"model.factory is {name!r}, which cannot be imported: {described(error)}. It must be "
+            "on the Python path of every node: install it there, or submit the job with its "
+            "folder as the working directory"
         ) from error
     return factory
 
@@ -295,7 +180,7 @@ def _initial_weights(config: ModelConfig) -> Mapping[str, Tensor]:
         ) from error
     except (OSError, RuntimeError) as error:
         raise ModelError(
-            f"model.weights {weights!r} cannot be downloaded: {_told(error)}. Fetch the file "
+            f"model.weights {weights!r} cannot be downloaded: {described(error)}. Fetch the file "
             "elsewhere and name it by its path or URI"
         ) from error
     return tensors

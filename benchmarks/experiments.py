@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from baal_ray.experiment import run_experiment
-from baal_ray.experiment_config import ExperimentConfig
+from baal_ray.experiment.config import ExperimentConfig
+from baal_ray.experiment.run import run_experiment
 from baal_ray.images import decode_many, encode_png
 
 GREY = {"mean": [0.1307] * 3, "std": [0.3081] * 3}

@@ -25,12 +25,12 @@ import ray
 import torch
 from pipeline import pool_of, write_pool
 
+from baal_ray.checkpoint import load_checkpoint, save_checkpoint
 from baal_ray.config import ModelConfig, PoolConfig, ResourcesConfig, ScoringConfig
-from baal_ray.model import build_classifier, load_checkpoint, save_checkpoint
-from baal_ray.pool import read_pool
-from baal_ray.pool_listing import list_pool
-from baal_ray.scorer import PoolScorer
-from baal_ray.scoring import through_actors
+from baal_ray.model import build_classifier
+from baal_ray.pool import list_pool, read_pool
+from baal_ray.scoring.scorer import PoolScorer
+from baal_ray.scoring.stage import through_actors
 from baal_ray.workspace import checkpoint_uri
 
 SIDE, SAMPLES, CLASSES, THREADS = 224, 20, 10, 2

@@ -44,11 +44,12 @@ def settings_of(folder, workers):
 
 def work(folder):
     """Seconds of the fit and of scoring, in this process."""
+    from baal_ray.checkpoint import save_checkpoint
     from baal_ray.config import RoundConfig
-    from baal_ray.fitting import fit
     from baal_ray.images import decode_many
-    from baal_ray.model import build_classifier, save_checkpoint
-    from baal_ray.scorer import PoolScorer
+    from baal_ray.model import build_classifier
+    from baal_ray.scoring.scorer import PoolScorer
+    from baal_ray.training.optimisation import fit
     from baal_ray.workspace import checkpoint_uri
 
     config = RoundConfig.from_dict(settings_of(folder, 0))

@@ -60,9 +60,9 @@ def round_of(folder, images):
     import ray
 
     from baal_ray.driver import run_round
-    from baal_ray.labelled_import import import_labelled_set
     from baal_ray.manifest import Manifest
-    from baal_ray.training import fit_model
+    from baal_ray.manifest.labelled_sets import import_labelled_set
+    from baal_ray.training.fit import fit_model
     from baal_ray.workspace import manifest_uri
 
     workspace = folder / "workspace"

@@ -22,10 +22,11 @@ from statistics import median
 import numpy as np
 import torch
 
+from baal_ray.checkpoint import save_checkpoint
 from baal_ray.cluster import runtime_env
 from baal_ray.config import ModelConfig, ScoringConfig
-from baal_ray.model import build_classifier, save_checkpoint
-from baal_ray.scorer import PoolScorer
+from baal_ray.model import build_classifier
+from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 
 SIDES = (12, 32, 224)

@@ -17,8 +17,7 @@ import ray
 
 from baal_ray.config import PoolConfig
 from baal_ray.ids import IdSet, hash_ids
-from baal_ray.pool import read_pool
-from baal_ray.pool_listing import list_pool
+from baal_ray.pool import list_pool, read_pool
 
 FILES, ROWS_PER_FILE, ROW_GROUP = 200, 100_000, 10_000
 TASKS = 4

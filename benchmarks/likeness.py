@@ -12,10 +12,10 @@ import torch
 from networks import BatchBALDNet
 
 from baal_ray.config import ModelConfig, TrainingConfig
-from baal_ray.features import features
-from baal_ray.fitting import fit
 from baal_ray.images import decode_many
 from baal_ray.model import ImageClassifier
+from baal_ray.posterior.head_inputs import features
+from baal_ray.training.optimisation import fit
 
 LABELS, IMAGES = (20, 150), 1000
 NOISE = 0.1  # standard deviation, of normalised pixels

@@ -32,14 +32,14 @@ import torch
 from decode import photograph
 from PIL import Image
 
+from baal_ray.checkpoint import save_checkpoint
 from baal_ray.cluster import runtime_env
 from baal_ray.config import ModelConfig, PoolConfig, ResourcesConfig, ScoringConfig
 from baal_ray.images import decode_many
-from baal_ray.model import build_classifier, save_checkpoint
-from baal_ray.pool import read_pool
-from baal_ray.pool_listing import list_pool
-from baal_ray.scorer import PoolScorer
+from baal_ray.model import build_classifier
+from baal_ray.pool import list_pool, read_pool
 from baal_ray.scoring import score_pool
+from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 
 CORES, SAMPLES, CLASSES = 2, 20, 10

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import ray
 import yaml
 
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
+from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri
 
 TESTS = Path(__file__).parents[1] / "tests"

@@ -25,8 +25,8 @@ from moto.server import ThreadedMotoServer
 from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.driver import run_round
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
+from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri
 from faulty_s3 import FaultyS3
 from pools import round_config, write_labelled, write_pool

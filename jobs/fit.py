@@ -13,7 +13,7 @@ import sys
 from baal_ray import Manifest, RoundConfig
 from baal_ray.cluster import check_resources
 from baal_ray.errors import in_plain_words
-from baal_ray.training import fit_model
+from baal_ray.training.fit import fit_model
 from baal_ray.workspace import manifest_uri
 
 parser = argparse.ArgumentParser(description="Fit the model on what is labelled.")

@@ -13,8 +13,7 @@ import logging
 from baal_ray import Manifest, RoundConfig, score_pool
 from baal_ray.errors import in_plain_words
 from baal_ray.ids import IdSet
-from baal_ray.pool import read_pool
-from baal_ray.pool_listing import list_pool
+from baal_ray.pool import list_pool, read_pool
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
 
 parser = argparse.ArgumentParser(description="Score the pool with a checkpoint.")

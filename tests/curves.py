@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from baal_ray.curve import CURVE
-from baal_ray.labels_needed import LABELS_NEEDED
+from baal_ray.experiment.labels_needed import LABELS_NEEDED
+from baal_ray.experiment.learning_curve import CURVE
 
 
 def curves(better: Mapping[str, float], seeds: int = 6, rounds: int = 4) -> pa.Table:

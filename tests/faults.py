@@ -20,10 +20,18 @@ from baal_ray.config import RoundConfig
 from baal_ray.driver import run_round
 from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
+from baal_ray.storage import files, listing
 
-WRITES = [(storage, name) for name in ("publish", "create_if_absent", "delete")]
+# A function is watched under each name that a module calls it by: `storage.publish`, and `publish`
+# inside of `storage/files.py`.
+WRITES = [
+    (module, name)
+    for name in ("publish", "create_if_absent", "delete")
+    for module in (storage, files)
+]
 WRITES += [(Manifest, name) for name in ("_create", "_merge")]
-READS = [(storage, name) for name in ("read", "exists", "list_files")]
+READS = [(module, name) for name in ("read", "exists") for module in (storage, files)]
+READS += [(module, "list_files") for module in (storage, listing)]
 READS += [(Manifest, "_open")]
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from baal_ray.config import RoundConfig
-from baal_ray.experiment_config import ExperimentConfig
+from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.images import encode_png
 from baal_ray.model import small_convnet
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import publish_table
-from baal_ray.schema import BATCH, SCORES
+from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import batch_uri, manifest_uri, round_uri, scores_uri
+from baal_ray.workspace.schema import BATCH, SCORES
 from pools import picture, round_config, write_pool
 
 

@@ -15,8 +15,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from baal_ray.config import PoolConfig, ResourcesConfig, ScoringConfig
-from baal_ray.pool import read_pool
-from baal_ray.pool_listing import list_pool
+from baal_ray.pool import list_pool, read_pool
 from baal_ray.scoring import score_pool
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from baal_ray import batch as batch_module
-from baal_ray.batch import Ranking, pick_batch
-from baal_ray.candidates import read_batch
 from baal_ray.ids import IdSet
-from baal_ray.parquet import publish_table
-from baal_ray.pool_listing import list_pool
-from baal_ray.schema import BALD_WITHOUT, BATCH, SCORES
+from baal_ray.pool import list_pool
+from baal_ray.selection import batch as batch_module
 from baal_ray.selection import top_k
+from baal_ray.selection.batch import Ranking, pick_batch
+from baal_ray.storage.parquet import publish_table
+from baal_ray.workspace.batches import read_batch
+from baal_ray.workspace.schema import BALD_WITHOUT, BATCH, SCORES
 from pools import CLASSES, round_config, write_pool
 
 IMAGES = 200

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from baal_ray.acquisition import bald
-from baal_ray.batch_bald import batch_bald
+from baal_ray.selection.batch_bald import batch_bald
 from scenarios import random_log_probs
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from baal_ray.batch_size import fastest, try_sizes
+from baal_ray.scoring.batch_size import fastest, try_sizes
 
 
 def took(seconds_at):

@@ -2,10 +2,10 @@ import pyarrow as pa
 import pytest
 
 from baal_ray import storage
-from baal_ray.candidates import read_batch
 from baal_ray.errors import CorruptFileError, StorageError
-from baal_ray.parquet import publish_table
-from baal_ray.schema import BATCH, SELECTION
+from baal_ray.storage.parquet import publish_table
+from baal_ray.workspace.batches import read_batch
+from baal_ray.workspace.schema import BATCH, SELECTION
 
 
 def test_a_batch_file_that_is_rotten_or_missing_is_named(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from baal_ray.control import Comparison, Wrong, comparison_lines
+from baal_ray.report.comparison import Comparison, Wrong, comparison_lines
 
 
 def test_the_difference_and_its_interval_are_newcombes():

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from baal_ray import schema
 from baal_ray.cli import main
 from baal_ray.config import ModelConfig, RoundConfig
-from baal_ray.curve import CURVE
-from baal_ray.experiment_config import ExperimentConfig
-from baal_ray.labels_needed import LABELS_NEEDED
+from baal_ray.experiment.config import ExperimentConfig
+from baal_ray.experiment.labels_needed import LABELS_NEEDED
+from baal_ray.experiment.learning_curve import CURVE
+from baal_ray.workspace import schema
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]

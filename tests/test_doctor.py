@@ -3,7 +3,7 @@ import pytest
 import yaml
 from deltalake import write_deltalake
 
-from baal_ray.doctor import examine
+from baal_ray.operations.doctor import examine
 from pools import round_config, write_labelled
 
 
@@ -63,7 +63,7 @@ def test_a_manifest_of_something_else_and_no_evaluation_set(tmp_path):
 
 def test_what_breaks_without_an_error_of_ours_is_told_too(tmp_path, monkeypatch):
     """Such as a fault of the store's client, or of baal_ray itself."""
-    monkeypatch.setattr("baal_ray.doctor.check_model", lambda *_: 1 / 0)
+    monkeypatch.setattr("baal_ray.operations.doctor.check_model", lambda *_: 1 / 0)
     found = examined(tmp_path)
     assert found["model"] == ("failed", "ZeroDivisionError: division by zero")
     assert found["evaluation set"][0] == "ok"

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pytest
 
 from baal_ray import storage
-from baal_ray.driver import _Round
+from baal_ray.driver.round import _Round
 from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import publish_table
-from baal_ray.schema import BATCH
+from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import manifest_uri
+from baal_ray.workspace.schema import BATCH
 from pools import picture, round_config
 
 RANKING = [f"image-{number:04}" for number in range(20)]

@@ -5,9 +5,9 @@ from math import log
 import pytest
 import torch
 
-from baal_ray import epig as module
 from baal_ray.acquisition import bald
-from baal_ray.epig import epig
+from baal_ray.selection import epig as module
+from baal_ray.selection.epig import epig
 from scenarios import random_log_probs
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baal_ray.acquisition import PredictiveStatistics
-from baal_ray.evaluation import evaluation_sums, metrics, no_images
+from baal_ray.training.evaluation import evaluation_sums, metrics, no_images
 from scenarios import random_log_probs
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from baal_ray.errors import ConfigError
-from baal_ray.experiment_config import ExperimentConfig
+from baal_ray.experiment.config import ExperimentConfig
 from pools import experiment_config
 
 EXAMPLE = ExperimentConfig.from_yaml(str(Path(__file__).parents[1] / "jobs" / "experiment.yaml"))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baal_ray.features import features
+from baal_ray.posterior.head_inputs import features
 from scenarios import inputs
 
 

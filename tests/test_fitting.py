@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from baal_ray.config import AugmentationConfig
-from baal_ray.fitting import _padded_crop, make_augmentation, mini_batches
+from baal_ray.training.optimisation import _padded_crop, make_augmentation, mini_batches
 
 
 @settings(max_examples=200, deadline=None)

@@ -12,9 +12,9 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.errors import StorageError, UnfinishedRoundError
-from baal_ray.forgetting import find_traces, forget_images
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import publish_table
+from baal_ray.operations.forgetting import find_traces, forget_images
+from baal_ray.storage.parquet import publish_table
 
 IDS = [f"{number}/canary.jpg" for number in range(6)]
 FORGOTTEN = [IDS[1], IDS[4]]
@@ -237,7 +237,7 @@ def test_killed_before_any_change_it_leaves_a_whole_workspace_and_runs_to_the_sa
     forget_images(undisturbed, FORGOTTEN)
     expected = {k: v.replace(undisturbed, workspace) for k, v in everything(undisturbed).items()}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["baal_ray.forgetting", "pandas", "pytest"])
+    context.set_forkserver_preload(["baal_ray.operations.forgetting", "pandas", "pytest"])
     for last in range(100):
         shutil.rmtree(killed, ignore_errors=True)
         shutil.copytree(workspace, killed)

@@ -1,6 +1,6 @@
 import pytest
 
-from baal_ray.gain import Measured, comparable_models, gain_between, gain_lines
+from baal_ray.report.gain import Measured, comparable_models, gain_between, gain_lines
 from pools import round_config
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps
 
-from baal_ray import gpu_decoding, images
-from baal_ray.driver import _Round
+from baal_ray import images
+from baal_ray.driver.round import _Round
 from baal_ray.errors import ConfigError, ResourceError
+from baal_ray.scoring import gpu_decoding
 from pools import round_config
 
 LIMIT = 1_000_000

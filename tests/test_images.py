@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from baal_ray.errors import ImageError
-from baal_ray.images import (
-    DECODER,
-    decode,
-    decode_many,
-    decoder_version,
-    encode_png,
-    thumbnail,
-)
+from baal_ray.images import DECODER, decode, decode_many, decoder_version, encode_png, thumbnail
 
 LIMIT = 10_000_000
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baal_ray.intervals import newcombe, wilson
+from baal_ray.report.intervals import newcombe, wilson
 
 
 @pytest.mark.parametrize(

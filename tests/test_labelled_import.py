@@ -2,11 +2,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from baal_ray import labelled_import, storage
+from baal_ray import storage
 from baal_ray.errors import LabelError, StorageError
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
-from baal_ray.schema import BATCH
+from baal_ray.manifest import labelled_sets as labelled_import
+from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.workspace.schema import BATCH
 from pools import picture
 
 CLASSES = ["cat", "dog", "3"]

@@ -8,7 +8,7 @@ import torch
 from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError, StorageError
 from baal_ray.images import decode_many
-from baal_ray.labelled_set import (
+from baal_ray.training.examples import (
     LEFT_OUT,
     Examples,
     evaluation_examples,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from baal_ray import labels, storage
+from baal_ray import storage
 from baal_ray.errors import (
     AlreadyAcquiredError,
     LabelError,
@@ -20,17 +20,17 @@ from baal_ray.errors import (
     StorageError,
     UnfinishedRoundError,
 )
-from baal_ray.labels import (
+from baal_ray.manifest import Manifest, labels
+from baal_ray.manifest.labels import (
     LabelImport,
     export_labels,
     import_labels,
     reject_images,
     release_images,
 )
-from baal_ray.manifest import Manifest
-from baal_ray.parquet import open_parquet, publish_table
-from baal_ray.schema import SCORES
 from baal_ray.selection import top_k
+from baal_ray.storage.parquet import open_parquet, publish_table
+from baal_ray.workspace.schema import SCORES
 
 CLASSES = ["cat", "dog", "3"]
 EXTENSIONS = [".csv", ".parquet", ".jsonl", ".ndjson"]
@@ -387,7 +387,7 @@ def import_all(uri, folder, start, results):
 @pytest.mark.timeout(120)
 def test_labels_come_in_while_rounds_commit_and_nothing_is_lost_or_doubled(manifest, tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["baal_ray.labels", "pandas", "pytest"])
+    context.set_forkserver_preload(["baal_ray.manifest.labels", "pandas", "pytest"])
     start, results = context.Barrier(3), context.Queue()
     processes = [
         context.Process(target=target, args=(manifest.uri, name, start, results))

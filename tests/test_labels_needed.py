@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from baal_ray.labels_needed import LABELS_NEEDED, labels_needed
+from baal_ray.experiment.labels_needed import LABELS_NEEDED, labels_needed
 
 
 def curves(**needed_by_rule):

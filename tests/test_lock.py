@@ -10,11 +10,11 @@ from threading import Thread
 import pytest
 
 from baal_ray.errors import StorageError
-from baal_ray.lock import alone
+from baal_ray.storage.lock import alone
 
 HOLDER = """
 import sys
-from baal_ray.lock import alone
+from baal_ray.storage.lock import alone
 
 with alone(sys.argv[1]):
     print("held", flush=True)

@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from baal_ray.errors import AlreadyAcquiredError, ManifestError, StorageError
 from baal_ray.manifest import Manifest
-from baal_ray.schema import MANIFEST
+from baal_ray.workspace.schema import MANIFEST
 
 AWKWARD_IDS = [
     unicodedata.normalize("NFC", "café.jpg"),
@@ -360,7 +360,7 @@ def _acquire_and_label(uri, name, start, results):
 def test_processes_that_commit_at_once_lose_nothing_and_double_nothing(manifest):
     manifest.acquire(batch(*(f"seed{name}{number}" for name in "abc" for number in range(3))), "s")
     context = multiprocessing.get_context("forkserver")  # imports once, where "spawn" would thrice
-    context.set_forkserver_preload(["baal_ray.manifest", "pandas", "pytest"])
+    context.set_forkserver_preload(["baal_ray.manifest.table", "pandas", "pytest"])
     start, results = context.Barrier(3), context.Queue()
     processes = [
         context.Process(target=_acquire_and_label, args=(manifest.uri, name, start, results))
@@ -424,7 +424,7 @@ def test_a_table_that_another_created_and_filled_is_looked_at_again(manifest, mo
 
 
 def test_a_change_gives_up_after_bounded_tries(manifest, monkeypatch):
-    monkeypatch.setattr("baal_ray.manifest._LONGEST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("baal_ray.manifest.table._LONGEST_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(Manifest, "_merge", lambda *_: False)
     with pytest.raises(ManifestError, match="16 times running; nothing was written"):
         manifest.acquire(batch("a"), "r")

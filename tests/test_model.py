@@ -12,17 +12,10 @@ import torch
 from torch import nn
 
 from baal_ray import storage
+from baal_ray.checkpoint import DESCRIPTION, WEIGHTS, load_checkpoint, save_checkpoint
 from baal_ray.config import ModelConfig
 from baal_ray.errors import CheckpointError, ModelError, PosteriorError, StorageError
-from baal_ray.model import (
-    DESCRIPTION,
-    WEIGHTS,
-    build_classifier,
-    check_model,
-    load_checkpoint,
-    save_checkpoint,
-    small_convnet,
-)
+from baal_ray.model import build_classifier, check_model, small_convnet
 from baal_ray.workspace import checkpoint_uri
 
 CLASSES = ["cat", "dog", "é"]

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from baal_ray.config import NotifyConfig
-from baal_ray.notification import notify, told_if_it_fails
+from baal_ray.driver.notification import notify, told_if_it_fails
 
 
 @pytest.fixture

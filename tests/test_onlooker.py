@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from baal_ray.experiment import read_images
-from baal_ray.onlooker import look
+from baal_ray.experiment.images import read_images
+from baal_ray.experiment.reference_model import look
 from pools import experiment_config
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.errors import BaalRayError, CorruptFileError
-from baal_ray.labels import import_labels
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import LoadedParquet, open_parquet, parquet_bytes
+from baal_ray.manifest.labels import import_labels
 from baal_ray.selection import top_k
+from baal_ray.storage.parquet import LoadedParquet, open_parquet, parquet_bytes
 
 # In a process without Ray's types, so that nothing stands in the way of writing it.
 WRITE = """

@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from baal_ray import pool_listing, storage
+from baal_ray import storage
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
-from baal_ray.pool import _fetch
-from baal_ray.pool_listing import PoolListing, _hash_file, list_pool
-from baal_ray.roots import Roots
+from baal_ray.pool import PoolListing, list_pool
+from baal_ray.pool import listing as pool_listing
+from baal_ray.pool.dataset import _fetch
+from baal_ray.pool.roots import Roots
+from baal_ray.pool.unique_ids import _hash_file
 
 
 def write(path, columns, **options):

@@ -3,7 +3,7 @@ import torch
 
 from baal_ray.errors import SelectionError
 from baal_ray.posterior.memory import budget
-from baal_ray.predictions import check_candidates
+from baal_ray.selection.predictions import check_candidates
 from pools import round_config
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from baal_ray.labelled_import import import_labelled_set
+from baal_ray.driver.preview import preview_round
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import publish_table
-from baal_ray.preview import preview_round
-from baal_ray.schema import SCORES
-from baal_ray.scoring import fingerprint_uri
-from baal_ray.training import _job
+from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.scoring.fingerprint import fingerprint_uri
+from baal_ray.storage.parquet import publish_table
+from baal_ray.training.fit import _job
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
+from baal_ray.workspace.schema import SCORES
 from pools import round_config, write_labelled, write_pool
 
 

@@ -4,10 +4,9 @@ import time
 import pyarrow as pa
 import pytest
 
-from baal_ray import progress
-from baal_ray.durations import in_words
-from baal_ray.parquet import publish_table
-from baal_ray.progress import progress_line, telling_progress
+from baal_ray.scoring import progress
+from baal_ray.scoring.progress import in_words, progress_line, telling_progress
+from baal_ray.storage.parquet import publish_table
 
 SCORED = pa.table({"id": [str(number) for number in range(20)]})
 

@@ -9,8 +9,8 @@ from deltalake import DeltaTable
 from baal_ray import storage
 from baal_ray.errors import CorruptFileError
 from baal_ray.manifest import Manifest
-from baal_ray.pruning import plan_pruning
-from baal_ray.scratch import scratch_folders
+from baal_ray.operations.pruning import plan_pruning
+from baal_ray.storage.scratch import scratch_folders
 from baal_ray.workspace import manifest_uri
 
 

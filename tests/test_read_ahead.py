@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from baal_ray.read_ahead import read_ahead
+from baal_ray.storage.read_ahead import read_ahead
 
 
 def test_contents_come_in_order_however_many_files_there_are():

@@ -1,6 +1,6 @@
 import pytest
 
-from baal_ray.redaction import has_secret, redacted
+from baal_ray.storage.redaction import has_secret, redacted
 
 SECRET = "c4n4ry"
 

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from baal_ray.errors import StorageError
-from baal_ray.roots import Roots
+from baal_ray.pool.roots import Roots
 
 
 @pytest.fixture

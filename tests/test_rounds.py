@@ -4,8 +4,13 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.errors import CorruptFileError, UnfinishedRoundError
-from baal_ray.rounds import finished_rounds, read_stage, refuse_unfinished, unfinished_rounds
 from baal_ray.workspace import round_uri
+from baal_ray.workspace.rounds import (
+    finished_rounds,
+    read_stage,
+    refuse_unfinished,
+    unfinished_rounds,
+)
 
 
 def put(workspace, round_id, name, content="{}"):

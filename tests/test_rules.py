@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from baal_ray.config import Rule, SelectionConfig
 from baal_ray.errors import SelectionError
 from baal_ray.ids import IdSet
-from baal_ray.parquet import publish_table
-from baal_ray.rules import RANKING_RULES, STOCHASTIC, information
-from baal_ray.selection import top_ids, top_k
+from baal_ray.selection import top_k
+from baal_ray.selection.ranking import top_ids
+from baal_ray.selection.rules import RANKING_RULES, information
+from baal_ray.storage.parquet import publish_table
+from baal_ray.workspace.schema import STOCHASTIC
 from test_selection import picks, scores
 
 JOINT = {rule for rule in get_args(Rule) if SelectionConfig(k=1, by=rule).joint}

@@ -2,11 +2,11 @@ import pyarrow as pa
 import pytest
 
 from baal_ray import storage
-from baal_ray.parquet import publish_table
-from baal_ray.schema import FINGERPRINT
-from baal_ray.score_files import score_files
-from baal_ray.scoring import scored_already
-from baal_ray.selection import count_eligible, top_k
+from baal_ray.selection import top_k
+from baal_ray.selection.ranking import count_eligible
+from baal_ray.storage.parquet import publish_table
+from baal_ray.workspace.schema import FINGERPRINT
+from baal_ray.workspace.scores import score_files, scored_already
 from test_selection import scores
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.errors import StorageError
-from baal_ray.scratch import scratch_folder, scratch_folders
+from baal_ray.storage.scratch import scratch_folder, scratch_folders
 
 
 def test_a_scratch_folder_is_hidden_and_leaves_nothing(root):

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from baal_ray import acquisition, storage
 from baal_ray.errors import CorruptFileError, SelectionError
 from baal_ray.ids import IdSet, hash_ids
-from baal_ray.parquet import publish_table
-from baal_ray.rules import RANKING_RULES
-from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, SCORES, STABILITY_COLUMNS
-from baal_ray.selection import count_eligible, overlaps, top_ids, top_k, top_k_of
+from baal_ray.selection import top_k
+from baal_ray.selection.ranking import count_eligible, overlaps, top_ids, top_k_of
+from baal_ray.selection.rules import RANKING_RULES
+from baal_ray.storage.parquet import publish_table
+from baal_ray.workspace.schema import BALD_WITHOUT, SCORE_COLUMNS, SCORES, STABILITY_COLUMNS
 
 SMALL_FIRST = ("margin", "confidence")
 

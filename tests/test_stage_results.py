@@ -7,7 +7,7 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.errors import CorruptFileError
-from baal_ray.stage_results import StageResults
+from baal_ray.workspace.rounds import StageResults
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 
 from baal_ray import storage
-from baal_ray.forgetting import forget_images
-from baal_ray.labels import export_labels
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import publish_table
-from baal_ray.schema import BATCH
-from baal_ray.status import workspace_status
+from baal_ray.manifest.labels import export_labels
+from baal_ray.operations.forgetting import forget_images
+from baal_ray.report.status import workspace_status
+from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import batch_uri, manifest_uri, rounds_uri
+from baal_ray.workspace.schema import BATCH
 from pools import round_config
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -138,7 +138,7 @@ def test_clocks_do_not_order_rounds(tmp_path, monkeypatch, step):
     names = ["m", "z", "a", "night-10", "night-9"]
     for number, name in enumerate(names):
         clock = type("Clock", (), {"now": lambda zone, n=number: NOON.astimezone(zone) + n * step})
-        monkeypatch.setattr("baal_ray.manifest.datetime", clock)
+        monkeypatch.setattr("baal_ray.manifest.table.datetime", clock)
         manifest.acquire(pa.table({"id": [name, f"{name} too"]}), name)
     monkeypatch.undo()
     rewind_log(tmp_path / "workspace" / "manifest" / "_delta_log", step)
@@ -163,6 +163,6 @@ def rewind_log(folder, step):
 
 
 def test_status_starts_at_once():
-    code = "import baal_ray.status, sys; print({'torch', 'ray'} & sys.modules.keys())"
+    code = "import baal_ray.report.status, sys; print({'torch', 'ray'} & sys.modules.keys())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

@@ -9,9 +9,9 @@ import pytest
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
-from baal_ray import submission
 from baal_ray.config import RoundConfig
 from baal_ray.errors import ConfigError, SubmissionError
+from baal_ray.operations import submission
 
 
 class Cluster:

@@ -4,11 +4,11 @@ import signal
 import subprocess
 import sys
 
-from baal_ray.termination import ending_at_once
+from baal_ray.driver.termination import ending_at_once
 
 WORKER = """
 import atexit, logging, time
-from baal_ray.termination import ending_at_once
+from baal_ray.driver.termination import ending_at_once
 
 atexit.register(time.sleep, 60)  # as a slow clean-up
 with ending_at_once(lambda: "it was working"):

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from baal_ray.errors import PosteriorError
-from baal_ray.posterior.dropout_mode import CaughtDropout, MaskedDropout
-from baal_ray.posterior.masks import SharedMasks
-from baal_ray.posterior.mini_batch_axis import MiniBatchAxis
+from baal_ray.posterior.dropout.catching import CaughtDropout, MaskedDropout
+from baal_ray.posterior.dropout.masks import SharedMasks
+from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
+from baal_ray.posterior.dropout.sites import Site, WatchedDropout, find_axes, unlike
 from baal_ray.posterior.outputs import check_output, log_probs_of
-from baal_ray.posterior.sites import Site, WatchedDropout, find_axes, unlike
 
 #: Images looked at.
 PROBE = 4

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from baal_ray.posterior.outputs import log_probs_of
 
 if TYPE_CHECKING:
-    from baal_ray.posterior.mc_dropout import MCDropout
+    from baal_ray.posterior.kinds.mc_dropout import MCDropout
 
 
 class PosteriorSample(nn.Module):

@@ -1,1 +1,1 @@
-"""What people look at rather than read: one self-contained page a round, and one an experiment."""
+"""What people look at: a page for each round, and the words of `baal-ray status`."""

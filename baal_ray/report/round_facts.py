@@ -8,19 +8,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from baal_ray.candidates import read_batch
 from baal_ray.config import RoundConfig
-from baal_ray.control import Comparison, compare_picks
 from baal_ray.errors import ConfigError
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
-from baal_ray.pool_listing import PoolListing
+from baal_ray.pool import PoolListing
+from baal_ray.report.comparison import Comparison, compare_picks
 from baal_ray.report.score_summary import ScoreSummary, summarize_scores
-from baal_ray.rounds import check_round, read_stage
-from baal_ray.rules import column_of
-from baal_ray.schema import SCORE_COLUMNS
-from baal_ray.score_files import score_files
 from baal_ray.workspace import batch_uri, manifest_uri
+from baal_ray.workspace.batches import read_batch
+from baal_ray.workspace.rounds import check_round, read_stage
+from baal_ray.workspace.schema import SCORE_COLUMNS, column_of
+from baal_ray.workspace.scores import score_files
 
 # Rounds on a learning curve, the latest.
 _MOST_ROUNDS = 100

@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from baal_ray.durations import in_words
+from baal_ray import images
+from baal_ray.errors import ImageError
 from baal_ray.report import page, plots
-from baal_ray.report.features import FeatureMap
+from baal_ray.report.feature_map import FeatureMap
 from baal_ray.report.page import Card, Html
-from baal_ray.report.pictures import encoded_images, thumbnail
 from baal_ray.report.plots import Line, Values
 from baal_ray.report.round_facts import PastRound, RoundFacts
 from baal_ray.report.score_summary import predicted_counts
-from baal_ray.schema import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
+from baal_ray.scoring.progress import in_words
+from baal_ray.workspace.batches import encoded_images
+from baal_ray.workspace.schema import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 
 # Pictures: the first in rank, and some of the others.
 _FIRST_CARDS, _OTHER_CARDS = 40, 20
@@ -295,3 +297,15 @@ def time_section(facts: RoundFacts) -> list[Html]:
         unit,
     )
     return [page.figures([page.figure(sentence, drawn)])]
+
+
+_LONGEST_SIDE = 96
+
+
+def thumbnail(image: bytes | None, max_pixels: int) -> tuple[bytes | None, bool]:
+    """A small copy, None where it cannot be shown, and whether each of its few pixels counts."""
+    try:
+        small = images.thumbnail(image or b"", _LONGEST_SIDE, max_pixels=max_pixels)
+    except ImageError:
+        return None, False
+    return small, small.startswith(b"\x89PNG")

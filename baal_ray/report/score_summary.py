@@ -15,9 +15,8 @@ import pyarrow as pa
 from baal_ray import storage
 from baal_ray.errors import CorruptFileError
 from baal_ray.ids import IdSet
-from baal_ray.parquet import LoadedParquet
-from baal_ray.score_files import score_files
-from baal_ray.workspace import is_foreign
+from baal_ray.storage.parquet import LoadedParquet
+from baal_ray.workspace.scores import is_foreign, score_files
 
 logger = logging.getLogger(__name__)
 

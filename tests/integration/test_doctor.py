@@ -19,7 +19,7 @@ from pools import round_config, table, write_labelled, write_pool
 CHECK_WORKSPACE = """
 import sys
 from baal_ray.errors import StorageError
-from baal_ray.shared_workspace import check_workspace
+from baal_ray.cluster import check_workspace
 for workspace in sys.argv[1:]:
     try:
         print(check_workspace(workspace), "nodes")

@@ -11,17 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from baal_ray.config import RoundConfig
-from baal_ray.driver import run_round
+from baal_ray.driver import RoundResult, run_round
 from baal_ray.errors import ConfigError, PlanMismatchError, PoolError, UnreadableImagesError
 from baal_ray.images import decode
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import publish_table
-from baal_ray.round_result import RoundResult
-from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
-from baal_ray.scoring import fingerprint_uri
+from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.scoring.fingerprint import fingerprint_uri
 from baal_ray.selection import top_k
+from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import manifest_uri
+from baal_ray.workspace.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from pools import label_of, picture, round_config, table, write_labelled, write_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

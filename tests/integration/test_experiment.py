@@ -5,10 +5,10 @@ import pytest
 from click.testing import CliRunner
 from yaml import safe_dump
 
-from baal_ray import curve
 from baal_ray.cli import main
 from baal_ray.errors import ConfigError, PlanMismatchError, ResourceError
-from baal_ray.experiment import run_experiment
+from baal_ray.experiment import learning_curve as curve
+from baal_ray.experiment.run import run_experiment
 from pools import experiment_config
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -10,11 +10,11 @@ import pytest
 
 from baal_ray.config import RoundConfig
 from baal_ray.driver import run_round
-from baal_ray.forgetting import forget_images
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
-from baal_ray.pruning import plan_pruning
-from baal_ray.training import fit_model
+from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.operations.forgetting import forget_images
+from baal_ray.operations.pruning import plan_pruning
+from baal_ray.training.fit import fit_model
 from baal_ray.workspace import manifest_uri
 from pools import label_of, round_config, write_labelled, write_pool
 

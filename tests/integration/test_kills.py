@@ -17,8 +17,8 @@ import ray
 import yaml
 
 from baal_ray.config import RoundConfig
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
+from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri
 from pools import round_config, write_labelled, write_pool
 

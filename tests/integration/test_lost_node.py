@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
+from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri, scores_uri
 from pools import round_config, table, write_labelled, write_pool
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from baal_ray.report.experiment_report import experiment_page
-from baal_ray.report.features import FeatureMap
+from baal_ray.experiment.page import experiment_page
+from baal_ray.report.feature_map import FeatureMap
 from baal_ray.report.round_facts import gather
-from baal_ray.report.round_report import round_page
+from baal_ray.report.round_page import round_page
 from browser import DESKTOP, PHONE, look_at, open_browser
 from curves import curves, needed
 from rounds_on_disk import label, write_round

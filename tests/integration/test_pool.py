@@ -7,12 +7,12 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from answering import answering
-from baal_ray import pool_listing
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet
-from baal_ray.pool import _parts, _reader, _Wanted, read_pool, sample_pool
-from baal_ray.pool_listing import check_ids, list_pool
+from baal_ray.pool import check_ids, list_pool, read_pool, sample_pool
+from baal_ray.pool import listing as pool_listing
+from baal_ray.pool.dataset import _parts, _reader, _Wanted
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

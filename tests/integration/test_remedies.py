@@ -12,7 +12,7 @@ from answering import answering
 from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import open_parquet
+from baal_ray.storage.parquet import open_parquet
 from disks import fill, mounted
 
 SECRET = "c4n4ry-session-token"

@@ -11,9 +11,9 @@ from baal_ray import storage
 from baal_ray.cli import main
 from baal_ray.config import RoundConfig
 from baal_ray.driver import run_round
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
-from baal_ray.parquet import publish_table
+from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import manifest_uri, report_uri
 from browser import DESKTOP, PHONE, look_at, open_browser
 from pages import faults_of, text_of

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from baal_ray.batch_bald import batch_bald
+from baal_ray.checkpoint import load_checkpoint
 from baal_ray.config import RoundConfig
 from baal_ray.driver import run_round
-from baal_ray.epig import epig
-from baal_ray.features import features
 from baal_ray.ids import IdSet
 from baal_ray.images import decode_many
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
-from baal_ray.model import load_checkpoint
+from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.posterior import MCDropout
+from baal_ray.posterior.head_inputs import features
 from baal_ray.selection import top_k
-from baal_ray.spread import spread_out
+from baal_ray.selection.batch_bald import batch_bald
+from baal_ray.selection.epig import epig
+from baal_ray.selection.spread import spread_out
 from baal_ray.workspace import checkpoint_uri, manifest_uri
 from pools import round_config, write_labelled, write_pool
 

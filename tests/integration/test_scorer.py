@@ -16,7 +16,7 @@ import torch
 
 from baal_ray.config import ModelConfig, ScoringConfig
 from baal_ray.model import build_classifier, save_checkpoint
-from baal_ray.scorer import PoolScorer
+from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 
 logging.basicConfig(stream=sys.stderr, format="%(message)s")

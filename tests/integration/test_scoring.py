@@ -16,28 +16,24 @@ import requests
 import torch
 
 from baal_ray.acquisition import bald
+from baal_ray.checkpoint import load_checkpoint, save_checkpoint
 from baal_ray.cluster import runtime_env
-from baal_ray.config import (
-    ModelConfig,
-    PoolConfig,
-    ResourcesConfig,
-    ScoringConfig,
-    StageConfig,
-)
-from baal_ray.decoding import decode
+from baal_ray.config import ModelConfig, PoolConfig, ResourcesConfig, ScoringConfig, StageConfig
 from baal_ray.errors import ConfigError, ResourceError
-from baal_ray.first_samples import kept_log_probs
 from baal_ray.ids import IdSet
 from baal_ray.images import decode_many
-from baal_ray.model import build_classifier, load_checkpoint, save_checkpoint
-from baal_ray.parquet import publish_table
-from baal_ray.pool import read_pool
-from baal_ray.pool_listing import list_pool
+from baal_ray.model import build_classifier
+from baal_ray.pool import list_pool, read_pool
+from baal_ray.pool.decoding import decode
 from baal_ray.posterior import MCDropout
-from baal_ray.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
-from baal_ray.scorer import Columns, PoolScorer
-from baal_ray.scoring import fingerprint_uri, score_pool, through_actors
+from baal_ray.scoring import score_pool
+from baal_ray.scoring.fingerprint import fingerprint_uri
+from baal_ray.scoring.kept_samples import kept_log_probs
+from baal_ray.scoring.scorer import Columns, PoolScorer
+from baal_ray.scoring.stage import through_actors
+from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import checkpoint_uri
+from baal_ray.workspace.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from pools import CLASSES, round_config, table, write_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -7,8 +7,8 @@ import ray
 
 from answering import answering
 from baal_ray.driver import run_round
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
+from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri
 from pools import CLASSES, picture, round_config, write_labelled
 

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from baal_ray.checkpoint import save_checkpoint
 from baal_ray.config import ModelConfig, ScoringConfig
-from baal_ray.decoding import decode
-from baal_ray.model import build_classifier, save_checkpoint
-from baal_ray.scorer import PoolScorer
+from baal_ray.model import build_classifier
+from baal_ray.pool.decoding import decode
+from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 from pools import CLASSES, table, write_pool
 

@@ -14,11 +14,10 @@ import yaml
 
 from baal_ray import storage
 from baal_ray.config import RoundConfig
-from baal_ray.driver import run_round
-from baal_ray.labelled_import import import_labelled_set
+from baal_ray.driver import RoundResult, run_round
 from baal_ray.manifest import Manifest
-from baal_ray.round_result import RoundResult
-from baal_ray.training import fit_model
+from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.training.fit import fit_model
 from baal_ray.workspace import manifest_uri, round_uri
 from faulty_s3 import FaultyS3
 from pools import round_config, table, write_labelled, write_pool

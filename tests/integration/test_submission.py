@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from baal_ray.config import RoundConfig
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
+from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri, scores_uri
 from clusters import BIN, start_head, stop
 from pools import round_config, table, write_pool
@@ -95,7 +95,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RoundConfig:
 
 def test_a_dashboard_that_wants_a_token_is_told_from_one_that_does_not(cluster: Cluster):
     """test_doctor.py has the other."""
-    ask = "import ray; from baal_ray.dashboard import dashboard_answers as answers; "
+    ask = "import ray; from baal_ray.operations.dashboard import dashboard_answers as answers; "
     asked = cluster.run("python", "-c", f"{ask}ray.init({cluster.gcs!r}); print(answers())")
     assert "'holders of the token'" in asked.stdout
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from baal_ray import storage
+from baal_ray.checkpoint import load_checkpoint
 from baal_ray.config import RoundConfig
 from baal_ray.errors import BaalRayError, LabelError
-from baal_ray.labelled_import import import_labelled_set
 from baal_ray.manifest import Manifest
-from baal_ray.model import load_checkpoint
-from baal_ray.training import _job, fit_model
+from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.training.fit import _job, fit_model
 from baal_ray.workspace import checkpoint_uri, manifest_uri
 from pools import round_config, write_labelled
 

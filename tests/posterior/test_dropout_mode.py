@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from baal_ray.errors import PosteriorError
-from baal_ray.posterior.dropout_mode import MaskedDropout
-from baal_ray.posterior.masks import SharedMasks
+from baal_ray.posterior.dropout.catching import MaskedDropout
+from baal_ray.posterior.dropout.masks import SharedMasks
 from scenarios import inputs
 
 P = 0.3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from baal_ray.posterior.masks import MaskCache, PerItemMasks, SharedMasks
+from baal_ray.posterior.dropout.masks import MaskCache, PerItemMasks, SharedMasks
 
 CPU = torch.device("cpu")
 

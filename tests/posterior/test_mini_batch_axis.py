@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from baal_ray.posterior.mini_batch_axis import MiniBatchAxis, find_axis, find_order
+from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
 
 AXES = [
     MiniBatchAxis(axis, rows, outer)

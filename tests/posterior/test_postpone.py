@@ -7,9 +7,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from baal_ray.posterior import MCDropout
-from baal_ray.posterior.postpone import postpone_dropout
-from baal_ray.posterior.simplify import simplify
-from baal_ray.posterior.tracing import DROP, trace
+from baal_ray.posterior.engine.postpone import postpone_dropout
+from baal_ray.posterior.engine.simplify import simplify
+from baal_ray.posterior.engine.tracing import DROP, trace
 from scenarios import inputs
 
 aten = torch.ops.aten

@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from baal_ray.posterior import products
+from baal_ray.posterior.engine import products
 from scenarios import inputs
 
 aten = torch.ops.aten

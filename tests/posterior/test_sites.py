@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baal_ray.posterior.mini_batch_axis import MiniBatchAxis
-from baal_ray.posterior.sites import find_axes, unlike
+from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
+from baal_ray.posterior.dropout.sites import find_axes, unlike
 
 
 class Places(nn.Module):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from baal_ray.posterior import MCDropout, thinning
+from baal_ray.posterior import MCDropout
+from baal_ray.posterior.engine import thinning
 from scenarios import inputs
 
 

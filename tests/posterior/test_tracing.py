@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baal_ray.posterior.dropout_mode import MaskedDropout
-from baal_ray.posterior.masks import SharedMasks
-from baal_ray.posterior.sites import Site, find_axes
-from baal_ray.posterior.tracing import cut, trace
+from baal_ray.posterior.dropout.catching import MaskedDropout
+from baal_ray.posterior.dropout.masks import SharedMasks
+from baal_ray.posterior.dropout.sites import Site, find_axes
+from baal_ray.posterior.engine.tracing import cut, trace
 
 SAMPLES, IMAGES = 3, 4
 

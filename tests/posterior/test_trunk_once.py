@@ -13,7 +13,8 @@ from torchvision.models.mobilenetv3 import InvertedResidualConfig
 from torchvision.ops import StochasticDepth
 
 from baal_ray.errors import PosteriorError
-from baal_ray.posterior import MCDropout, trunk_once
+from baal_ray.posterior import MCDropout
+from baal_ray.posterior.engine import trunk_once
 from scenarios import Model, dropout_net, inputs
 
 

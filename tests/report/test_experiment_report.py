@@ -1,6 +1,6 @@
 import pytest
 
-from baal_ray.report.experiment_report import experiment_page
+from baal_ray.experiment.page import experiment_page
 from curves import curves, needed
 from pages import faults_of, text_of
 

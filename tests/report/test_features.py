@@ -1,10 +1,11 @@
 import numpy as np
 from torch import nn
 
+from baal_ray.checkpoint import Checkpoint
 from baal_ray.config import ModelConfig
-from baal_ray.model import Checkpoint, ImageClassifier
-from baal_ray.report import features
-from baal_ray.report.features import feature_map
+from baal_ray.model import ImageClassifier
+from baal_ray.report import feature_map as features
+from baal_ray.report.feature_map import feature_map
 from pools import CLASSES, picture
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
-from baal_ray.onlooker import Sight
-from baal_ray.report.picks_map import others_near, picks_map
+from baal_ray.experiment.picks_map import others_near, picks_map
+from baal_ray.experiment.reference_model import Sight
 from pages import text_of
 
 

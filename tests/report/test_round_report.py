@@ -4,12 +4,12 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.errors import ConfigError
-from baal_ray.parquet import publish_table
 from baal_ray.report import automatic
 from baal_ray.report.automatic import report_round, require_extra
-from baal_ray.report.doubts import doubts
+from baal_ray.report.round_doubts import doubts
 from baal_ray.report.round_facts import gather
-from baal_ray.report.round_report import write_round_report
+from baal_ray.report.round_page import write_round_report
+from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import report_uri
 from pages import faults_of, text_of
 from rounds_on_disk import label, score_rows, write_round

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from baal_ray.ids import IdSet
-from baal_ray.parquet import publish_table
 from baal_ray.report.score_summary import predicted_counts, summarize_scores
+from baal_ray.storage.parquet import publish_table
 from rounds_on_disk import score_rows, unreadable_rows
 
 

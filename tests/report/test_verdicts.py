@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from baal_ray.report.verdicts import verdicts
+from baal_ray.experiment.verdicts import verdicts
 from curves import needed
 
 SAVES, ALIKE, COSTS = (0.6, 0.5, 0.7), (0.95, 0.8, 1.1), (1.3, 1.1, 1.5)

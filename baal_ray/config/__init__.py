@@ -1,0 +1,43 @@
+"""What there is to set, read from YAML and checked as a whole."""
+
+from baal_ray.config.document import Document, Section, differences
+from baal_ray.config.round import RoundConfig
+from baal_ray.config.sections import (
+    AugmentationConfig,
+    Classes,
+    Count,
+    Fraction,
+    Location,
+    ModelConfig,
+    NotifyConfig,
+    PoolConfig,
+    ResourcesConfig,
+    Rule,
+    RuleConfig,
+    ScoringConfig,
+    SelectionConfig,
+    StageConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "AugmentationConfig",
+    "Classes",
+    "Count",
+    "Document",
+    "Fraction",
+    "Location",
+    "ModelConfig",
+    "NotifyConfig",
+    "PoolConfig",
+    "ResourcesConfig",
+    "RoundConfig",
+    "Rule",
+    "RuleConfig",
+    "ScoringConfig",
+    "Section",
+    "SelectionConfig",
+    "StageConfig",
+    "TrainingConfig",
+    "differences",
+]

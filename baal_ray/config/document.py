@@ -1,0 +1,155 @@
+"""Files of settings, read whole: everything that is wrong with one is told at once."""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from baal_ray import storage
+from baal_ray.errors import ConfigError, StorageError
+from baal_ray.storage.redaction import redacted
+
+
+class Section(BaseModel):
+    """Settings that belong together: no unknown key, no other type, no change afterwards."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # which may be a password
+    )
+
+
+class Document(Section):
+    """A whole file of settings."""
+
+    @classmethod
+    def from_yaml(cls, path: str) -> Self:
+        """Read and check a YAML file, local or at any fsspec URI.
+
+        Raises:
+            ConfigError: the file cannot be read, is not YAML or breaks a rule; all faults are in
+                it.
+        """
+        source = redacted(path)
+        try:
+            content = yaml.load(storage.read(path), Loader=_Loader)
+        except StorageError as error:
+            raise ConfigError(source, [str(error)]) from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
+            raise ConfigError(source, [f"not YAML: {_yaml_fault(error)}"]) from error
+        if not isinstance(content, dict):
+            raise ConfigError(
+                source, [f"holds a {type(content).__name__}; it must hold keys and values"]
+            )
+        return cls.from_dict(content, source=source)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], source: str = "configuration") -> Self:
+        """Check a configuration given as nested dictionaries.
+
+        Raises:
+            ConfigError: with every fault.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise ConfigError(
+                source, [_fault(cls, detail) for detail in error.errors()]
+            ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, where YAML 1.1 wants a dot, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        doubled = sorted({key for key in keys if keys.count(key) > 1})
+        if doubled:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{', '.join(doubled)} is given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _yaml_fault(error: Exception) -> str:
+    """What is wrong and where; YAML's own message shows the line, and what may be secret in it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error)
+
+
+def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
+    """One fault as thing, value, rule, and a remedy where there is one."""
+    where = ".".join(map(str, detail["loc"])) or "configuration"
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{where} is not a setting{_suggestion(model, detail)}"
+        case "missing":
+            return f"{where} is missing; it has no default"
+        case "secret":
+            return f"{where} {detail['msg']}"
+    rule = detail["msg"].removeprefix("Value error, ")
+    rule = re.sub(r"^Input should be ", "it must be ", rule)
+    if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
+        rule += "; put it in quotes"
+    value = detail["input"]
+    if detail["type"] == "value_error" and isinstance(value, dict | BaseModel):
+        # A section's own rule, which begins with the setting.
+        return f"{where}.{rule}" if detail["loc"] else rule
+    if detail["loc"][:1] == ("notify",):  # a webhook's URL is a secret
+        return f"{where} cannot be so; {rule}"
+    if isinstance(value, dict):
+        return f"{where} has keys {', '.join(map(str, value))}; {rule}"
+    return redacted(f"{where} is {_SHORT.repr(value)}; {rule}")
+
+
+# A few lines of YAML, with aliases of aliases, make a value that no memory holds in writing.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlist = 20
+_SHORT.maxlevel = 2
+
+
+def _suggestion(model: type[BaseModel], detail: ErrorDetails) -> str:
+    *sections, key = (name for name in detail["loc"] if isinstance(name, str))
+    known = list(_section(model, sections).model_fields)
+    close = difflib.get_close_matches(key, known, n=1)
+    return (
+        f"; did you mean {close[0]}?"
+        if close
+        else f"; the settings here are {', '.join(sorted(known))}"
+    )
+
+
+def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    for name in path:
+        annotation = model.model_fields[name].annotation
+        model = next(a for a in (annotation, *get_args(annotation)) if isinstance(a, type))
+    return model
+
+
+def differences(
+    planned: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """A sentence for each setting that differs, sections joined by dots."""
+    for key in sorted(planned.keys() | now.keys()):
+        before, after = planned.get(key), now.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key} was {before!r} when it was planned; it is {after!r} now"

@@ -1,0 +1,76 @@
+"""The configuration of an acquisition round."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, model_validator
+
+from baal_ray.config.document import Document
+from baal_ray.config.sections import (
+    Classes,
+    Location,
+    ModelConfig,
+    NotifyConfig,
+    PoolConfig,
+    ResourcesConfig,
+    ScoringConfig,
+    SelectionConfig,
+    TrainingConfig,
+)
+from baal_ray.storage.locations import rule_broken
+
+
+def _read_alike(location: str) -> str:
+    if rule := rule_broken(location):
+        raise ValueError(rule)
+    return location
+
+
+class RoundConfig(Document):
+    """Everything a round needs to know; `RoundConfig.from_yaml` reads it from a file."""
+
+    workspace: Annotated[Location, AfterValidator(_read_alike)]
+    classes: Classes
+    pool: PoolConfig
+    selection: SelectionConfig
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    notify: NotifyConfig = NotifyConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    def planned(self) -> dict[str, Any]:
+        """What a round's plan fixes: all settings but those that do not change its result."""
+        return self.model_dump(
+            mode="json",
+            exclude={
+                "notify": True,
+                "resources": True,
+                "scoring": {"max_unreadable"},
+                "training": {"max_failures"},
+            },
+        )
+
+    @model_validator(mode="after")
+    def _apart(self) -> "RoundConfig":
+        pool = self.pool.uri.rstrip("/") + "/"
+        if f"{self.workspace.rstrip('/')}/".startswith(pool):
+            raise ValueError(
+                f"workspace is {self.workspace!r}, in the pool {self.pool.uri!r}; it must be "
+                "elsewhere, as what it holds would be taken for images of the pool"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decodes_where_it_scores(self) -> "RoundConfig":
+        if self.scoring.decode_on == "gpu" and not self.resources.scoring_gpus:
+            raise ValueError(
+                "scoring.decode_on is gpu, and resources.scoring_gpus is 0; it must be more, or "
+                "decode_on must be cpu"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rule_fits(self) -> "RoundConfig":
+        self.selection.check(self.scoring, "selection.by")
+        return self

@@ -1,0 +1,146 @@
+"""What a round would do, and about how long it would take, without doing any of it."""
+
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from baal_ray import storage
+from baal_ray.config import RoundConfig
+from baal_ray.ids import Hashes, IdSet, hash_ids
+from baal_ray.manifest import Manifest
+from baal_ray.pool import list_pool
+from baal_ray.scoring.batch_size import with_known_batch_size
+from baal_ray.scoring.fingerprint import fingerprint_uri
+from baal_ray.scoring.progress import in_words
+from baal_ray.storage.parquet import open_parquet
+from baal_ray.storage.read_ahead import read_ahead
+from baal_ray.training.fit import Fit, find_fit
+from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri, stage_uri
+from baal_ray.workspace.rounds import read_stage
+from baal_ray.workspace.scores import score_files
+
+_STAGES = ("plan", "fit", "scores", "candidates", "batch")
+
+
+def preview_round(config: RoundConfig, round_id: str) -> list[str]:
+    """Say what `run_round` would fit, score and acquire; no Ray is started, nothing is written.
+
+    Args:
+        config: of the round.
+        round_id: its name.
+
+    Returns:
+        Lines to show.
+
+    Raises:
+        BaalRayError: what `run_round` would raise of the pool, the labels and the manifest.
+    """
+
+    def is_done(stage: str) -> bool:
+        return storage.exists(stage_uri(config.workspace, round_id, stage))
+
+    if is_done("round"):
+        return [f"round {round_id} is committed already: nothing to do"]
+    done = list(filter(is_done, _STAGES))
+    begun = f"begun before; done: {', '.join(done)}" if done else "new"
+    return [f"round    {round_id}, {begun}", *_Preview(config).lines()]
+
+
+class _Preview:
+    """What is there, and what follows from it."""
+
+    def __init__(self, config: RoundConfig) -> None:
+        self._config = config
+        manifest = Manifest(manifest_uri(config.workspace))
+        self._labelled = manifest.labelled()
+        self._fit = find_fit(config, self._labelled) if len(self._labelled) else None
+        self._last = _last_round(config.workspace, manifest)
+        acquired = IdSet.of(manifest.ids())
+        scored = self._scored(self._fit)
+        self._images = self._acquired = self._scored_before = 0
+        with tempfile.TemporaryDirectory() as listing_folder:
+            for rows in list_pool(config.pool, listing_folder).read_ids():
+                taken = acquired.contains(rows["id"])
+                self._images += len(rows)
+                self._acquired += int(taken.sum())
+                self._scored_before += int((scored.contains(rows["id"]) & ~taken).sum())
+
+    def lines(self) -> Iterator[str]:
+        selection = self._config.selection
+        by, random = selection.by, selection.random_count
+        left = self._images - self._acquired
+        yield f"pool     {self._images:,} images, of which {self._acquired:,} are acquired"
+        if not len(self._labelled):
+            yield "fit      nothing is labelled yet"
+            yield "score    nothing: the first acquisition batch is random"
+            by, random = "random", 0
+        else:
+            yield f"fit      {self._fit_line()}"
+            yield f"score    {self._score_line()}"
+        best = max(0, min(selection.k, left) - random)
+        control = f" and {min(random, left):,} at random" if random else ""
+        yield f"acquire  {best:,} images by {by}{control}"
+        if len(self._labelled):
+            yield f"time     {self._time_line()}"
+
+    @property
+    def _to_score(self) -> int:
+        return self._images - self._acquired - self._scored_before
+
+    def _fit_line(self) -> str:
+        if self._fit is not None:
+            return (
+                f"not needed: checkpoint {self._fit.checkpoint[:12]}… was fitted on these labels"
+            )
+        return f"on {len(self._labelled):,} labels, for {self._config.training.epochs} epochs"
+
+    def _score_line(self) -> str:
+        stages = "".join(
+            f", then {stage.samples} of the best {stage.share:.0%}"
+            for stage in self._config.scoring.further_stages
+        )
+        return (
+            f"{self._to_score:,} images ({self._scored_before:,} have scores already), "
+            f"{self._config.scoring.samples} posterior samples each{stages}"
+        )
+
+    def _time_line(self) -> str:
+        if self._last is None:
+            return "not known before a first round has ended"
+        seconds, labels, scored = (self._last[name] for name in ("seconds", "labels", "scored"))
+        fit = 0.0 if self._fit else seconds["fit"] * len(self._labelled) / max(1, labels)
+        score = seconds["score"] * self._to_score / max(1, scored)
+        total = fit + score + seconds.get("candidates", 0) + seconds["select"]
+        return (
+            f"about {in_words(total)}, going by round {self._last['round_id']}: "
+            f"{in_words(fit)} to fit, {in_words(score)} to score"
+        )
+
+    def _scored(self, fit: Fit | None) -> IdSet:
+        """The ids with a score of the model that the round would score with."""
+        if fit is None:
+            return IdSet.of([])
+        config = self._config
+        checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
+        scores = scores_uri(config.workspace)
+        scoring = with_known_batch_size(config.scoring, checkpoint, config.resources)
+        if scoring is None:
+            return IdSet.of([])
+        files = score_files(fingerprint_uri(scores, checkpoint, scoring, config.seed))
+        return IdSet.of_hashes(read_ahead(_ids_in, files))
+
+
+def _ids_in(file: str) -> Hashes:
+    with open_parquet(file) as parquet:
+        return hash_ids(parquet.read(columns=["id"])["id"])
+
+
+def _last_round(workspace: str, manifest: Manifest) -> dict[str, Any] | None:
+    """What the latest finished round that fitted and scored came to."""
+    for change in manifest.history():
+        if change["change"] == "acquire" and change["round"] is not None:
+            done = read_stage(workspace, change["round"], "round")
+            if done is not None and done["result"]["scored"]:
+                result: dict[str, Any] = done["result"]
+                return result
+    return None

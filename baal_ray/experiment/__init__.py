@@ -1,0 +1,1 @@
+"""Acquisition rules against random picks, on images whose labels are known."""

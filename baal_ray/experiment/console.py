@@ -1,0 +1,90 @@
+"""An experiment in a terminal: how far each rule is, and what came out."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console, Group
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from baal_ray.experiment.config import ExperimentConfig
+from baal_ray.experiment.labels_needed import labels_needed
+from baal_ray.experiment.verdicts import verdicts
+
+logger = logging.getLogger(__name__)
+
+# Points for a line each, where nobody watches.
+_EVERY = 10
+
+
+@contextmanager
+def watching(
+    config: ExperimentConfig, console: Console
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What to call with each point: it moves a bar for each rule, or logs now and then."""
+    if not console.is_terminal:
+        yield _log
+        return
+    logging.disable(logging.WARNING)
+    columns = ("{task.description:<16}", "{task.fields[last]:<26}")
+    with Progress(
+        *(TextColumn(column) for column in columns),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        total = config.seeds * (config.rounds + 1)
+        tasks = {
+            rule.name: progress.add_task(rule.name, total=total, last="") for rule in config.rules
+        }
+
+        def watch(row: dict[str, Any]) -> None:
+            task: TaskID = tasks[row["rule"]]
+            progress.update(task, advance=1, last=_progress_of(row))
+
+        yield watch
+
+
+def _log(row: dict[str, Any]) -> None:
+    if row["round"] % _EVERY == 0:
+        logger.info("%s, seed %d: %s", row["rule"], row["seed"], _progress_of(row))
+
+
+def _progress_of(row: dict[str, Any]) -> str:
+    return f"accuracy {row['accuracy']:.3f} at {row['labels']}"
+
+
+def summary(config: ExperimentConfig, curves: pa.Table) -> Group:
+    """The labels that each rule needs, and a verdict on it."""
+    needed = labels_needed(curves, config.accuracies, config.seed)
+    table = Table("rule", "accuracy", "reached", "labels needed", "of random's", box=None)
+    for row in needed.to_pylist():
+        table.add_row(
+            row["rule"],
+            f"{row['accuracy']:g}",
+            f"{row['reached']} of {row['seeds']}",
+            _with_interval(row["median"], row["low"], row["high"], "{:.0f}"),
+            _with_interval(row["ratio"], row["ratio_low"], row["ratio_high"], "{:.2f}"),
+        )
+    told = [Text(verdict.sentence) for verdict in verdicts(needed)]
+    where = Text(f"Everything is in {config.folder}: curves, labels needed and report.html.")
+    return Group(table, Text(), *told, Text(), where)
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
+    def told(number: float | None) -> str:
+        return "?" if number is None else form.format(number)
+
+    return f"{told(value)} ({told(low)} to {told(high)})"

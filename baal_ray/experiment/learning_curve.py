@@ -1,0 +1,220 @@
+"""One learning curve: a rule acquires, a simulated oracle answers, and the model is fitted anew.
+
+A point depends on the settings, the rule, the seed and the picks before it, and on nothing else:
+whoever computes it next, after whatever failed, computes the same.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from baal_ray import storage
+from baal_ray.experiment.config import ExperimentConfig, TrialConfig
+from baal_ray.experiment.images import LabelledImages
+from baal_ray.ids import hash_ids
+from baal_ray.model import build_classifier
+from baal_ray.posterior import MCDropout
+from baal_ray.posterior.head_inputs import features
+from baal_ray.selection.joint_rules import best_together
+from baal_ray.selection.ranking import top_k_of
+from baal_ray.selection.spread import spread_out
+from baal_ray.training.evaluation import evaluation_sums, metrics, no_images
+from baal_ray.training.optimisation import fit
+from baal_ray.workspace.schema import SCORE_COLUMNS
+
+Rows = npt.NDArray[np.intp]
+
+CURVE = pa.schema(
+    [
+        ("rule", pa.string()),
+        ("seed", pa.int32()),
+        ("round", pa.int32()),
+        ("labels", pa.int32()),
+        ("accuracy", pa.float64()),
+        ("nll", pa.float64()),
+        ("ece", pa.float64()),
+        ("picks", pa.list_(pa.string())),
+        ("fit_seconds", pa.float64()),
+        ("score_seconds", pa.float64()),
+    ]
+)
+
+
+class Curve:
+    """A rule's curve for one seed; it keeps the model between points, to trace it once."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        rule: TrialConfig,
+        seed: int,
+        pool: LabelledImages,
+        evaluation: LabelledImages,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            config: of the experiment.
+            rule: on trial.
+            seed: of the curve; all rules start with the same labelled images for it.
+            pool: what is picked from, by ids in ascending order.
+            evaluation: what is measured on.
+        """
+        self._config, self._rule, self._seed = config, rule, seed
+        self._pool, self._evaluation = pool, evaluation
+        self._device = torch.device("cuda" if config.gpus else "cpu")
+        self._row_of = {image_id: row for row, image_id in enumerate(pool.ids)}
+        self._ids = np.array(pool.ids, dtype=object)
+        self._classifier = build_classifier(config.model, len(config.classes)).to(self._device)
+        self._posteriors: dict[int, MCDropout] = {}
+
+    def point(self, earlier_picks: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """Fit on the start set and what was picked, measure, and pick for the next.
+
+        Args:
+            earlier_picks: the ids picked in each round before.
+
+        Returns:
+            A row of `CURVE`.
+        """
+        number = len(earlier_picks)
+        seed = self._seed_of(number)
+        chosen = [self._row_of[image_id] for picks in earlier_picks for image_id in picks]
+        labelled = np.concatenate([self._start(), np.array(chosen, dtype=np.intp)])
+        begun = time.monotonic()
+        self._fit(labelled, seed)
+        fitted = time.monotonic()
+        figures = self._measure()
+        measured = time.monotonic()
+        picks = self._pick(labelled, seed)
+        return {
+            "rule": self._rule.name,
+            "seed": self._seed,
+            "round": number,
+            "labels": len(labelled),
+            **{name: figures[name] for name in ("accuracy", "nll", "ece")},
+            "picks": picks["id"].to_pylist(),
+            "fit_seconds": fitted - begun,
+            "score_seconds": time.monotonic() - measured,
+        }
+
+    def _seed_of(self, number: int) -> int:
+        """Of a round: the same for all rules, so that they are compared with the same luck."""
+        text = f"{self._config.seed} {self._seed} {number}"
+        return int(storage.sha256(text.encode())[:8], 16)
+
+    def _start(self) -> Rows:
+        """As many images of each class, in an order that depends on the seed alone."""
+        order = np.argsort(hash_ids(self._pool.ids, self._config.seed + self._seed))
+        classes = self._pool.labels_N[order]
+        firsts = [order[classes == c][: self._config.start] for c in np.unique(classes)]
+        return np.concatenate(firsts)
+
+    def _fit(self, labelled: Rows, seed: int) -> None:
+        torch.manual_seed(seed)
+        fresh = build_classifier(self._config.model, len(self._config.classes))
+        self._classifier.load_state_dict(fresh.state_dict())
+        fit(
+            self._classifier.requires_grad_(True),
+            torch.from_numpy(self._pool.pixels_N[labelled]),
+            torch.from_numpy(self._pool.labels_N[labelled]),
+            self._config.model,
+            self._config.training,
+        )
+        self._classifier.requires_grad_(False)
+
+    def _measure(self) -> dict[str, float]:
+        posterior = self._posterior(self._config.training.evaluation_samples)
+        labels_N = torch.tensor(self._evaluation.labels_N)
+        sums = no_images(self._device)
+        for start, images_N in self._mini_batches(self._evaluation.pixels_N):
+            some_labels_N = labels_N[start : start + len(images_N)].to(self._device)
+            sums += evaluation_sums(posterior.predict(images_N), some_labels_N)
+        return metrics(sums.cpu())
+
+    def _pick(self, labelled: Rows, seed: int) -> pa.Table:
+        """The k best images that are not labelled yet, as a round would pick them."""
+        rule, scoring, k = self._rule, self._config.scoring, self._config.k
+        left = np.setdiff1d(np.arange(len(self._ids)), labelled)
+        candidates = pa.table({"id": self._ids[left].tolist()})
+        if rule.by == "random":
+            return top_k_of([candidates], k, rule.by, seed)
+        if self._config.scored is not None:
+            candidates = top_k_of([candidates], self._config.scored, "random", seed + 1)
+        samples, pool = scoring.samples, len(candidates)
+        scores = self._score(candidates, samples)
+        for stage in scoring.further_stages:
+            samples = stage.samples
+            scores = self._score(self._best(scores, round(stage.share * pool), seed), samples)
+        if not rule.narrows:
+            return self._best(scores, k, seed)
+        candidates = self._best(scores, self._config.candidates, seed)
+        if rule.most_alike is not None:
+            features_N_D = self._features(self._rows(candidates))
+            picks = spread_out(features_N_D, k, rule.most_alike)
+            return candidates.take(pa.array(picks.numpy()))
+        log_probs_N_K_C = self._log_probs(self._rows(candidates), samples)
+        targets = self._targets(samples, seed) if rule.by == "epig" else None
+        return best_together(rule.by, candidates, log_probs_N_K_C, k, seed, targets)
+
+    def _best(self, scores: pa.Table, size: int, seed: int) -> pa.Table:
+        rule, size = self._rule, max(size, self._config.k)
+        return top_k_of([scores], size, rule.ranked_by, seed, coldness=rule.coldness)
+
+    def _score(self, candidates: pa.Table, samples: int) -> pa.Table:
+        posterior = self._posterior(samples)
+        found: dict[str, list[Tensor]] = {name: [] for name in SCORE_COLUMNS}
+        for _, images_N in self._mini_batches(self._pool.pixels_N[self._rows(candidates)]):
+            columns = posterior.statistics(images_N)
+            for name, parts in found.items():
+                parts.append(columns[name].cpu())
+        scores = {name: torch.cat(parts).numpy() for name, parts in found.items()}
+        return pa.table({"id": candidates["id"], **scores})
+
+    def _targets(self, samples: int, seed: int) -> Tensor:
+        """Predictions for images that the pool's are drawn like, for EPIG."""
+        everything = pa.table({"id": self._ids.tolist()})
+        some = top_k_of([everything], self._config.target_images, "random", seed + 2)
+        return self._log_probs(self._rows(some), samples)
+
+    def _features(self, rows: Rows) -> Tensor:
+        parts = self._mini_batches(self._pool.pixels_N[rows])
+        output = self._config.model.output
+        return torch.cat(
+            [features(self._classifier, images_N, output).cpu() for _, images_N in parts]
+        )
+
+    def _log_probs(self, rows: Rows, samples: int) -> Tensor:
+        posterior = self._posterior(samples)
+        parts = self._mini_batches(self._pool.pixels_N[rows])
+        return torch.cat([posterior.log_probs(images_N).cpu() for _, images_N in parts])
+
+    def _rows(self, images: pa.Table) -> Rows:
+        ids = images["id"].to_pylist()
+        return np.array([self._row_of[image_id] for image_id in ids], dtype=np.intp)
+
+    def _mini_batches(self, pixels_N: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Tensor]]:
+        """Where each begins, and its images on the device."""
+        size = self._config.scoring.mini_batch
+        for start in range(0, len(pixels_N), size):
+            images_N = np.array(pixels_N[start : start + size])  # Ray's arrays are read-only
+            yield start, torch.from_numpy(images_N).to(self._device)
+
+    def _posterior(self, samples: int) -> MCDropout:
+        """Kept, as the model is traced anew by another one."""
+        if samples not in self._posteriors:
+            self._posteriors[samples] = MCDropout(
+                self._classifier,
+                samples,
+                self._seed_of(0),
+                self._config.scoring.masks,
+                self._config.model.output,
+                stochastic_depth=self._config.scoring.stochastic_depth,
+            )
+        return self._posteriors[samples]

@@ -1,0 +1,255 @@
+"""Acquisition rules against random picks, on images whose labels are known.
+
+Each rule and seed is a curve. Curves run beside each other on the cluster, each in an actor of its
+own, and every point is written down as it comes: an experiment that was killed goes on from there,
+and one with more seeds, rules or rounds adds them to what is there.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+
+import baal_ray
+from baal_ray import storage
+from baal_ray.cluster import connect
+from baal_ray.config import differences
+from baal_ray.errors import ConfigError, PlanMismatchError, ResourceError
+from baal_ray.experiment.config import ExperimentConfig, TrialConfig
+from baal_ray.experiment.images import LabelledImages, read_images
+from baal_ray.experiment.labels_needed import labels_needed
+from baal_ray.experiment.learning_curve import CURVE, Curve
+from baal_ray.experiment.reference_model import Sight, look
+from baal_ray.model import check_model
+from baal_ray.report.automatic import _is_installed
+from baal_ray.storage.parquet import LoadedParquet, parquet_bytes
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+# Of an actor that is lost with its node, and of the point that it was at.
+_MOST_RESTARTS = 3
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    *,
+    rule: str | None = None,
+    seed: int | None = None,
+    watch: Callable[[Row], None] = lambda row: None,
+) -> pa.Table:
+    """Run an experiment, or what is left of it.
+
+    The folder has `curves/<rule>-seed<seed>.parquet` as they grow. Once all are whole, it has them
+    in `curves.parquet`, the labels that each rule needs in `labels_needed.parquet`, and a page
+    that shows both, `report.html`, if it can be drawn.
+
+    Args:
+        config: what to do.
+        rule: run this rule's curves only.
+        seed: run this seed's curves only.
+        watch: called with each point of a curve, a row of `CURVE`, first with those there already.
+
+    Returns:
+        All points of the curves that were asked for, `CURVE`.
+
+    Raises:
+        PlanMismatchError: the folder's experiment was begun with other settings or images.
+        BaalRayError: as `baal_ray.errors` lists them.
+    """
+    wanted = _wanted(config, rule, seed)
+    check_model(config.model, len(config.classes))
+    pool = read_images(config.labelled, config)
+    evaluation = read_images(str(config.training.evaluation_set), config)
+    _check_size(config, pool)
+    _check_same(config, pool)
+    connect()
+    _check_resources(config)
+    curves = {_uri(config, rule, seed): (rule, seed) for rule, seed in wanted}
+    rows = {uri: _read(uri) for uri in curves}
+    for row in chain.from_iterable(rows.values()):
+        watch(row)
+    for uri, row in _points(config, curves, rows, pool, evaluation):
+        rows[uri].append(row)
+        storage.publish(uri, parquet_bytes(pa.Table.from_pylist(rows[uri], CURVE)))
+        watch(row)
+    everything = pa.Table.from_pylist(list(chain.from_iterable(rows.values())), CURVE)
+    if len(wanted) == len(config.rules) * config.seeds:
+        _publish(config, everything, pool)
+    return everything
+
+
+def _wanted(
+    config: ExperimentConfig, rule: str | None, seed: int | None
+) -> list[tuple[TrialConfig, int]]:
+    """The curves, those of one seed together."""
+    names = [each.name for each in config.rules]
+    if rule is not None and rule not in names:
+        raise ConfigError("--rule", [f"is {rule!r}; it must be one of {', '.join(names)}"])
+    if seed is not None and not 0 <= seed < config.seeds:
+        raise ConfigError("--seed", [f"is {seed}; it must be in 0…{config.seeds - 1}"])
+    return [
+        (each, number)
+        for number in range(config.seeds)
+        for each in config.rules
+        if rule in (None, each.name) and seed in (None, number)
+    ]
+
+
+def _check_size(config: ExperimentConfig, pool: LabelledImages) -> None:
+    if len(pool.ids) < config.most_labels + config.k:
+        raise ConfigError(
+            "experiment",
+            [
+                f"rounds is {config.rounds}, for which a curve has {config.most_labels} labels "
+                f"and picks {config.k} more; {config.labelled} has only {len(pool.ids)} images. "
+                "Lower rounds or k"
+            ],
+        )
+
+
+def _check_same(config: ExperimentConfig, pool: LabelledImages) -> None:
+    """Refuse to go on with other settings or images: the points would not belong together."""
+    uri = storage.join(config.folder, "experiment.json")
+    names = "\n".join(map("{} {}".format, pool.ids, pool.labels_N.tolist()))
+    now = {**config.of_a_curve(), "images": storage.sha256(names.encode())}
+    begun = {"settings": now, "baal_ray": baal_ray.__version__}
+    if storage.create_if_absent(uri, json.dumps(begun, indent=2).encode()):
+        return
+    faults = list(differences(storage.read_json(uri)["settings"], now))
+    if faults:
+        raise PlanMismatchError(
+            f"the experiment in {config.folder} was begun otherwise; go back to that, or name "
+            "another folder",
+            faults,
+        )
+
+
+def _check_resources(config: ExperimentConfig) -> None:
+    there = ray.cluster_resources()
+    for kind, needed in (("CPU", config.cpus), ("GPU", config.gpus)):
+        if needed > there.get(kind, 0):
+            raise ResourceError(
+                f"a curve needs {needed:g} {kind}s, and the cluster has {there.get(kind, 0):g}; "
+                f"lower {kind.lower()}s, or give the cluster more"
+            )
+
+
+def _uri(config: ExperimentConfig, rule: TrialConfig, seed: int) -> str:
+    return storage.join(config.folder, "curves", f"{rule.name}-seed{seed}.parquet")
+
+
+def _read(uri: str) -> list[Row]:
+    if not storage.exists(uri):
+        return []
+    rows: list[Row] = LoadedParquet(storage.read(uri), uri).read(CURVE.names).to_pylist()
+    return rows
+
+
+def _points(
+    config: ExperimentConfig,
+    curves: dict[str, tuple[TrialConfig, int]],
+    rows: dict[str, list[Row]],
+    pool: LabelledImages,
+    evaluation: LabelledImages,
+) -> Iterator[tuple[str, Row]]:
+    """The points that are still to come, of all curves, as they come."""
+    actor_of = ray.remote(
+        num_cpus=config.cpus,
+        num_gpus=config.gpus,
+        max_restarts=_MOST_RESTARTS,
+        max_task_retries=_MOST_RESTARTS,
+    )(_CurveActor)
+    shared = [ray.put(images) for images in (pool, evaluation)]
+    actors: dict[str, Any] = {}
+    pending: dict[Any, str] = {}
+
+    def go_on(uri: str) -> None:
+        if len(rows[uri]) > config.rounds:
+            actors.pop(uri, None)  # and so it ends
+            return
+        if uri not in actors:
+            actors[uri] = actor_of.remote(config, *curves[uri], *shared)
+        pending[actors[uri].point.remote([row["picks"] for row in rows[uri]])] = uri
+
+    for uri in curves:
+        go_on(uri)
+    while pending:
+        (ready,), _ = ray.wait(list(pending), num_returns=1)
+        uri = pending.pop(ready)
+        yield uri, ray.get(ready)
+        go_on(uri)
+
+
+class _CurveActor(Curve):
+    """A curve in a process of its own, which keeps to its CPUs."""
+
+    def __init__(self, config: ExperimentConfig, *others: Any) -> None:
+        torch.set_num_threads(max(1, int(config.cpus)))
+        super().__init__(config, *others)
+
+
+def _publish(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -> None:
+    needed = labels_needed(curves, config.accuracies, config.seed)
+    for name, table in (("curves", curves), ("labels_needed", needed)):
+        storage.publish(storage.join(config.folder, f"{name}.parquet"), parquet_bytes(table))
+    report_experiment(config, curves, needed, lambda: _look(config, curves, pool))
+
+
+def _look(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -> Sight:
+    """On the cluster, where the curves were, at what each rule picked with the first seed."""
+    picks: dict[str, list[str]] = {rule.name: [] for rule in config.rules}
+    for row in curves.select(["rule", "seed", "picks"]).to_pylist():
+        if row["seed"] == 0:
+            picks[row["rule"]] += row["picks"]
+    task = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus)(look)
+    sight: Sight = ray.get(task.remote(config, pool, picks))
+    return sight
+
+
+def report_experiment(
+    config: ExperimentConfig,
+    curves: pa.Table,
+    labels_needed: pa.Table,
+    look: Callable[[], Sight],
+) -> None:
+    """Leave a page in the folder of an experiment; nothing is raised, as for a round.
+
+    Args:
+        config: of the experiment.
+        curves: as `experiment_page` takes them.
+        labels_needed: likewise.
+        look: how a model that took no part sees the picks; called only if the page can be drawn.
+    """
+    if not _is_installed():
+        logger.info("no report.html: baal-ray[report] is not installed")
+        return
+    try:
+        from baal_ray.experiment.page import experiment_page
+        from baal_ray.experiment.picks_map import picks_map
+
+        try:
+            maps = picks_map(look(), config.classes)
+        except Exception as error:  # noqa: BLE001  the curves can be shown without them
+            logger.warning("no map of the picks, as %s: %s", type(error).__name__, error)
+            maps = []
+        page = experiment_page(curves, labels_needed, config.shown(), _NOTES, maps)
+        storage.publish(storage.join(config.folder, "report.html"), page.encode())
+    except Exception as error:  # noqa: BLE001  the curves are there
+        logger.warning("no report.html, as %s: %s", type(error).__name__, error)
+
+
+_NOTES = (
+    "Every point is a model fitted afresh on all labels so far, by the same first weights for all "
+    "rules of a seed and round.",
+    "All rules of a seed start with the same labelled images, as many of each class: a head start "
+    "that an unlabelled pool does not give.",
+    "A curve needs as many labels as it has where it first reaches an accuracy, which flatters "
+    "curves that jump about, random's included.",
+)

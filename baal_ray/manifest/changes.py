@@ -1,0 +1,142 @@
+"""What a change to the manifest comes to: checked against its rows, as the rows to write."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from baal_ray.errors import AlreadyAcquiredError, ManifestError
+from baal_ray.workspace.schema import ACQUIRED, LABELLED, MANIFEST, RELEASED
+
+_EXAMPLES = 5
+_TEXT = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
+
+
+def addition(current: pa.Table, rows: pa.Table) -> pa.Table:
+    """The rows of a round to add: none where the round is there already."""
+    if rows.num_rows == 0:
+        return rows
+    there = current.filter(pc.equal(current["round"], rows["round"][0]))
+    if there.num_rows:
+        _refuse_other_ids(there, rows)
+        _refuse_other_labels(_matching(there, rows), rows, "Change them with Manifest.label.")
+        return rows.slice(0, 0)
+    taken = rows["id"].filter(pc.is_in(rows["id"], kept_ids(current)))
+    if len(taken):
+        raise AlreadyAcquiredError(taken.to_pylist())
+    return rows
+
+
+def relabelling(current: pa.Table, answers: pa.Table, overwrite: bool) -> pa.Table:
+    """The rows of answered images as they shall be, less those that are so now."""
+    before = _matching(current, answers)
+    if not overwrite:
+        _refuse_other_labels(before, answers, "Pass overwrite=True to change them.")
+    labelled = pc.equal(before["status"], LABELLED)
+    same = pc.and_(labelled, pc.equal(before["label"], answers["label"]))
+    changes = pc.invert(pc.fill_null(same, False))
+    before, answers = before.filter(changes), answers.filter(changes)
+    columns = {name: before[name] for name in MANIFEST.names}
+    columns |= {name: answers[name] for name in ("label", "labelled_by")}
+    del columns["status"], columns["labelled_at"]
+    return new_rows(columns, status=LABELLED, labelled_at=datetime.now(UTC))
+
+
+def settling(current: pa.Table, asked: pa.Table, status: str) -> pa.Table:
+    """The rows of images that wait for a label with another status, less those that have it."""
+    before = _matching(current, asked)
+    before = before.filter(pc.not_equal(before["status"], status))
+    other = before.filter(pc.not_equal(before["status"], ACQUIRED))
+    if len(other):
+        pairs = other.slice(0, _EXAMPLES).select(["id", "status"]).to_pylist()
+        examples = ", ".join(f"{row['id']!r} is {row['status']}" for row in pairs)
+        raise ManifestError(
+            f"{len(other)} images do not wait for a label ({examples}); only those that do can be "
+            f"{status}. Leave them out."
+        )
+    columns = {name: before[name] for name in MANIFEST.names if name != "status"}
+    return new_rows(columns, status=status)
+
+
+def new_rows(columns: dict[str, Any], **same: Any) -> pa.Table:
+    """Manifest rows from columns and from values that all rows share; the rest is null."""
+    if "round" in same and not same["round"]:
+        raise ManifestError("round_id is empty; it must be a name, such as '2026-11-22'")
+    count = len(columns["id"])
+    filled = {f.name: pa.repeat(pa.scalar(same.get(f.name), f.type), count) for f in MANIFEST}
+    filled |= columns
+    return pa.table([filled[name] for name in MANIFEST.names], schema=MANIFEST)
+
+
+def _matching(current: pa.Table, asked: pa.Table) -> pa.Table:
+    """The manifest's rows for these ids, in their order."""
+    found = pc.index_in(asked["id"], current["id"])
+    if found.null_count:
+        unknown = asked["id"].filter(pc.is_null(found))
+        raise ManifestError(
+            f"{len(unknown)} ids are not in the manifest ({_examples(unknown)}); only images that "
+            "it holds can be labelled, released or rejected. Leave them out."
+        )
+    return current.take(found)
+
+
+def _refuse_other_ids(there: pa.Table, rows: pa.Table) -> None:
+    new = rows["id"].filter(pc.invert(pc.is_in(rows["id"], there["id"])))
+    if len(new) or rows.num_rows != there.num_rows:
+        raise ManifestError(
+            f"round {there['round'][0].as_py()!r} is in the manifest with {there.num_rows} ids, "
+            f"but these are {rows.num_rows}, of which {len(new)} are not among them "
+            f"({_examples(new)}); a round is committed once. Choose another round id."
+        )
+
+
+def _refuse_other_labels(before: pa.Table, answers: pa.Table, remedy: str) -> None:
+    other = pc.and_(
+        pc.equal(before["status"], LABELLED), pc.not_equal(before["label"], answers["label"])
+    )
+    ids, old, new = (c.filter(other) for c in (before["id"], before["label"], answers["label"]))
+    if len(ids):
+        triples = zip(*(c.slice(0, _EXAMPLES).to_pylist() for c in (ids, old, new)), strict=True)
+        examples = ", ".join(f"{id!r} is {was!r}, not {now!r}" for id, was, now in triples)
+        raise ManifestError(f"{len(ids)} images are labelled otherwise ({examples}). {remedy}")
+
+
+def kept_ids(rows: pa.Table) -> pa.ChunkedArray:
+    """The ids that are not in the pool again."""
+    return rows.filter(pc.not_equal(rows["status"], RELEASED))["id"]
+
+
+def ids_of(table: pa.Table) -> pa.Array:
+    """The column of ids, none of which is null or doubled."""
+    ids = column(table, "id", needed=True)
+    counts = ids.value_counts()
+    doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(doubled):
+        examples = _examples(doubled)
+        raise ManifestError(f"{len(doubled)} ids are doubled ({examples}); each may be there once")
+    return ids
+
+
+def column(table: pa.Table, name: str, *, needed: bool = False) -> pa.Array:
+    """A column as the manifest has it; nulls where the table does not."""
+    kind = MANIFEST.field(name).type
+    if name not in table.column_names:
+        if needed:
+            raise ManifestError(f"column {name!r} is missing; there are {table.column_names}")
+        return pa.nulls(table.num_rows, kind)
+    values = table[name].combine_chunks()
+    if needed and values.null_count:
+        count = f"{values.null_count} of {len(values)} rows"
+        raise ManifestError(f"column {name!r} is null in {count}. Leave these rows out.")
+    given = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if pa.types.is_string(kind) and given not in _TEXT:
+        raise ManifestError(f"column {name!r} is {given}; it must be string. Cast it first.")
+    try:
+        return values.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ManifestError(f"column {name!r} is {given}; it must fit {kind}: {error}") from error
+
+
+def _examples(ids: Any) -> str:
+    return ", ".join(map(repr, ids.slice(0, _EXAMPLES).to_pylist()))

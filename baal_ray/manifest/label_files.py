@@ -1,0 +1,194 @@
+"""Files of labels: their rows as text, and everything that is wrong with them."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from baal_ray import storage
+from baal_ray.errors import LabelError
+from baal_ray.storage.parquet import open_parquet
+from baal_ray.storage.redaction import redacted
+
+Row = tuple[str, dict[str, Any]]  #: where in the file it is, and its values by column
+
+COLUMNS = ("id", "label", "labelled_by")
+_NEEDED = ("id", "label")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST_FAULTS = 20
+_MOST_CLASSES = 5
+
+
+class Answer(NamedTuple):
+    """A row of a file of labels, with where in the file it is; no label is None."""
+
+    where: str
+    id: str
+    label: str | None
+    labelled_by: str | None
+
+
+def read_answers(path: str, faults: list[str]) -> Iterator[Answer]:
+    """The rows of a file that annotators filled in; what is wrong with others is noted.
+
+    Raises:
+        LabelError: the name has none of the extensions, or the text is not UTF-8.
+        StorageError: the file cannot be read, or is no whole Parquet file.
+    """
+    return answers(_READERS[extension_of(path)](path, faults), faults)
+
+
+def read_ids(path: str) -> list[str]:
+    """The ids in a file that has at least a column of them, each once.
+
+    Raises:
+        LabelError: everything that is wrong with the file.
+        StorageError: the file cannot be read, or is no whole Parquet file.
+    """
+    faults: list[str] = []
+    rows = _READERS[extension_of(path)](path, faults, ("id",))
+    ids_alone = ((where, {"id": row["id"]}) for where, row in rows)
+    ids = [answer.id for answer in answers(ids_alone, faults)]
+    refuse(path, faults)
+    return ids
+
+
+def extension_of(path: str) -> str:
+    """Which of the known extensions a file's name has.
+
+    Raises:
+        LabelError: none.
+    """
+    for extension in _READERS:
+        if path.lower().endswith(extension):
+            return extension
+    raise LabelError(
+        redacted(path), [f"the name of the file must end in one of {', '.join(_READERS)}"]
+    )
+
+
+def _csv_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    header: list[str] = []
+    line = 1
+    try:
+        for row in reader:
+            # A quoted value may have line breaks in it, so a row is told by its first line.
+            where, line = f"line {line}", reader.line_num + 1
+            if not any(row):
+                continue
+            if not header:
+                header = row
+                if not _has_columns(header, where, faults, needed):
+                    return
+            elif len(row) == len(header):
+                yield where, dict(zip(header, row, strict=True))
+            else:
+                found = f"{len(row)} values where the header has {len(header)}"
+                faults.append(f"{where}: {found}; a value with a comma in it needs quotes")
+    except csv.Error as error:
+        faults.append(f"line {line}: {error}; what follows was not read")
+    if not header:
+        _has_columns(header, "line 1", faults, needed)
+
+
+def _json_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> Iterator[Row]:
+    for number, text in enumerate(_text(path).split("\n"), start=1):
+        where = f"line {number}"
+        try:
+            row = json.loads(text) if text.strip() else None
+        except (ValueError, RecursionError) as error:
+            faults.append(f"{where}: this is not JSON: {error}")
+            continue
+        if isinstance(row, dict):
+            if _has_columns(list(row), where, faults, needed):
+                yield where, row
+        elif text.strip():
+            faults.append(f"{where}: this is not a JSON object with {' and '.join(needed)}")
+
+
+def parquet_rows(
+    path: str, faults: list[str], needed: Sequence[str] = _NEEDED, *, of: str = ""
+) -> Iterator[Row]:
+    """The rows of a Parquet file; `of` says which, where there are several."""
+    with open_parquet(path) as file:
+        if not _has_columns(file.schema_arrow.names, f"{of}schema", faults, needed):
+            return
+        row = 0
+        for batch in file.iter_batches(columns=list(COLUMNS)):
+            for values in batch.to_pylist():
+                row += 1
+                yield f"{of}row {row}", values
+
+
+def _has_columns(
+    names: Sequence[str], where: str, faults: list[str], needed: Sequence[str]
+) -> bool:
+    """Whether the columns needed are there once; if not, that is noted."""
+    wrong = [name for name in needed if list(names).count(name) != 1]
+    for name in wrong:
+        count = "is there more than once" if name in names else "is missing"
+        faults.append(f"{where}: column {name!r} {count}; there are {', '.join(names) or 'none'}")
+    return not wrong
+
+
+def _text(path: str) -> str:
+    try:
+        return storage.read(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        told = f"byte {error.start} is not UTF-8; save the file as UTF-8"
+        raise LabelError(redacted(path), [told]) from error
+
+
+def answers(rows: Iterable[Row], faults: list[str]) -> Iterator[Answer]:
+    """The rows with an id that none before has, as text; what is wrong with others is noted."""
+    seen: set[str] = set()
+    for where, row in rows:
+        texts = [as_text(row.get(name)) for name in COLUMNS]
+        wrong = [name for name, text in zip(COLUMNS, texts, strict=True) if text is None]
+        id, label, labelled_by = (text or "" for text in texts)
+        faults += [f"{where}: {name} is {row[name]!r}; it must be a string" for name in wrong]
+        if not id and "id" not in wrong:
+            faults.append(f"{where}: the id is empty")
+        elif id in seen:
+            faults.append(f"{where}: id {id!r} is there before; each may be there once")
+        elif not wrong:
+            seen.add(id)
+            yield Answer(where, id, label or None, labelled_by or None)
+
+
+def as_text(value: object) -> str | None:
+    """A value as text, null being empty; None if it is neither text nor an integer."""
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    # JSON can spell half of a surrogate pair, which is not text, and which Arrow refuses.
+    return value if isinstance(value, str) and not _SURROGATE.search(value) else None
+
+
+def check_class(row: Answer, classes: Sequence[str], faults: list[str]) -> None:
+    """Note a label that is missing or none of the classes."""
+    if row.label is None:
+        faults.append(f"{row.where}: {row.id!r} has no label")
+    elif row.label not in classes:
+        allowed = ", ".join(map(repr, classes[:_MOST_CLASSES]))
+        more = len(classes) - _MOST_CLASSES
+        allowed += f" and {more} more" if more > 0 else ""
+        faults.append(f"{row.where}: label {row.label!r} is not one of the classes {allowed}")
+
+
+def refuse(path: str, faults: Sequence[str]) -> None:
+    """Raise LabelError if there are faults."""
+    if faults:
+        more = len(faults) - _MOST_FAULTS
+        raise LabelError(
+            redacted(path), [*faults[:_MOST_FAULTS], *[f"and {more} more"] * (more > 0)]
+        )
+
+
+_READERS = {".csv": _csv_rows, ".parquet": parquet_rows}
+_READERS |= {".jsonl": _json_rows, ".ndjson": _json_rows}

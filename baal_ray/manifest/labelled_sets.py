@@ -1,0 +1,206 @@
+"""Bring in an existing labelled set with its own images."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from baal_ray import images, storage
+from baal_ray.config import ScoringConfig
+from baal_ray.errors import ImageError, LabelError
+from baal_ray.manifest.label_files import (
+    Answer,
+    Row,
+    answers,
+    as_text,
+    check_class,
+    parquet_rows,
+    refuse,
+)
+from baal_ray.manifest.labels import answer_table, check_same, in_manifest
+from baal_ray.manifest.table import Manifest
+from baal_ray.storage.parquet import open_parquet, publish_table
+from baal_ray.storage.redaction import redacted
+from baal_ray.workspace import batch_uri
+from baal_ray.workspace.schema import BATCH, RELEASED
+
+_BINARY = ("binary", "large_binary", "binary_view")
+
+#: Bounds of one file of images, and of what is read at a time.
+_FILE_ROWS = 10_000
+_FILE_BYTES = 128 * 1024**2
+_READ_ROWS = 16
+
+# Whether an image can be decoded does not depend on the size that it is squashed to.
+_SIDE = 32
+
+
+def import_labelled_set(
+    manifest: Manifest,
+    path: str,
+    *,
+    workspace: str,
+    classes: Sequence[str],
+    round_id: str | None = None,
+    labelled_by: str | None = None,
+    max_pixels: int = ScoringConfig().max_pixels,
+) -> int:
+    """Bring in images that are labelled already and not in the pool, all of them or none.
+
+    The images are copied below `rounds/` in the workspace, as those of an acquisition round are, a
+    few at a time; the manifest learns of them when all are there.
+
+    Args:
+        manifest: where the images shall be.
+        path: a Parquet file or a folder of them, local or at a URI, with columns `id`, `image`
+            (encoded bytes) and `label`; others are ignored.
+        workspace: the workspace of the manifest.
+        classes: the labels that may be.
+        round_id: names this labelled set; its own ids and labels do by default. The same set
+            is brought in once.
+        labelled_by: who labelled the images.
+        max_pixels: most pixels that an image may have, as `scoring.max_pixels` for the pool.
+
+    Returns:
+        The number of images brought in; 0 if they all were before.
+
+    Raises:
+        LabelError: everything that is wrong with the set, images that cannot be decoded among it;
+            nothing was written.
+        ManifestError: another process brought in some of the images in between.
+        StorageError: a file cannot be read or written.
+    """
+    faults: list[str] = []
+    files = storage.list_files(path, ".parquet") or [path]
+    rows = list(answers(_set_rows(files, faults), faults))
+    for row in rows:
+        check_class(row, classes, faults)
+    refuse(path, faults)
+    own_id = "labelled-" + _sha256(rows)[:12]
+    round_id = round_id or own_id
+    if _is_there(manifest, rows, round_id, faults):
+        if round_id != own_id:  # else labels that differ were corrected after this very import
+            refuse(path, faults)
+        return 0
+    refuse(path, faults)
+    refuse(path, list(_image_faults(files, rows, max_pixels)))
+    folder = batch_uri(workspace, round_id)
+    sources = pa.array(_copy_images(files, rows, folder), pa.string())
+    table = answer_table(rows).append_column("source", sources)
+    return manifest.add_labelled(table, round_id, labelled_by=labelled_by)
+
+
+def _check_new(row: Answer, there: dict[str, dict[str, Any]], faults: list[str]) -> None:
+    if row.id in there and there[row.id]["status"] != RELEASED:
+        before = there[row.id]["round"]
+        faults.append(f"{row.where}: {row.id!r} is in the manifest already, in round {before!r}")
+
+
+def _set_rows(files: Sequence[str], faults: list[str]) -> Iterator[Row]:
+    for uri in files:
+        of = f"{redacted(uri).rsplit('/', 1)[-1]} "
+        with open_parquet(uri) as file:
+            kinds = {field.name: str(field.type) for field in file.schema_arrow}
+        if kinds.get("image") not in _BINARY:
+            kind = kinds.get("image", "missing")
+            faults.append(f"{of}schema: column 'image' is {kind}; it must be encoded bytes")
+        yield from parquet_rows(uri, faults, of=of)
+
+
+def _sha256(rows: Sequence[Answer]) -> str:
+    digest = hashlib.sha256()
+    for row in sorted(rows, key=lambda row: row.id):
+        digest.update(json.dumps([row.id, row.label]).encode())
+    return digest.hexdigest()
+
+
+def _is_there(
+    manifest: Manifest, rows: Sequence[Answer], round_id: str, faults: list[str]
+) -> bool:
+    """Whether the round is in the manifest with these rows; what contradicts it is noted."""
+    there = in_manifest(manifest, rows)
+    count = int(manifest.rows(round_id=round_id).num_rows)
+    in_round = [row for row in rows if there.get(row.id, {}).get("round") == round_id]
+    if not count:
+        for row in rows:
+            _check_new(row, there, faults)
+    elif count == len(in_round) == len(rows):
+        for row in rows:
+            check_same(row, there[row.id], faults)
+    else:
+        told = f"{count} ids, {len(in_round)} of these {len(rows)} among them"
+        faults.append(f"round {round_id!r} is there with {told}; choose another round id")
+    return count > 0
+
+
+def _image_faults(files: Sequence[str], rows: Sequence[Answer], max_pixels: int) -> Iterator[str]:
+    """What is wrong with the images, in the order of rows."""
+    fault_of = partial(_image_fault, max_pixels=max_pixels)
+    with ThreadPoolExecutor() as threads:  # decoders let go of the interpreter
+        for _, these, pictures in _image_batches(files, rows):
+            for row, fault in zip(these, threads.map(fault_of, pictures.to_pylist()), strict=True):
+                if fault is not None:
+                    yield f"{row.where}: {row.id!r} {fault}"
+
+
+def _image_fault(image: bytes | None, max_pixels: int) -> str | None:
+    if image is None:
+        return "has no image"
+    try:
+        images.decode(image, _SIDE, _SIDE, max_pixels=max_pixels)
+    except ImageError as error:
+        return f"cannot be decoded: {error}"
+    return None
+
+
+def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> list[str]:
+    """Copy the images to the folder, some thousands a file; gives the file each came from."""
+    sources: list[str] = []
+    pending: list[pa.RecordBatch] = []
+    size = 0
+    for uri, these, pictures in _image_batches(files, rows):
+        batch = _batch_rows(these, pictures, redacted(uri), len(sources) + 1)
+        count = len(pending) * _READ_ROWS
+        if pending and (size + batch.nbytes > _FILE_BYTES or count + _READ_ROWS > _FILE_ROWS):
+            publish_table(folder, pa.Table.from_batches(pending, BATCH))
+            pending, size = [], 0
+        pending.append(batch)
+        size += batch.nbytes
+        sources += batch.column("source").to_pylist()
+    publish_table(folder, pa.Table.from_batches(pending, BATCH))
+    return sources
+
+
+def _image_batches(
+    files: Sequence[str], rows: Sequence[Answer]
+) -> Iterator[tuple[str, Sequence[Answer], pa.Array]]:
+    """The images, a few at a time, with the file that they are in and their rows."""
+    first = 0
+    for uri in files:
+        with open_parquet(uri) as file:
+            for batch in file.iter_batches(_READ_ROWS, columns=["id", "image"]):
+                these = rows[first : first + batch.num_rows]
+                if [as_text(id) for id in batch["id"].to_pylist()] != [row.id for row in these]:
+                    raise LabelError(
+                        redacted(uri), ["it changed while it was read; import it again"]
+                    )
+                yield uri, these, batch["image"]
+                first += batch.num_rows
+
+
+def _batch_rows(
+    rows: Sequence[Answer], pictures: pa.Array, uri: str, first_rank: int
+) -> pa.RecordBatch:
+    columns = {
+        "id": [row.id for row in rows],
+        "source": [uri] * len(rows),
+        "rank": range(first_rank, first_rank + len(rows)),
+        "rule": ["labelled_set"] * len(rows),
+    }
+    nulls = [None] * len(rows)
+    arrays = [pa.array(columns.get(f.name, nulls), f.type) for f in BATCH if f.name != "image"]
+    return pa.RecordBatch.from_arrays([*arrays, pictures.cast(pa.binary())], schema=BATCH)

@@ -1,0 +1,1 @@
+"""What operators run around rounds; no round depends on it."""

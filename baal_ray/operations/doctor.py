@@ -1,0 +1,255 @@
+"""Everything that a round relies on, tried before a night needs it: one finding a check."""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Literal
+
+import ray
+
+from baal_ray import storage
+from baal_ray.cluster import check_resources, check_workspace
+from baal_ray.config import RoundConfig
+from baal_ray.errors import BaalRayError, ResourceError, StorageError, our_error
+from baal_ray.images import decode_many
+from baal_ray.manifest import Manifest
+from baal_ray.model import check_model
+from baal_ray.operations.dashboard import dashboard_answers
+from baal_ray.pool import PoolListing, check_ids, list_pool, sample_pool
+from baal_ray.scoring.fingerprint import decoder_version
+from baal_ray.storage.conditional_writes import check_racing_creates, race
+from baal_ray.storage.scratch import scratch_folder
+from baal_ray.training.examples import evaluation_examples
+from baal_ray.workspace import manifest_uri
+
+Outcome = Literal["ok", "failed", "unknown"]
+
+_RACING_PROCESSES = 2
+_PLACES, _IMAGES = 4, 16
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check came to.
+
+    Attributes:
+        check: its name.
+        outcome: unknown where it cannot be told, as another check failed that this one builds on.
+        text: what was found, or what to do.
+    """
+
+    check: str
+    outcome: Outcome
+    text: str
+
+
+def examine(
+    config_path: str, announce: Callable[[str], None] = lambda check: None
+) -> Iterator[Finding]:
+    """Run every check, also after one has failed.
+
+    Args:
+        config_path: of a configuration, which may be wrong.
+        announce: told the name of each check before it is run.
+
+    Yields:
+        The findings, in an order where what others build on comes first.
+    """
+    patient = _Patient(config_path)
+    missed: set[str] = set()
+    for check in _CHECKS:
+        announce(check.name)
+        finding = check.finding(patient, missed)
+        if finding.outcome != "ok":
+            missed.add(check.name)
+        yield finding
+
+
+class _CannotTellError(Exception):
+    """A check that ran, and does not know."""
+
+
+class _Patient:
+    """A configuration and the cluster: each method is a check.
+
+    A check gives in words what it found, or raises an error that says what to do.
+    """
+
+    config: RoundConfig
+
+    def __init__(self, config_path: str) -> None:
+        self._config_path = config_path
+
+    def configuration(self) -> str:
+        self.config = RoundConfig.from_yaml(self._config_path)
+        k, by = self.config.selection.k, self.config.selection.by
+        return f"{len(self.config.classes)} classes; {k} images a round by {by}"
+
+    def ray(self) -> str:
+        address = os.environ.get("RAY_ADDRESS", "")
+        try:
+            _knock(address)
+            ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            raise ResourceError(
+                f"no cluster answers at RAY_ADDRESS={address} ({error}); start it there, or unset "
+                "RAY_ADDRESS to use this machine"
+                if address
+                else f"Ray does not start on this machine: {error}"
+            ) from error
+        return f"{ray.__version__}, {_count(sum(node['Alive'] for node in ray.nodes()), 'node')}"
+
+    def workspace(self) -> str:
+        with scratch_folder(self.config.workspace) as scratch:
+            uri, data = storage.join(scratch, "file"), b"baal_ray"
+            created = storage.create_if_absent(uri, data)
+            names = [file.rsplit("/", 1)[-1] for file in storage.list_files(scratch)]
+            if not created or storage.read(uri) != data or names != ["file"]:
+                raise StorageError(
+                    f"{uri} was written and is not read and listed the same; the workspace must "
+                    "show at once what is written to it. Switch caching off, or use another store"
+                )
+            storage.delete(uri)
+            if storage.exists(uri):
+                raise StorageError(f"{uri} was deleted and is still there; switch caching off")
+        return f"{self.config.workspace}: files are created, read, listed and deleted"
+
+    def racing_creates(self) -> str:
+        with ProcessPoolExecutor(_RACING_PROCESSES, mp_context=get_context("spawn")) as racers:
+            check_racing_creates(
+                self.config.workspace,
+                lambda uri: sum(racers.map(race, [uri] * _RACING_PROCESSES)),
+            )
+        return "of many writers who create a file at once, one succeeds"
+
+    def manifest(self) -> str:
+        manifest = Manifest(manifest_uri(self.config.workspace))
+        version, images = manifest.version, len(manifest.ids())
+        if version < 0:
+            return "there is none yet; the first commit makes it"
+        return f"version {version}, {_count(images, 'image')} acquired or labelled"
+
+    def pool(self) -> str:
+        config = self.config.pool
+        images_are_files = config.format == "files"
+        scratch = scratch_folder if images_are_files else nullcontext
+        with scratch(self.config.workspace) as folder:
+            listing = list_pool(config, folder)
+            check_ids(listing)
+            sampled, errors = self._unreadable(listing)
+        found = f"{_count(listing.rows, 'image')}, each id once; {len(errors)} of {sampled} tried"
+        told = f"{found} cannot be decoded" + (f", such as {errors[0]}" if errors else "")
+        allowed = self.config.scoring.max_unreadable
+        if len(errors) > 1 + allowed * sampled:  # one may be bad luck
+            raise BaalRayError(
+                f"{told}; scoring.max_unreadable allows {allowed:.2%}, and the round would stop. "
+                "Mend the pool, or allow more"
+            )
+        return told
+
+    def _unreadable(self, listing: PoolListing) -> tuple[int, list[str]]:
+        """How many images of the pool were tried, and what is wrong with some."""
+        sample = sample_pool(listing, _PLACES, _IMAGES)
+        max_pixels = self.config.scoring.max_pixels
+        size = self.config.model.image_size
+        _, errors = decode_many(sample["image"].to_pylist(), *size, max_pixels=max_pixels)
+        ids, unread = sample["id"].to_pylist(), sample["error"].to_pylist()
+        faults = [(i, lost or fault) for i, lost, fault in zip(ids, unread, errors, strict=True)]
+        return len(sample), [f"{image_id!r}: {fault}" for image_id, fault in faults if fault]
+
+    def evaluation_set(self) -> str:
+        uri = self.config.training.evaluation_set
+        if uri is None:
+            return f"none: {self.config.training.held_out:.0%} of the labelled images are held out"
+        examples = evaluation_examples(uri, self.config.classes)
+        classes = set(examples.class_of.values())
+        return (
+            f"{_count(len(examples.class_of), 'image')} of {_count(len(classes), 'class', 'es')}"
+        )
+
+    def model(self) -> str:
+        check_model(self.config.model, len(self.config.classes))
+        return f"{self.config.model.factory} is built and runs; every dropout is hit"
+
+    def decoder(self) -> str:
+        decoder = decoder_version(self.config.scoring)
+        return f"the {self.config.scoring.decode_on.upper()} decodes JPEGs ({decoder})"
+
+    def cluster(self) -> str:
+        check_resources(self.config.resources)
+        there = ray.cluster_resources()
+        return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs now; enough"
+
+    def nodes(self) -> str:
+        nodes = check_workspace(self.config.workspace)
+        return f"all {nodes} read the workspace" if nodes > 1 else "there is one, this machine"
+
+    def dashboard(self) -> str:
+        address, answers = dashboard_answers()
+        match answers:
+            case "nobody":
+                return "there is none"
+            case "everybody":
+                raise BaalRayError(
+                    f"{address} answers everybody, and runs whatever code it is sent. Start Ray "
+                    "with RAY_AUTH_MODE=token on every node, or with --dashboard-host=127.0.0.1"
+                )
+            case "unknown":
+                raise _CannotTellError(
+                    f"cannot tell: nothing answers at {address}. See that only you can reach it, "
+                    "or start Ray with RAY_AUTH_MODE=token"
+                )
+        return f"{address} answers {answers} only"
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A method of the patient, its name and the checks that it builds on."""
+
+    name: str
+    run: Callable[[_Patient], str]
+    needs: tuple[str, ...] = ()
+
+    def finding(self, patient: _Patient, missed: set[str]) -> Finding:
+        lacking = [name for name in self.needs if name in missed]
+        if lacking:
+            return Finding(self.name, "unknown", f"not checked, as it needs: {', '.join(lacking)}")
+        try:
+            return Finding(self.name, "ok", self.run(patient))
+        except _CannotTellError as error:
+            return Finding(self.name, "unknown", str(error))
+        except Exception as error:  # noqa: BLE001  whatever it is, the other checks are run
+            told = our_error(error) or f"{type(error).__name__}: {error}"
+            return Finding(self.name, "failed", str(told))
+
+
+_CHECKS = (
+    _Check("configuration", _Patient.configuration),
+    _Check("Ray", _Patient.ray),
+    _Check("workspace", _Patient.workspace, needs=("configuration",)),
+    _Check("racing creates", _Patient.racing_creates, needs=("configuration", "workspace")),
+    _Check("manifest", _Patient.manifest, needs=("configuration", "workspace")),
+    _Check("pool", _Patient.pool, needs=("configuration", "Ray")),
+    _Check("evaluation set", _Patient.evaluation_set, needs=("configuration",)),
+    _Check("model", _Patient.model, needs=("configuration",)),
+    _Check("decoder", _Patient.decoder, needs=("configuration",)),
+    _Check("cluster", _Patient.cluster, needs=("configuration", "Ray")),
+    _Check("nodes", _Patient.nodes, needs=("configuration", "Ray", "workspace")),
+    _Check("dashboard", _Patient.dashboard, needs=("Ray",)),
+)
+
+
+def _knock(address: str) -> None:
+    """Find out at once where nobody listens; Ray tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" not in host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _count(number: int, name: str, plural: str = "s") -> str:
+    return f"{number} {name if number == 1 else name + plural}"

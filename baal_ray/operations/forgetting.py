@@ -1,0 +1,165 @@
+"""Forget images everywhere in a workspace: its manifest, batches, scores and listings.
+
+The manifest goes first: from then on nothing asks for the images, so a workspace of which half is
+done is whole, and the rest is found again. What is done is not looked for, only what is left; so
+it can be killed and run again. Files are replaced by files without the images, never changed.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from baal_ray import storage
+from baal_ray.errors import CorruptFileError, StorageError
+from baal_ray.manifest import Manifest
+from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
+from baal_ray.workspace import manifest_uri, rounds_uri, scores_uri
+from baal_ray.workspace.rounds import refuse_unfinished
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A file of the workspace that holds some of the images.
+
+    Attributes:
+        uri: the file.
+        round_folder: the folder of the round that names it, if one does.
+        ids: which of them it holds.
+        rotten: whether it is a file of scores that nobody can read; forgetting deletes it, and
+            scores are made again.
+    """
+
+    uri: str
+    round_folder: str | None
+    ids: list[str]
+    rotten: bool = False
+
+
+def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
+    """The files that hold images, by their ids; only the column of ids is read of each.
+
+    The manifest's are among them, those of its earlier versions too, and pages that name an image.
+
+    Raises:
+        StorageError: a file cannot be read; nobody knows what it holds.
+    """
+    wanted = pa.array(ids, pa.string())
+    scores = f"{scores_uri(workspace)}/"
+    found = []
+    for uri, round_folder in _files(workspace):
+        try:
+            found.append(Trace(uri, round_folder, _ids_in(uri, wanted)))
+        except StorageError as error:
+            if not uri.startswith(scores) or isinstance(error.__cause__, OSError):
+                raise
+            found.append(Trace(uri, None, [], rotten=True))
+    return [trace for trace in found if trace.ids or trace.rotten]
+
+
+def forget_images(workspace: str, ids: Sequence[str]) -> list[Trace]:
+    """Remove images from all that the workspace holds; what models learned of them stays.
+
+    Returns:
+        What held them, besides the manifest's own files.
+
+    Raises:
+        UnfinishedRoundError: a round is not finished. If it began in this very moment, the images
+            are out of the manifest already, and the rest is to be done when it is finished.
+        StorageError: a file cannot be read or written; run it again.
+    """
+    refuse_unfinished(workspace)
+    for trace in find_traces(workspace, ids):  # a file that is rotten is told before any change
+        _check_whole(trace)
+    manifest = Manifest(manifest_uri(workspace))
+    manifest.forget(pa.table({"id": pa.array(ids, pa.string())}))
+    # Planned before the deletion, a round would miss the versions of the manifest that go now.
+    refuse_unfinished(workspace)
+    traces = find_traces(workspace, ids)
+    for trace in traces:
+        if storage.is_named_by_sha256(trace.uri) and not trace.rotten:
+            _replace(trace)
+        storage.delete(trace.uri)
+    for file in storage.unfinished_files(workspace):  # which may hold them, too
+        storage.delete(file)
+    return traces
+
+
+def _files(workspace: str) -> Iterator[tuple[str, str | None]]:
+    """Every file of ours with ids in it, and the folder of the round that names it."""
+    rounds, scores = rounds_uri(workspace), scores_uri(workspace)
+    for folder in (rounds, scores):
+        for name in storage.walk_files(folder):
+            if name.endswith(".parquet") and storage.is_named_by_sha256(name):
+                of_round = storage.join(rounds, name.partition("/")[0])
+                yield storage.join(folder, name), of_round if folder == rounds else None
+            elif _is_page(name):
+                yield storage.join(folder, name), None
+    # Those of merges that failed are in no version, so what the folder holds counts.
+    for file in storage.list_files(manifest_uri(workspace), ".parquet"):
+        yield file, None
+
+
+def _check_whole(trace: Trace) -> None:
+    if trace.round_folder is not None:
+        try:
+            storage.read_verified(trace.uri)
+        except CorruptFileError as error:
+            raise CorruptFileError(
+                f"{trace.uri} is torn or rotten, so no file without the images can be made of it; "
+                "nothing was changed. Put back a whole copy of it"
+            ) from error
+
+
+def _is_page(name: str) -> bool:
+    """Whether a file is the report of a round, which is made again rather than changed."""
+    return name.endswith("/report.html")
+
+
+def _ids_in(uri: str, wanted: pa.Array) -> list[str]:
+    if _is_page(uri):
+        page = storage.read(uri).decode(errors="replace")
+        return [image_id for image_id in wanted.to_pylist() if escape(image_id) in page]
+    with open_parquet(uri) as file:
+        ids = file.read(columns=["id"])["id"].cast(pa.string())
+    found: list[str] = pc.unique(ids.filter(pc.is_in(ids, wanted))).to_pylist()
+    return found
+
+
+def _replace(trace: Trace) -> None:
+    """Publish the file without the images, and have its round name that one."""
+    folder, name = trace.uri.rsplit("/", 1)
+    rows = pq.read_table(pa.BufferReader(storage.read_verified(trace.uri)))
+    gone = pc.is_in(rows["id"].cast(pa.string()), pa.array(trace.ids, pa.string()))
+    new = publish_table(folder, rows.filter(pc.invert(gone)))
+    if trace.round_folder is not None:
+        _rename(trace.round_folder, name, new)
+
+
+def _rename(round_folder: str, name: str, new: str) -> None:
+    with open_with_footer(new) as (file, footer):
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    listed = {"row_groups": groups, "footer": footer}
+    for uri in storage.list_files(round_folder, ".json"):
+        before = storage.read_json(uri)
+        after = _renamed(before, name, new.rsplit("/", 1)[-1], listed)
+        if after != before:
+            storage.publish(uri, json.dumps(after, indent=2, ensure_ascii=False).encode())
+
+
+def _renamed(value: Any, name: str, new: str, listed: dict[str, Any]) -> Any:
+    """A JSON value with a file's new name in place of the old, and what is listed of it anew."""
+    if isinstance(value, str):
+        return value.removesuffix(name) + new if value.endswith(name) else value
+    if isinstance(value, list):
+        return [_renamed(item, name, new, listed) for item in value]
+    if isinstance(value, dict):
+        renamed = {key: _renamed(item, name, new, listed) for key, item in value.items()}
+        now = {key: listed[key] for key in listed.keys() & value.keys()}
+        return renamed if renamed == value else renamed | now
+    return value

@@ -1,0 +1,268 @@
+"""The unlabelled pool as a Ray Dataset of encoded images, less the ids to leave out."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from baal_ray import storage
+from baal_ray.errors import StorageError
+from baal_ray.ids import Hashes, IdSet
+from baal_ray.pool.listing import PoolFile, PoolListing, id_column
+from baal_ray.pool.roots import Roots
+from baal_ray.storage.parquet import open_parquet
+
+# Images held at a time while reading, of which Ray Data makes its blocks: about so many bytes, and
+# within so many images.
+_BYTES_AT_A_TIME = 8 * 1024**2
+_FEWEST_AT_A_TIME, _MOST_AT_A_TIME = 16, 10_000
+_URIS_AT_A_TIME, _REQUESTS_AT_A_TIME = 64, 16
+# At most, each with some of the pool's parts; a lost node costs those that it was reading.
+_READ_TASKS = 1_000
+# A row group of images is one part, as its rows cannot be read but from its start; one of URIs has
+# about so many at most, each of a multiple of so many rows: of whole mini-batches, as a rule.
+_MOST_PARTS, _ROWS_OF_A_PART = 100, 512
+
+# Encoded, of one file; the largest photographs have a fifth of it.
+_MOST_IMAGE_BYTES = 256 * 1024**2
+
+_TYPES = {"image": pa.binary(), "uri": pa.string()}
+_ROWS = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("image", pa.binary()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+def read_pool(
+    listing: PoolListing, *, leave_out: IdSet | None = None, only: IdSet | None = None
+) -> ray.data.Dataset:
+    """The pool's images, less those to leave out, or only those asked for.
+
+    An image that is not wanted is never read: its row is dropped on the id column alone, and so is
+    a whole row group with nothing wanted in it. The set costs 16 bytes an id in each node's object
+    store.
+
+    Args:
+        listing: the pool.
+        leave_out: ids to leave out.
+        only: ids to keep, in place of `leave_out`.
+
+    Returns:
+        A dataset of `id`, `source` (the file the row is in, or the image file itself), `image`
+        (encoded bytes, null when they cannot be had) and `error` (why not).
+    """
+    ids = only if only is not None else leave_out or IdSet.of([])
+    wanted = _Wanted(ray.put(ids.hashes), listed=only is not None)
+    dataset: ray.data.Dataset = ray.data.read_datasource(
+        _PoolDatasource(listing, wanted),
+        override_num_blocks=max(1, min(len(_parts(listing)), _READ_TASKS)),
+    )
+    return dataset
+
+
+def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
+    """A few images from each of some places all over the pool, read here and now, without Ray.
+
+    Args:
+        listing: the pool.
+        places: from how many parts of its files, at most.
+        images: how many of each, at most.
+
+    Returns:
+        Columns as `read_pool` gives them.
+    """
+    parts = _parts(listing)
+    picked = np.linspace(0, len(parts) - 1, min(places, len(parts))).astype(int)
+    everything = _Wanted(None, listed=False)
+    reads = [_reader(listing, [parts[i]], everything)() for i in picked]
+    firsts = [rows for read in reads for rows in _first(images, read)]
+    return pa.concat_tables([_ROWS.empty_table(), *firsts])
+
+
+def _first(images: int, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    for rows in tables:
+        yield rows.slice(0, images)
+        images -= len(rows)
+        if images <= 0:
+            break
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which images to read: those in a set of ids, or all but those."""
+
+    hashes: "ray.ObjectRef[Hashes] | None"  # None for an empty set
+    listed: bool
+
+    def mask(self, ids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+        if self.hashes is None:
+            return np.full(len(ids), not self.listed)
+        found = IdSet(ray.get(self.hashes)).contains(ids)
+        return found if self.listed else ~found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a row group of a file."""
+
+    file: PoolFile
+    group: int
+    rows: range
+
+
+def _parts(listing: PoolListing) -> list[_Part]:
+    parts = []
+    for file in listing.files:
+        for group, rows in enumerate(file.row_groups):
+            step = rows
+            if listing.column == "uri":
+                step = _ROWS_OF_A_PART * math.ceil(rows / _MOST_PARTS / _ROWS_OF_A_PART)
+            parts += [
+                _Part(file, group, range(start, min(start + step, rows)))
+                for start in range(0, rows, step or 1)
+            ]
+    return parts
+
+
+class _PoolDatasource(Datasource):
+    """Parts of the pool's files, shared out over read tasks."""
+
+    def __init__(self, listing: PoolListing, wanted: _Wanted) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._listing = listing
+        self._wanted = wanted
+
+    def get_name(self) -> str:
+        return "Pool"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        parts = _parts(self._listing)
+        shares = np.array_split(np.arange(len(parts)), max(1, min(parallelism, len(parts))))
+        return [
+            ReadTask(
+                _reader(self._listing, [parts[i] for i in share], self._wanted),
+                BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None),
+                schema=_ROWS,
+                per_task_row_limit=per_task_row_limit,
+            )
+            for share in shares
+        ]
+
+
+def _reader(
+    listing: PoolListing, parts: list[_Part], wanted: _Wanted
+) -> Callable[[], Iterator[pa.Table]]:
+    # The listing itself need not travel with each task.
+    column, images_are_files = listing.column, listing.images_are_files
+    own, further = listing.root, listing.roots
+
+    def read() -> Iterator[pa.Table]:
+        roots = Roots(own, further)  # here, as links lead elsewhere on each node
+        for part in parts:
+            for rows in _read_part(part, column, wanted):
+                if column == "image":
+                    yield _with_image(rows, part.file.uri)
+                    continue
+                source = None if images_are_files else part.file.uri
+                for start in range(0, len(rows), _URIS_AT_A_TIME):
+                    yield from _fetch(rows.slice(start, _URIS_AT_A_TIME), source, roots)
+
+    return read
+
+
+def _read_part(part: _Part, column: str, wanted: _Wanted) -> Iterator[pa.Table]:
+    """`id` and the other column of the wanted rows, a few at a time."""
+    with open_parquet(part.file.uri) as parquet:
+        ids = id_column(parquet.read_row_group(part.group, columns=["id"]), part.file.uri)
+        keep = np.zeros(len(ids), dtype=bool)
+        these = slice(part.rows.start, part.rows.stop)
+        keep[these] = wanted.mask(ids[these])
+        if not keep.any():
+            return
+        schema = pa.schema([_ROWS.field("id"), pa.field(column, _TYPES[column])])
+        at_a_time = _MOST_AT_A_TIME
+        if column == "image":
+            at_a_time = _images_at_a_time(parquet.metadata.row_group(part.group))
+        start, held = 0, schema.empty_table()
+        batches = parquet.iter_batches(at_a_time, row_groups=[part.group], columns=schema.names)
+        for batch in batches:
+            if start >= part.rows.stop:
+                break
+            # Cast first: views and dictionaries cannot all be filtered.
+            rows = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+            rows = rows.filter(pa.array(keep[start : start + len(rows)]))
+            start += len(batch)
+            held = pa.concat_tables([held, rows])
+            if len(held) >= at_a_time:
+                yield held
+                held = schema.empty_table()
+        if len(held):
+            yield held
+
+
+def _images_at_a_time(row_group: pq.RowGroupMetaData) -> int:
+    columns = map(row_group.column, range(row_group.num_columns))
+    size = next(it.total_uncompressed_size for it in columns if it.path_in_schema == "image")
+    images = int(row_group.num_rows * _BYTES_AT_A_TIME / max(1, size))
+    return min(max(images, _FEWEST_AT_A_TIME), _MOST_AT_A_TIME)
+
+
+def _with_image(rows: pa.Table, source: str) -> pa.Table:
+    no_error = pa.scalar(None, pa.string())
+    errors = pc.if_else(pc.is_null(rows["image"]), "its image is null", no_error)
+    columns = [rows["id"], pa.repeat(pa.scalar(source), len(rows)), rows["image"], errors]
+    return pa.table(columns, schema=_ROWS)
+
+
+def _fetch(rows: pa.Table, source: str | None, roots: Roots) -> Iterator[pa.Table]:
+    """The images of some rows, in tables of a few megabytes: larger ones cost fresh memory."""
+    uris = rows["uri"].cast(pa.binary()).to_pylist()  # as text, one that is none ends them all
+    images: list[bytes | None] = []
+    errors: list[str | None] = []
+    start = size = 0
+
+    def fetched() -> pa.Table:
+        these = rows.slice(start, len(images))
+        sources = these["uri"] if source is None else [source] * len(images)
+        columns = {"id": these["id"], "source": sources, "image": images, "error": errors}
+        return pa.table(columns, schema=_ROWS)
+
+    with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+        for image, error in threads.map(partial(_fetch_one, roots=roots), uris):
+            images.append(image)
+            errors.append(error)
+            size += len(image or b"")
+            if size >= _BYTES_AT_A_TIME or start + len(images) == len(rows):
+                yield fetched()
+                start, images, errors, size = start + len(images), [], [], 0
+
+
+def _fetch_one(uri: bytes | None, roots: Roots) -> tuple[bytes | None, str | None]:
+    if uri is None:
+        return None, "its uri is null"
+    try:
+        return storage.read_at_most(roots.resolve(uri.decode()), _MOST_IMAGE_BYTES), None
+    except UnicodeDecodeError:
+        return None, f"its uri {uri!r} is not UTF-8; write it again in the pool file as UTF-8"
+    except StorageError as error:
+        return None, str(error)

@@ -1,0 +1,232 @@
+"""What the pool holds: its files, their row groups and whether every id is there, once."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from baal_ray import storage
+from baal_ray.config import PoolConfig
+from baal_ray.errors import PoolError, StorageError
+from baal_ray.ids import IdSet, hash_ids
+from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+
+_ROWS_AT_A_TIME = 100_000
+_REQUESTS_AT_A_TIME = 16
+
+_STRING = ("string", (pa.string(), pa.large_string(), pa.string_view()))
+_BINARY = ("binary: encoded bytes", (pa.binary(), pa.large_binary(), pa.binary_view()))
+_TYPES = {"id": _STRING, "uri": _STRING, "image": _BINARY}
+
+
+@dataclass(frozen=True)
+class PoolFile:
+    """A Parquet file of the pool.
+
+    Attributes:
+        uri: where it is.
+        row_groups: how many rows each of its row groups has.
+        footer: the sha256 of its footer; None in plans of older versions.
+    """
+
+    uri: str
+    row_groups: list[int]
+    footer: str | None = None
+
+
+@dataclass(frozen=True)
+class PoolListing:
+    """What the pool held when the round was planned.
+
+    Attributes:
+        files: Parquet files, in the order of their names.
+        column: "image" when they hold encoded bytes, "uri" when they say where the bytes are.
+        root: what relative URIs are relative to.
+        images_are_files: whether the pool is a folder of image files, each its own `source`.
+        roots: where images may lie besides `root`.
+    """
+
+    files: list[PoolFile]
+    column: Literal["image", "uri"]
+    root: str
+    images_are_files: bool
+    roots: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return sum(sum(file.row_groups) for file in self.files)
+
+    def read_ids(self) -> Iterator[pa.Table]:
+        """Every image's `id` and `source`, in pieces; no image is read."""
+        for file in self.files:
+            columns = ["id", "uri"] if self.images_are_files else ["id"]
+            with open_parquet(file.uri) as parquet:
+                for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns):
+                    everywhere = pa.repeat(pa.scalar(file.uri), len(batch))
+                    source = batch["uri"] if self.images_are_files else everywhere
+                    yield pa.table({"id": id_column(batch, file.uri), "source": source})
+
+    def ids(self) -> IdSet:
+        """Every image's id, in 16 bytes each."""
+        return IdSet.of_hashes(hash_ids(rows["id"]) for rows in self.read_ids())
+
+    def changes(self) -> list[str]:
+        """What is not as it was with the files since they were listed; no image is read."""
+        with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+            return [change for change in threads.map(_change, self.files) if change is not None]
+
+    def only(self, sources: set[str]) -> "PoolListing":
+        """The part of the pool that images with these sources are in, if they have not moved."""
+        if self.images_are_files:
+            return self
+        return replace(self, files=[file for file in self.files if file.uri in sources])
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, for plan.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> "PoolListing":
+        """From what `to_json` gave."""
+        return cls(**{**plain, "files": [PoolFile(**file) for file in plain["files"]]})
+
+
+def list_pool(config: PoolConfig, folder: str) -> PoolListing:
+    """List the pool's files and check their columns; no image is read.
+
+    A folder of image files is written down first, as Parquet of `id` and `uri` in `folder`: from
+    there on the pool is that listing, and images that arrive later belong to the next round.
+
+    Raises:
+        PoolError: there are no files, or one has not the right columns.
+        StorageError: the pool cannot be read.
+    """
+    images_are_files = config.format == "files"
+    if images_are_files:
+        uris = _write_listing(config.uri, folder)
+    else:
+        # Spark and Ray write folders whose names end like a file's.
+        uris = storage.list_files(config.uri, ".parquet")
+        if not uris and config.uri.endswith(".parquet") and storage.exists(config.uri):
+            uris = [config.uri]
+    if not uris:
+        wanted = ", ".join(IMAGE_EXTENSIONS) if images_are_files else ".parquet"
+        raise PoolError(
+            f"pool.uri is {config.uri!r}, where no {wanted} files are; correct it, or pool.format"
+        )
+    with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+        found = list(threads.map(_inspect, uris))
+    by_column = {column: file.uri for file, column in found}
+    if len(by_column) > 1:
+        raise PoolError(
+            f"some pool files hold `image` ({by_column['image']}), others `uri` "
+            f"({by_column['uri']}); make them alike"
+        )
+    (column,) = by_column
+    root = config.uri.rsplit("/", 1)[0] if uris == [config.uri] else config.uri
+    return PoolListing([file for file, _ in found], column, root, images_are_files, config.roots)
+
+
+def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.ChunkedArray:
+    """The ids of some rows of a pool file, as strings.
+
+    Raises:
+        PoolError: one is not UTF-8.
+    """
+    try:
+        ids = rows["id"].cast(pa.string())
+        ids.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise PoolError(
+            f"pool file {uri} has an id that is not UTF-8 ({error}); write the file again with "
+            "ids that are"
+        ) from error
+    return ids
+
+
+def _inspect(uri: str) -> tuple[PoolFile, Literal["image", "uri"]]:
+    """A file's row groups, and which of the two columns it has.
+
+    Column types are those of the values where they are dictionary-encoded, as pandas' categories.
+    """
+    with open_with_footer(uri) as (parquet, footer):
+        names = parquet.schema_arrow.names
+        columns = {
+            field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+            for field in parquet.schema_arrow
+        }
+        groups = range(parquet.metadata.num_row_groups)
+        file = PoolFile(uri, [parquet.metadata.row_group(i).num_rows for i in groups], footer)
+    column: Literal["image", "uri"] = "image" if "image" in columns else "uri"
+    for name in ("id", column):
+        if name not in columns:
+            wanted = "id" if name == "id" else "image` (encoded bytes) or `uri"
+            raise PoolError(
+                f"pool file {uri} has no column `{wanted}`; it has {', '.join(columns)}"
+            )
+        if names.count(name) > 1:
+            raise PoolError(
+                f"pool file {uri} has {names.count(name)} columns `{name}`; there must be one. "
+                "Write the file again with one"
+            )
+        wanted, allowed = _TYPES[name]
+        if columns[name] not in allowed:
+            raise PoolError(
+                f"pool file {uri} has a column `{name}` of type {columns[name]}; it must be "
+                f"{wanted}. Write the file again with such a column"
+            )
+    return file, column
+
+
+def _change(file: PoolFile) -> str | None:
+    try:
+        now, _ = _inspect(file.uri)
+    except (PoolError, StorageError) as error:
+        return str(error)
+    if now == replace(file, footer=file.footer or now.footer):
+        return None
+    if now.row_groups == file.row_groups:
+        return f"{file.uri} has other contents than when the round was planned, by its footer"
+    before, after = (f"row groups of {f.row_groups}" for f in (file, now))
+    return f"{file.uri} had {before} when the round was planned; it has {after} now"
+
+
+def _write_listing(root: str, folder: str) -> list[str]:
+    """Write `id` and `uri` of every image file below a root as Parquet, and say where."""
+    written = []
+    found = (n for n in storage.walk_files(root) if n.lower().endswith(IMAGE_EXTENSIONS))
+    while names := list(islice(found, _ROWS_AT_A_TIME)):
+        try:
+            ids = pa.array(names)
+        except UnicodeEncodeError as error:
+            raise PoolError(
+                f"the name {error.object!r} in {root} is not UTF-8, so it cannot be an id; "
+                "rename it"
+            ) from error
+        uris = [storage.join(root, name) for name in names]
+        written.append(publish_table(folder, pa.table({"id": ids, "uri": uris})))
+    return written
+
+
+def places(listing: PoolListing, wanted: pa.Table) -> Iterator[PoolListing]:
+    """Where in the pool to look for a few images, for `read_pool(place, only=ids)`.
+
+    First come the files that they were in when they were scored. Then, for who has not found them
+    all, the whole pool, as its files may have been renamed or rewritten since.
+
+    Args:
+        listing: the pool.
+        wanted: their `id` and `source`.
+    """
+    if not len(wanted):
+        return
+    narrow = listing.only(set(wanted["source"].to_pylist()))
+    yield narrow
+    if narrow != listing:
+        yield listing

@@ -1,0 +1,84 @@
+"""Whether every id of the pool is there, once."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from baal_ray.errors import PoolError
+from baal_ray.ids import Hashes, IdSet, hash_ids
+from baal_ray.pool.listing import _ROWS_AT_A_TIME, PoolListing, id_column
+from baal_ray.storage.parquet import open_parquet
+
+# 64 MB of hashes in one reducer of the check for doubled ids.
+_IDS_PER_PARTITION = 4_000_000
+
+
+def check_ids(listing: PoolListing) -> None:
+    """Refuse null, empty and doubled ids.
+
+    Ids are hashed to 16 bytes, which go through the object store by partition of the hash, 64 MB
+    each: 10⁸ ids cost 1.6 GB of it, over all nodes, and the reading of the id column.
+
+    Raises:
+        PoolError: with examples.
+    """
+    partitions = max(1, math.ceil(listing.rows / _IDS_PER_PARTITION))
+    hash_file = ray.remote(num_returns=1 + partitions)(_hash_file)
+    doubled = ray.remote(_doubled)
+    # Typed as one object a call, whatever `num_returns` says.
+    parts: list[Any] = [hash_file.remote(file.uri, partitions) for file in listing.files]
+    for file, none in zip(listing.files, ray.get([part[0] for part in parts]), strict=True):
+        if len(none):
+            raise PoolError(
+                f"{file.uri} has {len(none)} rows with a null or empty id (rows "
+                f"{', '.join(map(str, none[:5]))}, counted from 0); every image needs one"
+            )
+    by_partition = [[part[1 + i] for part in parts] for i in range(partitions)]
+    again = np.concatenate(ray.get([doubled.remote(*hashes) for hashes in by_partition]))
+    if len(again):
+        raise PoolError(
+            f"{len(again)} ids stand more than once in the pool; an id names one image. Such as "
+            f"{_where(listing, IdSet(np.sort(again)[:5]))}"
+        )
+
+
+def _hash_file(uri: str, partitions: int) -> tuple[npt.NDArray[np.int64] | Hashes, ...]:
+    """Rows without an id, then the other rows' hashes by partition."""
+    without, hashed, start = [np.empty(0, np.int64)], [hash_ids([])], 0
+    with open_parquet(uri) as parquet:
+        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id"]):
+            ids = id_column(batch, uri)
+            given = pc.fill_null(pc.not_equal(ids, ""), False)
+            without.append(start + np.flatnonzero(~given.to_numpy(zero_copy_only=False)))
+            hashed.append(hash_ids(ids.filter(given)))
+            start += len(ids)
+    hashes = np.concatenate(hashed)
+    partition = hashes.view(np.uint64)[::2] % np.uint64(partitions)
+    return np.concatenate(without), *(hashes[partition == i] for i in range(partitions))
+
+
+def _doubled(*parts: Hashes) -> Hashes:
+    hashes, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return hashes[counts > 1]
+
+
+def _where(listing: PoolListing, ids: IdSet) -> str:
+    """A few ids and the files they stand in."""
+    places: dict[str, list[str]] = {}
+    for rows in listing.read_ids():
+        found = rows.filter(pa.array(ids.contains(rows["id"])))
+        for image_id, source in zip(
+            found["id"].to_pylist(), found["source"].to_pylist(), strict=True
+        ):
+            places.setdefault(image_id, []).append(source)
+    return "; ".join(f"{image_id!r} in {_distinct(files)}" for image_id, files in places.items())
+
+
+def _distinct(files: Sequence[str]) -> str:
+    return " and ".join(dict.fromkeys(files))

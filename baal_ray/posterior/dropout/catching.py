@@ -1,0 +1,263 @@
+"""Catch every dropout that a model performs, module or function, and apply given masks instead."""
+
+import inspect
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from baal_ray.errors import PosteriorError
+from baal_ray.posterior.dropout.masks import Masks
+from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
+
+# The negative saturation of SELU, where alpha dropout sends what it drops (Klambauer et al. 2017,
+# section 3).
+_SELU_SATURATION = -1.7580993408473766
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one of PyTorch's dropout functions drops: what one unit is, and what it becomes."""
+
+    signature: inspect.Signature
+    channels: bool = False
+    alpha: bool = False
+    in_place: bool = False
+    # 1d and 3d take an input of this many dimensions for one image without a mini-batch axis.
+    unbatched_ndim: int | None = None
+
+
+def _kind(function: Callable[..., Tensor], **how: Any) -> Kind:
+    return Kind(inspect.signature(function), **how)
+
+
+def _aten(input: Tensor, p: float, train: bool) -> Tensor:
+    """The signature that PyTorch's built-in dropout functions share."""
+    raise AssertionError  # never called
+
+
+_KINDS: dict[Any, Kind] = {
+    F.dropout: _kind(F.dropout),
+    F.dropout1d: _kind(F.dropout1d, channels=True, unbatched_ndim=2),
+    F.dropout2d: _kind(F.dropout2d, channels=True),
+    F.dropout3d: _kind(F.dropout3d, channels=True, unbatched_ndim=4),
+    F.alpha_dropout: _kind(F.alpha_dropout, alpha=True),
+    F.feature_alpha_dropout: _kind(F.feature_alpha_dropout, channels=True, alpha=True),
+    torch.dropout: _kind(_aten),
+    torch.dropout_: _kind(_aten, in_place=True),
+    torch.feature_dropout: _kind(_aten, channels=True),
+    torch.feature_dropout_: _kind(_aten, channels=True, in_place=True),
+    torch.alpha_dropout: _kind(_aten, alpha=True),
+    torch.alpha_dropout_: _kind(_aten, alpha=True, in_place=True),
+    torch.feature_alpha_dropout: _kind(_aten, channels=True, alpha=True),
+    torch.feature_alpha_dropout_: _kind(_aten, channels=True, alpha=True, in_place=True),
+}
+
+# PyTorch's attention in plain operations. The original asks first whether a mode like ours is on,
+# and then leaves everything to it; this copy does not ask.
+_attention = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**F.__dict__, "has_torch_function": lambda _: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+_ATTENTION = inspect.signature(F.multi_head_attention_forward)
+# What PyTorch's own functions call in turn.
+_BELOW_REACH = {
+    torch.native_dropout,
+    torch.ops.aten.dropout,
+    torch.ops.aten.dropout.default,
+    torch.ops.aten.native_dropout,
+    torch.ops.aten.native_dropout.default,
+}
+_FUSED_ATTENTION_P = 4  # where it takes `dropout_p` among its positional arguments
+
+
+class CaughtDropout(TorchFunctionMode):
+    """Within this context each dropout of a model is left to `drop`, whatever `training` says.
+
+    Call sites are numbered in the order of the forward pass, so a module used twice is two sites.
+    A dropout with p = 0 is none. That of `nn.MultiheadAttention` is one, on the attention weights.
+
+    Attributes:
+        sites: how many so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites = 0
+
+    @abstractmethod
+    def drop(self, x: Tensor, p: float, kind: Kind) -> Tensor:
+        """What takes the place of x at the call site that comes next."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        kind = _KINDS.get(func)
+        if kind is not None:
+            return self._caught(kind, args, kwargs)
+        if func is F.multi_head_attention_forward:
+            return self._attend(args, kwargs)
+        if func is Tensor.bernoulli_:
+            return self._keep_at_random(*args, **kwargs)
+        _refuse_unreachable_dropout(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _caught(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        call = kind.signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        x: Tensor = call.arguments["input"]
+        p: float = call.arguments["p"]
+        if p == 0:
+            return x
+        dropped = self.drop(x, p, kind)
+        self.sites += 1
+        if kind.in_place or call.arguments.get("inplace"):
+            dropped = x.copy_(dropped)
+        return dropped
+
+    def _keep_at_random(self, x: Tensor, p: float = 0.5, *, generator: object = None) -> Tensor:
+        """Ones with probability p, in place: the way of stochastic depth."""
+        if not isinstance(p, float) or p in (0, 1):
+            return x.bernoulli_(p)
+        kept = self.drop(torch.ones_like(x), 1 - p, _KINDS[F.dropout])
+        self.sites += 1
+        return x.copy_(kept != 0)
+
+    def _attend(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = _ATTENTION.bind(*args, **kwargs)
+        if call.arguments["dropout_p"] == 0:
+            return F.multi_head_attention_forward(*args, **kwargs)
+        wanted = call.arguments.get("need_weights", True)
+        # With weights asked for it is softmax, dropout and a product; without, one fused kernel.
+        call.arguments.update(training=True, need_weights=True)
+        with self:
+            output, weights = _attention(*call.args, **call.kwargs)
+        return output, weights if wanted else None
+
+
+class MaskedDropout(CaughtDropout):
+    """Within this context a model's dropouts apply `masks`.
+
+    Attributes:
+        mask_shapes: one image's mask at each call site so far.
+        ps: the share that each drops.
+    """
+
+    def __init__(
+        self,
+        masks: Masks,
+        images: int,
+        axes: Sequence[MiniBatchAxis | None] | None = None,
+        samples: int = 1,
+    ) -> None:
+        """Prepare to mask a forward pass.
+
+        Args:
+            masks: of `samples` posterior samples.
+            images: N. The mini-batch has N times `samples` rows: all images under the first
+                sample's masks, then all under the second's, …
+            axes: where they lie in what each call site sees, None if it sees no image; without,
+                along its first axis.
+            samples: K.
+        """
+        super().__init__()
+        self.mask_shapes: list[tuple[int, ...]] = []
+        self.ps: list[float] = []
+        self._masks = masks
+        self._images = images
+        self._axes = axes
+        self._samples = samples
+
+    def drop(self, x: Tensor, p: float, kind: Kind) -> Tensor:
+        """The posterior samples' masks applied to x."""
+        if x.ndim == kind.unbatched_ndim:
+            raise PosteriorError(
+                f"a channel dropout sees a tensor of shape {list(x.shape)}, which PyTorch takes "
+                "for one image without a mini-batch axis; give it that axis"
+            )
+        axis = self._axis(x)
+        unit = tuple((axis.unfold(x, self._samples) if axis else x[None, None]).shape[2:])
+        shape = (*unit[:2], *(1 for _ in unit[2:])) if kind.channels else unit
+        self.mask_shapes.append(shape)
+        self.ps.append(p)
+        keep = self._masks.keep(self.sites, shape, p, x.device)
+        return self.apply(x, keep, p, kind.alpha, axis)
+
+    def _axis(self, x: Tensor) -> MiniBatchAxis | None:
+        axis: MiniBatchAxis | None
+        if self._axes is None:
+            axis = MiniBatchAxis(0, max(1, len(x) // self._images) if x.ndim else 1)
+        elif self.sites < len(self._axes):
+            axis = self._axes[self.sites]
+        else:
+            raise PosteriorError(
+                f"the model calls dropout {len(self._axes)} times in one forward pass and more "
+                "often in another; it must be the same each time"
+            )
+        rows = self._samples * self._images
+        if axis and (x.ndim <= axis.axis or x.shape[axis.axis] != rows * axis.rows):
+            raise PosteriorError(
+                f"a dropout sees a tensor of shape {list(x.shape)} in a mini-batch of {rows} "
+                f"images; its axis {axis.axis} must be a multiple of the mini-batch"
+            )
+        return axis
+
+    def apply(
+        self, x: Tensor, keep: Tensor, p: float, alpha: bool, axis: MiniBatchAxis | None
+    ) -> Tensor:
+        """X under masks [K, N or 1, *mask_shape]."""
+        return apply_mask(x, keep, p, alpha, axis)
+
+
+def apply_mask(
+    x: Tensor, keep: Tensor, p: float, alpha: bool, axis: MiniBatchAxis | None
+) -> Tensor:
+    """X with units dropped, and the others scaled, as PyTorch does it.
+
+    Args:
+        x: any tensor.
+        keep: True where a unit stays, [K, N or 1, *mask_shape].
+        p: the share that is dropped.
+        alpha: dropped to SELU's saturation instead of 0.
+        axis: where the mini-batch lies in x.
+    """
+    if axis is None:
+        return _masked(x, keep[0, 0], p, alpha)
+    return axis.fold(_masked(axis.unfold(x, len(keep)), keep, p, alpha))
+
+
+def _masked(x: Tensor, keep: Tensor, p: float, alpha: bool) -> Tensor:
+    if not alpha:
+        return x * (keep.to(x.dtype) / (1 - p) if p < 1 else torch.zeros_like(x))
+    # Mean and variance stay 0 and 1 (ibid.): x or the saturation, scaled by a and shifted by b.
+    a = 1 / math.sqrt((_SELU_SATURATION**2 * p + 1) * (1 - p)) if p < 1 else 0.0
+    b = -a * _SELU_SATURATION * p
+    return torch.where(keep, x, _SELU_SATURATION) * a + b
+
+
+def _refuse_unreachable_dropout(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if func in _BELOW_REACH:
+        raise PosteriorError(
+            f"the model calls {func}, which cannot be masked; call F.dropout instead"
+        )
+    if func is F.scaled_dot_product_attention:
+        place = _FUSED_ATTENTION_P
+        p = kwargs.get("dropout_p", args[place] if len(args) > place else 0.0)
+        if p > 0:
+            raise PosteriorError(
+                f"the model calls {func.__name__} with dropout_p={p}, which cannot be masked "
+                "inside it; set it to 0 and apply F.dropout to the attention's output"
+            )

@@ -1,0 +1,113 @@
+"""Find where a model drops out, and where the mini-batch lies in what each dropout sees."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from baal_ray.errors import PosteriorError
+from baal_ray.posterior.dropout.catching import CaughtDropout, Kind
+from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
+
+
+@dataclass(frozen=True)
+class Site:
+    """A dropout of the model.
+
+    Attributes:
+        axis: where the mini-batch lies in what it sees; None where that is the same for all.
+        mask_shape: of the mask for one image and sample.
+        p: the share that is dropped.
+    """
+
+    axis: MiniBatchAxis | None
+    mask_shape: tuple[int, ...]
+    p: float
+
+
+class WatchedDropout(CaughtDropout):
+    """Within this context dropouts do nothing but record what they see.
+
+    Attributes:
+        seen: by each call site.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def drop(self, x: Tensor, p: float, kind: Kind) -> Tensor:
+        """X itself."""
+        self.seen.append(x.clone())
+        return x
+
+
+def find_axes(model: nn.Module, probe: Tensor) -> tuple[MiniBatchAxis | None, ...]:
+    """Where the mini-batch lies in what each dropout sees; None where it is the same for all.
+
+    The model runs on the probe, on one image more, and on the probe with another last image.
+
+    Args:
+        model: in evaluation mode.
+        probe: two images or more.
+
+    Raises:
+        PosteriorError: a dropout sees images mixed up, or not as many dropouts each time.
+    """
+    other = unlike(probe)[:1]
+    seen = _watch(model, probe)
+    try:
+        in_more = _watch(model, torch.cat([probe, other]))
+    except (RuntimeError, ValueError) as error:
+        raise PosteriorError(
+            f"the model takes {len(probe)} images at a time and fails on {len(probe) + 1}; it "
+            f"must take any number. {error}"
+        ) from error
+    if len(seen) != len(in_more):
+        raise PosteriorError(
+            f"the model calls dropout {len(seen)} times for {len(probe)} images and "
+            f"{len(in_more)} times for {len(probe) + 1}; it must be the same each time"
+        )
+    axes = [_axis(x, more, len(probe)) for x, more in zip(seen, in_more, strict=True)]
+    if any(axis and axis.rows > 1 for axis in axes):
+        changed = _watch(model, torch.cat([probe[:-1], other]))
+        axes = [
+            _order(axis, x, other_x) if axis and axis.rows > 1 else axis
+            for axis, x, other_x in zip(axes, seen, changed, strict=True)
+        ]
+    return tuple(axes)
+
+
+def unlike(images: Tensor) -> Tensor:
+    """As many other images: noise in the range of these."""
+    finite = images.nan_to_num(posinf=0, neginf=0) if images.is_floating_point() else images
+    low, high = finite.min().item(), finite.max().item()
+    if low == high:  # one colour
+        low, high = (0, 255) if images.dtype == torch.uint8 else (low - 1, high + 1)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    if images.is_floating_point():
+        return (low + (high - low) * noise).to(images)
+    return (low + noise * (high - low + 1)).floor().clamp(low, high).to(images)
+
+
+def _watch(model: nn.Module, images: Tensor) -> list[Tensor]:
+    watched = WatchedDropout()
+    with watched:
+        model(images.clone())
+    return watched.seen
+
+
+def _axis(x: Tensor, in_more: Tensor, images: int) -> MiniBatchAxis | None:
+    try:
+        return find_axis(x.shape, images, in_more.shape, images + 1)
+    except ValueError as error:
+        raise PosteriorError(f"a dropout sees a tensor of shape {error}") from None
+
+
+def _order(axis: MiniBatchAxis, x: Tensor, with_another_last: Tensor) -> MiniBatchAxis:
+    try:
+        return find_order(axis, x, with_another_last)
+    except ValueError as error:
+        raise PosteriorError(
+            f"a dropout sees a tensor of shape {error}; keep each image's rows together"
+        ) from None

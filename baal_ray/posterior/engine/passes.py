@@ -1,0 +1,36 @@
+"""How many posterior samples one pass of the tail may hold."""
+
+import torch
+from torch.fx import GraphModule, Node
+
+from baal_ray.posterior.memory import budget
+
+# A pass of the tail on a CPU should not leave its caches far behind, nor ask the system for fresh
+# pages for each tensor: beyond this several passes were faster (two DenseNets, measured by hand).
+_CPU_PASS = 2**26
+
+
+def pass_budget(device: torch.device) -> int:
+    """Bytes that one pass of the tail may take."""
+    return budget(device) if device.type == "cuda" else min(budget(device), _CPU_PASS)
+
+
+def peak_bytes(graph: GraphModule) -> int:
+    """The most bytes alive at once while a part of a traced model runs, its inputs left out."""
+    last_use = {before: node for node in graph.graph.nodes for before in node.all_input_nodes}
+    alive = peak = 0
+    for node in graph.graph.nodes:
+        if node.op == "call_function":
+            alive += _bytes(node)
+            peak = max(peak, alive)
+        alive -= sum(
+            _bytes(before)
+            for before in node.all_input_nodes
+            if before.op == "call_function" and last_use[before] is node
+        )
+    return peak
+
+
+def _bytes(node: Node) -> int:
+    value = node.meta.get("val")
+    return value.nbytes if isinstance(value, torch.Tensor) else 0

@@ -1,0 +1,239 @@
+"""Trace a model into a graph of tensor operations, and cut it where randomness begins.
+
+The graph is PyTorch's own (`torch.fx`, of ATen operations), with in-place operations made pure, so
+what depends on what is exact, whatever Python the model is written in. Python that looks at the
+values of images cannot be traced, and is told by an exception.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functionalize
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from baal_ray.posterior.dropout.catching import MaskedDropout, apply_mask
+from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
+from baal_ray.posterior.dropout.sites import Site
+
+
+@torch.library.custom_op("baal_ray::drop", mutates_args=())
+def drop(
+    x: Tensor, keep: Tensor, p: float, alpha: bool, axis: int, rows: int, outer: bool
+) -> Tensor:
+    """`apply_mask` as one node of a graph; axis −1 is none."""
+    return apply_mask(x, keep, p, alpha, MiniBatchAxis(axis, rows, outer) if axis >= 0 else None)
+
+
+@drop.register_fake
+def _(x: Tensor, keep: Tensor, p: float, alpha: bool, axis: int, rows: int, outer: bool) -> Tensor:
+    return torch.empty_like(x)
+
+
+DROP = torch.ops.baal_ray.drop.default
+
+
+class _TracedDropout(MaskedDropout):
+    """Leaves each dropout in the graph as one node.
+
+    It also lets the model reshape where it asks for a view, which another memory layout than the
+    model is used to may not allow.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.view and len(args) > 1 and not isinstance(args[1], torch.dtype):
+            func = Tensor.reshape
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def apply(
+        self, x: Tensor, keep: Tensor, p: float, alpha: bool, axis: MiniBatchAxis | None
+    ) -> Tensor:
+        place = (axis.axis, axis.rows, axis.outer) if axis else (-1, 1, True)
+        dropped: Tensor = DROP(x, keep, p, alpha, *place)
+        return dropped
+
+
+@dataclass(frozen=True)
+class _GivenMasks:
+    masks: Sequence[Tensor]
+
+    def keep(self, site: int, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
+        return self.masks[site]
+
+
+def trace(
+    model: nn.Module,
+    images_N: Tensor,
+    layout: torch.memory_format,
+    sites: Sequence[Site],
+    samples: int,
+    per_item: bool,
+) -> GraphModule:
+    """The model as a graph of (images, *masks), for K samples of N images in one pass.
+
+    Nothing is computed.
+
+    Args:
+        model: in evaluation mode.
+        images_N: one mini-batch, for its shape and type.
+        layout: of images in memory.
+        sites: the model's dropouts.
+        samples: K; the graph's images are [K·N, …].
+        per_item: whether masks are [K, N, …] instead of [K, 1, …].
+    """
+    images = len(images_N)
+
+    def predict(images_KN: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        with _TracedDropout(_GivenMasks(masks), images, [site.axis for site in sites], samples):
+            predictions: Tensor = model(images_KN.clone())  # not to be overwritten
+            return predictions
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        device = images_N.device
+        images_KN = torch.empty_like(
+            images_N[:1].expand(images * samples, *images_N.shape[1:]),
+            memory_format=layout,
+        )
+        masks = [
+            torch.empty(
+                (samples, images if per_item else 1, *site.mask_shape),
+                dtype=torch.bool,
+                device=device,
+            )
+            for site in sites
+        ]
+        graph = make_fx(functionalize(predict))(images_KN, masks)
+        if _overwrites(graph):  # in what PyTorch's own recurrent layers are made of
+            graph = make_fx(functionalize(graph))(images_KN, masks)
+    if _overwrites(graph):
+        raise NotImplementedError("it overwrites what it computes from weights alone")
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            node.meta["val"] = getattr(graph, node.target)
+        elif _draws_at_random(node.target):
+            raise NotImplementedError(f"it draws random numbers itself, by {node.target}")
+    given = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    for copy in [user for user in given.users if user.target is torch.ops.aten.clone.default]:
+        copy.replace_all_uses_with(given)
+    return graph
+
+
+def _draws_at_random(target: Any) -> bool:
+    # Attention is marked for its dropout, which is 0 here.
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) and (
+        "attention" not in str(target)
+    )
+
+
+def _overwrites(graph: GraphModule) -> bool:
+    return any(
+        node.target._schema.is_mutable
+        for node in graph.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a graph that runs by itself.
+
+    Attributes:
+        constants: () → what it needs that depends on the weights alone.
+        module: (*inputs, *constants, *masks) → its results.
+        results: what they look like.
+    """
+
+    constants: GraphModule
+    module: GraphModule
+    results: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A graph in two parts.
+
+    Attributes:
+        trunk: images → what the tail needs of them.
+        tail: what the trunk gives, masks → the predictions.
+    """
+
+    trunk: Part
+    tail: Part
+
+
+def cut(graph: GraphModule) -> Cut:
+    """Cut a traced model by what depends on masks."""
+    images, *masks = (node for node in graph.graph.nodes if node.op == "placeholder")
+    (output,) = (node for node in graph.graph.nodes if node.op == "output")
+    (predictions,) = output.all_input_nodes
+    of_masks = _dependent(graph.graph, masks)
+    of_images = _dependent(graph.graph, [images]) - of_masks
+    between = [
+        node
+        for node in graph.graph.nodes
+        if node in of_images and (node is predictions or not of_masks.isdisjoint(node.users))
+    ]
+
+    def part(inputs: list[Node], nodes: set[Node], masks: list[Node], results: list[Node]) -> Part:
+        constants = [
+            node
+            for node in graph.graph.nodes
+            if node.op == "call_function"
+            and node not in of_images | of_masks
+            and not nodes.isdisjoint(node.users)
+        ]
+        return Part(
+            _module(graph, [], constants),
+            _module(graph, [*inputs, *constants, *masks], results),
+            tuple(node.meta["val"] for node in results),
+        )
+
+    return Cut(
+        trunk=part([images], of_images, [], between),
+        tail=part(between, of_masks, masks, [predictions]),
+    )
+
+
+def _dependent(graph: Graph, inputs: Iterable[Node]) -> set[Node]:
+    dependent = set(inputs)
+    for node in graph.nodes:
+        if not dependent.isdisjoint(node.all_input_nodes):
+            dependent.add(node)
+    return dependent
+
+
+def _module(graph: GraphModule, inputs: Sequence[Node], outputs: Sequence[Node]) -> GraphModule:
+    """The part of a graph that leads from some nodes to others."""
+    needed: set[Node] = set()
+    ahead = list(outputs)
+    while ahead:
+        node = ahead.pop()
+        if node not in needed and node not in inputs:
+            needed.add(node)
+            ahead.extend(node.all_input_nodes)
+    part_graph = Graph()
+    copies: dict[Node, Node] = {}
+    for node in inputs:
+        copies[node] = part_graph.placeholder(node.name)
+        copies[node].meta = dict(node.meta)
+    for node in graph.graph.nodes:
+        if node in needed:
+            copies[node] = part_graph.node_copy(node, copies.__getitem__)
+    part_graph.output([copies[node] for node in outputs])
+    return GraphModule(graph, part_graph)
+
+
+def forget_shapes(graph: GraphModule) -> None:
+    """Let go of what tracing noted at each node, which holds on to the model's weights."""
+    for node in graph.graph.nodes:
+        node.meta.clear()

@@ -1,0 +1,165 @@
+"""K posterior samples for one run of the trunk and K of the tail, in few large passes."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from baal_ray.posterior.dropout.masks import Masks
+from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
+from baal_ray.posterior.dropout.sites import Site, unlike
+from baal_ray.posterior.engine.passes import pass_budget, peak_bytes
+from baal_ray.posterior.engine.postpone import postpone_dropout
+from baal_ray.posterior.engine.products import use_faster_products
+from baal_ray.posterior.engine.simplify import reuse_memory, simplify
+from baal_ray.posterior.engine.thinning import ThinnedTail
+from baal_ray.posterior.engine.tracing import Cut, Part, cut, forget_shapes, trace
+from baal_ray.posterior.memory import budget
+
+# Predictions of thinned samples put together before they are taken further, which costs each piece
+# the same whatever its size.
+_THINNED_TOGETHER = 20
+
+
+class TrunkOnce:
+    """A model traced and cut for mini-batches of one shape.
+
+    Its tail runs for as many samples at once as memory allows, or thinned for each by itself.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images_N: Tensor,
+        layout: torch.memory_format,
+        sites: Sequence[Site],
+        samples: int,
+        shared: bool,
+    ) -> None:
+        """Trace the model.
+
+        Args:
+            model: in evaluation mode.
+            images_N: a mini-batch.
+            layout: of images in memory.
+            sites: the model's dropouts.
+            samples: how many are drawn of such a mini-batch.
+            shared: whether all images have the same masks.
+
+        Raises:
+            Exception: of any kind, where the model cannot be traced.
+        """
+        self._sites = sites
+        self._layout = layout
+        self._device = images_N.device
+        self._thinned: ThinnedTail | None = None
+        self.together = 1
+
+        def traced(samples: int) -> Cut:
+            graph = trace(model, images_N, layout, sites, samples, per_item=not shared)
+            simplify(graph, layout)
+            postpone_dropout(graph)
+            return cut(graph)
+
+        one = traced(1)
+        self._trunk, self._tail = one.trunk, one.tail
+        self._axes: Sequence[MiniBatchAxis | None] = [None] * len(one.trunk.results)
+        if shared:
+            thinned = ThinnedTail(one.tail, len(sites), budget(images_N.device))
+            if thinned.worthwhile:
+                self._thinned = thinned
+                self.together = min(samples, _THINNED_TOGETHER)
+        if self._thinned is None and all(site.axis for site in sites):
+            most = pass_budget(images_N.device) // max(1, _bytes_a_sample(one))
+            self.together = _split_evenly(samples, most)
+        if self._thinned is None and self.together > 1:
+            several = traced(self.together)
+            self._axes = self._find_axes(images_N, several.trunk)
+            self._tail = several.tail
+        for part in (self._trunk, self._tail):
+            reuse_memory(part.module)
+            use_faster_products(part.module)
+            forget_shapes(part.module)
+            forget_shapes(part.constants)
+        self.refresh()
+
+    def draw(
+        self, images_N: Tensor, masks_of: Callable[[Sequence[int]], Masks], ks: Sequence[int]
+    ) -> Iterator[Tensor]:
+        """What the model returns, [K', N, …] at a time, for the samples numbered `ks`."""
+        trunk = self._run_trunk(images_N)
+        pieces = [
+            tuple(ks[start : start + self.together]) for start in range(0, len(ks), self.together)
+        ]
+        if self._thinned is not None:
+            for piece in pieces:
+                yield torch.stack([self._draw_one(k, trunk, masks_of((k,))) for k in piece])
+            return
+        tiled = [
+            axis.tile(x, self.together) if axis else x
+            for x, axis in zip(trunk, self._axes, strict=True)
+        ]
+        for piece in pieces:
+            padding = piece[-1:] * (self.together - len(piece))
+            masks = self._masks(masks_of(piece + padding))
+            (predictions,) = self._tail.module(*tiled, *self._tail_constants, *masks)
+            yield predictions.unflatten(0, (self.together, -1))[: len(piece)]
+
+    def _draw_one(self, k: int, trunk: Sequence[Tensor], masks: Masks) -> Tensor:
+        """One sample [N, …] by itself, thinned if there is room for its weights."""
+        constants, keep = self._tail_constants, self._masks(masks)
+        thinned = self._thinned(k, trunk, constants, keep) if self._thinned else None
+        if thinned is not None:
+            return thinned
+        (predictions,) = self._tail.module(*trunk, *constants, *keep)
+        whole: Tensor = predictions
+        return whole
+
+    def _run_trunk(self, images_N: Tensor) -> list[Tensor]:
+        images_N = images_N.contiguous(memory_format=self._layout)
+        trunk: list[Tensor] = self._trunk.module(images_N, *self._trunk_constants)
+        return trunk
+
+    def _masks(self, masks: Masks) -> list[Tensor]:
+        return [
+            masks.keep(i, site.mask_shape, site.p, self._device)
+            for i, site in enumerate(self._sites)
+        ]
+
+    def refresh(self) -> None:
+        """Compute anew what depends on the weights alone, as they have changed."""
+        self._trunk_constants = _constants(self._trunk)
+        self._tail_constants = _constants(self._tail)
+        if self._thinned is not None:
+            self._thinned.forget()
+
+    def _find_axes(self, images_N: Tensor, several: Part) -> list[MiniBatchAxis | None]:
+        """Where the images lie in what the trunk gives."""
+        images = len(images_N)
+        axes = [
+            find_axis(one.shape, images, more.shape, images * self.together)
+            for one, more in zip(self._trunk.results, several.results, strict=True)
+        ]
+        if any(axis and axis.rows > 1 for axis in axes):
+            self._trunk_constants = _constants(self._trunk)
+            seen = self._run_trunk(images_N)
+            other = self._run_trunk(torch.cat([images_N[:-1], unlike(images_N)[-1:]]))
+            axes = [
+                find_order(axis, x, y) if axis and axis.rows > 1 else axis
+                for axis, x, y in zip(axes, seen, other, strict=True)
+            ]
+        return axes
+
+
+def _constants(part: Part) -> list[Tensor]:
+    return [constant.detach() for constant in part.constants()]
+
+
+def _bytes_a_sample(parts: Cut) -> int:
+    return peak_bytes(parts.tail.module) + sum(result.nbytes for result in parts.trunk.results)
+
+
+def _split_evenly(samples: int, most: int) -> int:
+    """How many samples at once, at most so many, for passes of about equal size."""
+    passes = -(-samples // max(1, min(samples, most)))
+    return -(-samples // passes)

@@ -1,0 +1,41 @@
+"""What a model makes of images before it decides: near-duplicates lie close together there."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baal_ray.posterior.dropout.sites import WatchedDropout
+from baal_ray.posterior.evaluation_mode import evaluation_mode
+from baal_ray.posterior.outputs import log_probs_of
+
+
+@torch.no_grad()
+def features(classifier: nn.Module, images_N: Tensor, output: str) -> Tensor:
+    """What the last linear layer is given in one pass without dropout, [N, D] float32.
+
+    Of a model that has none, or that gives it something else than a row for each image, the
+    log-probabilities.
+
+    Args:
+        classifier: the model.
+        images_N: a mini-batch, as the model takes it.
+        output: what the model returns, "logits" or "log_probs".
+    """
+    layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
+    caught: list[Tensor] = []
+
+    def catch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        caught[:] = inputs[:1]
+
+    hooks = [layers[-1].register_forward_pre_hook(catch)] if layers else []
+    try:
+        # Dropout that is a function need not heed evaluation mode.
+        with evaluation_mode(classifier), WatchedDropout():
+            predictions = classifier(images_N)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if caught and len(caught[0]) == len(images_N):
+        return caught[0].flatten(1).float()
+    return log_probs_of(predictions, output).float()

@@ -1,0 +1,1 @@
+"""Ways of drawing posterior samples, one per file."""

@@ -1,0 +1,391 @@
+"""Monte Carlo dropout: a posterior sample is the network under one set of dropout masks.
+
+Gal and Ghahramani 2016, https://arxiv.org/abs/1506.02142: keeping dropout on at prediction time
+draws from an approximate posterior over the weights.
+"""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baal_ray.acquisition import PredictiveStatistics
+from baal_ray.errors import PosteriorError
+from baal_ray.posterior.dropout.catching import MaskedDropout
+from baal_ray.posterior.dropout.masks import MaskCache, Masks, PerItemMasks, SharedMasks
+from baal_ray.posterior.dropout.sites import Site
+from baal_ray.posterior.engine.trunk_once import TrunkOnce
+from baal_ray.posterior.evaluation_mode import evaluation_mode, is_stochastic_depth
+from baal_ray.posterior.guards import check_posterior, in_16_bits, largest, log_prob_distance
+from baal_ray.posterior.memory import budget, is_out_of_memory
+from baal_ray.posterior.outputs import OUTPUTS, log_probs_of
+from baal_ray.posterior.posterior_sample import PosteriorSample
+from baal_ray.posterior.unchanged import Watch, structure, unchanged
+
+MASKS = ("shared", "per_item")
+
+
+# What the fast way may differ by from the model itself, of the largest log-probability: kernels do
+# by 1e-6 in float32, 1e-3 in TF32, 1e-2 in bfloat16.
+_ROUNDING, _ROUNDING_IN_16_BITS = 1e-4, 0.05
+
+# Images on which another sample than the first is compared, evenly spread.
+_FEW = 8
+
+# Mini-batches of so many shapes are prepared for; a pool has two, the last one being smaller.
+_SHAPES = 4
+
+
+class MCDropout:
+    """Draws K posterior samples of a model with dropout.
+
+    The first call looks at a few of its images and refuses a model whose samples would be all the
+    same, incomplete or dependent on an image's neighbours (`baal_ray.posterior.guards`). Then the
+    model is traced, so that what no dropout touches runs once for all samples
+    (`posterior.engine.trunk_once`), and the first mini-batch is held against the model itself.
+    A model that cannot be traced runs K times, and a warning says so.
+
+    Not for several threads at once, as a model in training mode is put in evaluation mode
+    meanwhile.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: int = 20,
+        seed: int = 0,
+        masks: str = "shared",
+        output: str = "logits",
+        *,
+        stochastic_depth: bool = False,
+        frozen: bool = False,
+    ) -> None:
+        """Prepare to draw; nothing runs yet.
+
+        Args:
+            model: any module, mini-batch of images → [N, C]. Dropout in all its forms is caught,
+                as module or function, whatever its `training` flag says.
+            samples: K, at least 1.
+            seed: of the masks; the first K samples of a larger number are the same.
+            masks: "shared", one set of masks a sample for all images, or "per_item", keyed by
+                image id too.
+            output: what the model returns, "logits" or "log_probs". It is declared, never guessed.
+            stochastic_depth: whether the blocks that torchvision's `StochasticDepth` (timm's
+                `DropPath`) leaves out in training are left out at random here too.
+            frozen: whether the model stays as it is from the first call on. Otherwise each call
+                looks for changes first, and waits for all that a GPU has to do.
+
+        Raises:
+            PosteriorError: an argument is out of its range.
+        """
+        _check_choice("samples", samples, samples >= 1, "at least 1")
+        _check_choice("masks", masks, masks in MASKS, " or ".join(MASKS))
+        _check_choice("output", output, output in OUTPUTS, " or ".join(OUTPUTS))
+        self.model = model
+        self.samples = samples
+        self.seed = int(seed)
+        self.masks = masks
+        self.output = output
+        self.stochastic_depth = stochastic_depth
+        self.frozen = frozen
+        self._warned = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._structure: list[Any] = []
+        self._watch = Watch([])
+        self._sites: dict[Any, tuple[Site, ...]] = {}
+        self._cache: MaskCache | None = None
+        self._prepared: OrderedDict[Any, TrunkOnce | None] = OrderedDict()
+        self._held_against_model: set[Any] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings; what was prepared is made anew where it is needed."""
+        settings = {name: value for name, value in vars(self).items() if name[0] != "_"}
+        return {**settings, "_warned": self._warned}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def sample(self, k: int) -> PosteriorSample:
+        """The k-th posterior sample as a plain module, counted from 0; k may exceed `samples`."""
+        return PosteriorSample(self, int(k))
+
+    def check(self, images_N: Tensor) -> None:
+        """Look at a few images and refuse a model that cannot be sampled rightly.
+
+        Raises:
+            PosteriorError: see `baal_ray.posterior.guards.check_posterior`.
+        """
+        self.sites(images_N)
+
+    @torch.no_grad()
+    def sites(self, images_N: Tensor) -> tuple[Site, ...]:
+        """The model's dropouts, in the order of the forward pass; raises what `check` does."""
+        if len(images_N) == 0:
+            raise PosteriorError("the mini-batch has 0 images; it must have at least 1")
+        with self._evaluation():
+            self._notice_changes()
+            key = (images_N.shape[1:], self.masks)
+            if key not in self._sites:
+                self._check_stochastic_depth()
+                with unchanged(self.model, images_N.device):
+                    sites = check_posterior(self.model, images_N, self.output)
+                if self.masks == "per_item" and not all(site.axis for site in sites):
+                    raise PosteriorError(
+                        "a dropout of the model sees what belongs to no image, such as its "
+                        "weights, so it cannot have masks for each; use masks='shared'"
+                    )
+                self._sites[key] = sites
+                self._watch.update()
+            return self._sites[key]
+
+    def _check_stochastic_depth(self) -> None:
+        if self.stochastic_depth and not any(map(is_stochastic_depth, self.model.modules())):
+            raise PosteriorError(
+                "stochastic_depth is set, but the model has no StochasticDepth (torchvision) or "
+                "DropPath (timm), by these names; unset it"
+            )
+
+    def log_probs(
+        self,
+        images_N: Tensor,
+        ids: Sequence[str] | None = None,
+        *,
+        first_N_K_C: Tensor | None = None,
+    ) -> Tensor:
+        """Every prediction, log_probs_N_K_C, float32 or wider: for small sets.
+
+        Args:
+            images_N: a mini-batch, as the model takes it, on the model's device.
+            ids: the images' ids, needed when masks are per item.
+            first_N_K_C: log-probabilities of the first samples, where they have been drawn before;
+                the others are drawn now.
+
+        Raises:
+            PosteriorError: the model cannot be sampled rightly.
+        """
+        pieces = [] if first_N_K_C is None else [first_N_K_C.transpose(0, 1)]
+        self._draw(images_N, ids, sum(map(len, pieces)), pieces.append)
+        return torch.cat(pieces).transpose(0, 1)
+
+    def predict(
+        self,
+        images_N: Tensor,
+        ids: Sequence[str] | None = None,
+        *,
+        first_N_K_C: Tensor | None = None,
+    ) -> PredictiveStatistics:
+        """The sums over all K samples, streamed.
+
+        Args:
+            images_N: as for `log_probs`.
+            ids: as for `log_probs`.
+            first_N_K_C: as for `log_probs`.
+
+        Raises:
+            PosteriorError: the model cannot be sampled rightly.
+        """
+        statistics = PredictiveStatistics()
+        if first_N_K_C is not None:
+            statistics.add(first_N_K_C.transpose(0, 1))
+        self._draw(images_N, ids, statistics.samples, statistics.add)
+        return statistics
+
+    def statistics(self, images_N: Tensor, ids: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Every score column by name and `predicted`, each [N]; arguments as for `log_probs`."""
+        return self.predict(images_N, ids).columns()
+
+    def predict_under(self, masks: Masks, images_N: Tensor) -> Tensor:
+        """What the model returns under one posterior sample's masks, run as it is."""
+        axes = [site.axis for site in self.sites(images_N)]
+        with self._evaluation(), MaskedDropout(masks, len(images_N), axes):
+            predictions: Tensor = self.model(images_N.clone())  # not to be overwritten
+        return predictions
+
+    def masks_of(
+        self, images_N: Tensor, ids: Sequence[str] | None
+    ) -> Callable[[Sequence[int]], Masks]:
+        """The masks of some posterior samples, by their numbers; arguments as for `log_probs`."""
+        if self.masks == "shared":
+            cache = self._cache = self._cache or MaskCache(budget(images_N.device))
+            return lambda ks: SharedMasks(self.seed, ks, cache)
+        if ids is None or len(ids) != len(images_N):
+            given = "none" if ids is None else len(ids)
+            raise PosteriorError(
+                f"masks='per_item' needs an id for each of the {len(images_N)} images; {given} "
+                "given"
+            )
+        return lambda ks: PerItemMasks(self.seed, ks, ids)
+
+    def _evaluation(self) -> AbstractContextManager[None]:
+        return evaluation_mode(self.model, stochastic_depth=self.stochastic_depth)
+
+    @torch.no_grad()
+    def _draw(
+        self,
+        images_N: Tensor,
+        ids: Sequence[str] | None,
+        start: int,
+        take: Callable[[Tensor], None],
+    ) -> None:
+        """Give predictions [K', N, C] to `take`, in order of k from the start-th, K' at a time."""
+        if len(images_N) == 1:  # nothing tells its rows in a tensor from those of other images
+            two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
+            self._draw(two, twice, start, lambda log_probs_K_N_C: take(log_probs_K_N_C[:, :1]))
+            return
+        self.check(images_N)
+        masks_of = self.masks_of(images_N, ids)
+        ks = range(start, self.samples)
+        if not ks:
+            return
+        with self._evaluation():
+            prepared = self._prepare(images_N, ids, len(ks))
+            if prepared is None:
+                with unchanged(self.model, images_N.device):
+                    for k in ks:
+                        predictions = self.predict_under(masks_of((k,)), images_N)
+                        take(log_probs_of(predictions, self.output).unsqueeze(0))
+                return
+            with torch.autocast(images_N.device.type, enabled=False):
+                for predictions in prepared.draw(images_N, masks_of, ks):
+                    take(log_probs_of(predictions, self.output))
+
+    def _notice_changes(self) -> None:
+        """Forget what was found out about a model that has changed since."""
+        if self.frozen and self._structure:
+            return
+        now = structure(self.model)
+        if now != self._structure:
+            self._structure = now
+            self._sites.clear()
+            self._prepared.clear()
+            self._watch = Watch([*self.model.parameters(), *self.model.buffers()])
+        elif self._watch.changed():
+            self._sites.clear()
+            self._held_against_model.clear()
+            self._watch.update()
+
+    def _prepare(
+        self, images_N: Tensor, ids: Sequence[str] | None, samples: int
+    ) -> TrunkOnce | None:
+        """The fast way to so many samples of such a mini-batch; None: the model must run whole."""
+        device = images_N.device.type
+        key = (
+            images_N.shape,
+            images_N.dtype,
+            images_N.device,
+            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+            *(samples, self.seed, self.masks, self.output, self.stochastic_depth),
+        )
+        if key in self._prepared and key not in self._held_against_model:
+            self._hold_again(key, images_N, ids)
+        if key not in self._prepared:
+            self._prepared[key] = self._trace(images_N, ids, samples)
+            if len(self._prepared) > _SHAPES:
+                self._prepared.popitem(last=False)
+        self._held_against_model.add(key)
+        self._prepared.move_to_end(key)
+        return self._prepared[key]
+
+    def _hold_again(self, key: Any, images_N: Tensor, ids: Sequence[str] | None) -> None:
+        """With the weights of now, go on with what was traced before if it is still right."""
+        prepared = self._prepared[key]
+        try:
+            if prepared is not None:
+                prepared.refresh()
+                first_N_C = self._run_whole(0, images_N, ids)
+                self._hold_against_model(prepared, images_N, ids, first_N_C)
+        except PosteriorError:
+            del self._prepared[key]
+
+    # What is made in the caller's inference mode would be refused by tracing.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _trace(
+        self, images_N: Tensor, ids: Sequence[str] | None, samples: int
+    ) -> TrunkOnce | None:
+        # A model that keeps what depends on the shape has it from here on, not from the trace.
+        first_N_C = self._run_whole(0, images_N, ids)
+        # Convolutions run faster on channels last.
+        layouts = [torch.channels_last] if images_N.ndim == 4 else []
+        for layout in (*layouts, torch.contiguous_format):
+            try:
+                with unchanged(self.model, images_N.device):
+                    prepared = TrunkOnce(
+                        self.model,
+                        images_N,
+                        layout,
+                        self.sites(images_N),
+                        samples,
+                        self.masks == "shared",
+                    )
+                self._hold_against_model(prepared, images_N, ids, first_N_C)
+            except Exception as error:  # a model's code raises anything when traced
+                if is_out_of_memory(error):
+                    raise
+                reason = error
+            else:
+                return prepared
+        if not self._warned:
+            _warn(samples, reason)
+            self._warned = True
+        return None
+
+    def _run_whole(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Tensor:
+        """What the model itself returns for one sample, left as it was."""
+        with unchanged(self.model, images_N.device):
+            return self.predict_under(self.masks_of(images_N, ids)((k,)), images_N)
+
+    def _hold_against_model(
+        self,
+        prepared: TrunkOnce,
+        images_N: Tensor,
+        ids: Sequence[str] | None,
+        first_N_C: Tensor,
+    ) -> None:
+        """Hold samples drawn the fast way, twice, against the model itself.
+
+        Of those drawn together, the first is compared on every image, the last on a few.
+
+        Raises:
+            PosteriorError: they differ.
+        """
+        masks_of, ks = self.masks_of(images_N, ids), range(prepared.together)
+        few = sorted({i * (len(images_N) - 1) // (_FEW - 1) for i in range(_FEW)})
+        few_ids = None if ids is None else [ids[i] for i in few]
+        last_N_C = self._run_whole(ks[-1], images_N[few], few_ids)
+        rounding = _ROUNDING_IN_16_BITS if in_16_bits(self.model, first_N_C) else _ROUNDING
+        plain_N_C = log_probs_of(torch.cat([first_N_C, last_N_C]), self.output)
+        tolerance = rounding * largest(plain_N_C)
+        for _ in range(2):
+            with torch.autocast(images_N.device.type, enabled=False):
+                fast = torch.cat(list(prepared.draw(images_N, masks_of, ks)))
+            fast_N_C = log_probs_of(torch.cat([fast[0], fast[-1, few]]), self.output)
+            difference = log_prob_distance(fast_N_C, plain_N_C)
+            if difference > tolerance or not torch.equal(fast_N_C.isnan(), plain_N_C.isnan()):
+                raise PosteriorError(
+                    f"traced, its log-probabilities differ by {difference:.2g}, more than "
+                    f"{tolerance:.2g}"
+                )
+
+
+def _check_choice(name: str, value: object, right: bool, rule: str) -> None:
+    if not right:
+        raise PosteriorError(f"{name} is {value!r}; it must be {rule}")
+
+
+def _warn(samples: int, reason: Exception) -> None:
+    lines = str(reason).strip().splitlines() or ["no reason given"]
+    warnings.warn(
+        f"the model cannot be traced, so it runs whole for each of the {samples} posterior "
+        f"samples: {samples} forward passes an image, where only what follows the first dropout "
+        f"need be repeated. {type(reason).__name__}: {lines[0]}",
+        RuntimeWarning,
+        stacklevel=2,
+    )

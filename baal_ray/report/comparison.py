@@ -1,0 +1,176 @@
+"""Active picks against the random ones beside them: how often the model was wrong about each."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from baal_ray import storage
+from baal_ray.report.intervals import Interval, newcombe, wilson
+from baal_ray.storage.parquet import open_parquet
+from baal_ray.workspace import batch_uri
+from baal_ray.workspace.schema import LABELLED
+
+_REQUESTS_AT_A_TIME = 16
+
+# Rates that it takes so many labels to tell apart are as good as the same.
+_MOST_LABELS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Of so many labelled picks, those that the model took for another class when it picked them.
+
+    Attributes:
+        count: of these.
+        of: of the labelled picks.
+    """
+
+    count: int = 0
+    of: int = 0
+
+    def __add__(self, other: "Wrong") -> "Wrong":
+        return Wrong(self.count + other.count, self.of + other.of)
+
+    def __str__(self) -> str:
+        return f"{self.share:.0%} of {self.of}" if self.of else ""
+
+    @property
+    def share(self) -> float:
+        """Wrong ones among them; undefined without any."""
+        return self.count / self.of
+
+    @property
+    def interval(self) -> Interval:
+        """Of their share, by Wilson."""
+        return wilson(self.count, self.of)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The active and the random picks of a round, or of several."""
+
+    active: Wrong = Wrong()
+    random: Wrong = Wrong()
+
+    def __add__(self, other: "Comparison") -> "Comparison":
+        return Comparison(self.active + other.active, self.random + other.random)
+
+    @property
+    def has_both(self) -> bool:
+        """Whether there is anything to compare."""
+        return bool(self.active.of and self.random.of)
+
+    @property
+    def difference(self) -> float:
+        """The share of wrong ones among active picks, less that among random ones."""
+        return self.active.share - self.random.share
+
+    def interval(self, grown: float = 1) -> Interval:
+        """Of the difference, by Newcombe, or what it were with so many times the labels."""
+        counts = (self.active.count, self.active.of, self.random.count, self.random.of)
+        return newcombe(*(grown * count for count in counts))
+
+    def random_labels_missing(self) -> int | None:
+        """How many more would leave 0 out of the interval, were rates and ratio to stay.
+
+        None if it takes a million.
+        """
+        grown = 1.0
+        while grown * self.random.of < _MOST_LABELS:
+            low, high = self.interval(grown)
+            if low > 0 or high < 0:
+                return ceil((grown - 1) * self.random.of)
+            grown *= 1.02
+        return None
+
+
+def compare_picks(workspace: str, rows: pa.Table) -> dict[str, Comparison]:
+    """Hold the labels of each round's picks against what its model had predicted.
+
+    Args:
+        workspace: of the rounds.
+        rows: of the manifest.
+
+    Returns:
+        By round. Rounds without a model or a label are not among them, nor those of versions that
+        did not write down what was predicted.
+
+    Raises:
+        StorageError: an acquisition batch cannot be read.
+    """
+    wanted = pc.and_(pc.equal(rows["status"], LABELLED), pc.is_valid(rows["model"]))
+    labelled = rows.filter(wanted)
+    rounds = sorted(set(labelled["round"].to_pylist()))
+    with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+        found = threads.map(partial(_predicted, workspace), rounds)
+        predicted = dict(zip(rounds, found, strict=True))
+    counts: Counter[tuple[str, bool, bool]] = Counter()
+    columns = (labelled[name].to_pylist() for name in ("round", "id", "rule", "label"))
+    for round_id, image_id, rule, label in zip(*columns, strict=True):
+        prediction = predicted[round_id].get(image_id)
+        if prediction is not None:
+            counts[round_id, rule == "random", label != prediction] += 1
+
+    def wrong(round_id: str, random: bool) -> Wrong:
+        count, right = counts[round_id, random, True], counts[round_id, random, False]
+        return Wrong(count, count + right)
+
+    return {id: Comparison(wrong(id, False), wrong(id, True)) for id in {key[0] for key in counts}}
+
+
+def _predicted(workspace: str, round_id: str) -> dict[str, str | None]:
+    """What a round's model took its picks for, by id; no image is read."""
+    found: dict[str, str | None] = {}
+    for uri in storage.list_files(batch_uri(workspace, round_id), ".parquet"):
+        if storage.is_named_by_sha256(uri):
+            with open_parquet(uri) as file:
+                rows = file.read(["id", "predicted"])
+            if "predicted" in rows.column_names:  # it is not in batches of earlier versions
+                found |= dict(zip(*(column.to_pylist() for column in rows), strict=True))
+    return found
+
+
+def comparison_lines(rounds: Collection[Comparison]) -> Iterator[str]:
+    """In plain words what rounds say together, those that have labels of both kinds of picks.
+
+    The active picks of the others were another model's, which was wrong more often or less.
+    """
+    both = [comparison for comparison in rounds if comparison.has_both]
+    if both:
+        yield f"Picks that the model was wrong about (rounds: {len(both)}; 95% intervals):"
+        yield from _lines(sum(both, Comparison()))
+    elif any(comparison.active.of for comparison in rounds):
+        yield (
+            "No random pick is labelled, so active ones cannot be held against any; "
+            "selection.random_share draws some."
+        )
+
+
+def _lines(together: Comparison) -> Iterator[str]:
+    for name, wrong in (("active", together.active), ("random", together.random)):
+        low, high = wrong.interval
+        yield f"  {name:10}  {wrong.share:.1%} of {wrong.of} ({low:.1%} to {high:.1%})"
+    low, high = (100 * end for end in together.interval())
+    yield f"  difference  {100 * together.difference:+.1f} points ({low:+.1f} to {high:+.1f})"
+    if low > 0:
+        yield "By this, active picks beat random ones: the model was wrong about more of them."
+    elif high < 0:
+        yield (
+            "By this, active picks are worse than random ones: the model was wrong about fewer of "
+            "them. Try another selection.by."
+        )
+    else:
+        yield f"Not told apart yet: {_what_it_takes(together.random_labels_missing())}."
+
+
+def _what_it_takes(missing: int | None) -> str:
+    if missing is None:
+        return "at these rates a million labelled random picks would not do it"
+    about = f"about {float(f'{missing:.2g}'):,.0f} more"
+    return f"at these rates it takes {about} labelled random picks, and active ones in proportion"

@@ -1,0 +1,131 @@
+"""What labels still gain: the accuracy of later models less that of earlier ones, by label."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Any
+
+from baal_ray.config import RoundConfig
+from baal_ray.errors import ConfigError
+from baal_ray.report.intervals import Interval, newcombe
+
+#: How many rounds with new labels the last gain is measured over.
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A round's model on the evaluation set.
+
+    Attributes:
+        round_id: of the round that fitted it.
+        labels: that it was fitted on.
+        correct: images that it was right about.
+        images: in the evaluation set.
+    """
+
+    round_id: str
+    labels: int
+    correct: float
+    images: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Points of accuracy per 100 labels, and their 95 % interval."""
+
+    points: float
+    interval: Interval
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.points:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def comparable_models(
+    config: RoundConfig, finished: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+) -> list[Measured]:
+    """The models of rounds whose accuracies tell what labels gain, oldest first.
+
+    Args:
+        config: models that were fitted or measured otherwise than it says are left out.
+        finished: the plan and the result of each finished round, oldest first.
+
+    Returns:
+        Those measured on a fixed evaluation set, of as many images as the last one's, each fitted
+        on another number of labels than the one before.
+    """
+    if config.training.evaluation_set is None:
+        return []
+    found = [
+        _measured(result)
+        for plan, result in finished
+        if "accuracy" in result["metrics"] and _alike(plan, config)
+    ]
+    same_set = (model for model in found if model.images == found[-1].images)
+    return [next(models) for _, models in groupby(same_set, key=lambda model: model.labels)]
+
+
+def _measured(result: dict[str, Any]) -> Measured:
+    accuracy, images = result["metrics"]["accuracy"], result["metrics"]["images"]
+    return Measured(result["round_id"], result["labels"], round(accuracy * images), images)
+
+
+def _alike(plan: dict[str, Any], config: RoundConfig) -> bool:
+    try:
+        planned = RoundConfig.from_dict(plan["config"])
+    except (KeyError, ConfigError):  # of a version whose settings were others
+        return False
+    return _fit(planned) == _fit(config)
+
+
+def _fit(config: RoundConfig) -> tuple[Any, ...]:
+    """What a model and its accuracy depend on, besides labels and chance."""
+    training = config.training.model_dump(exclude={"max_failures"})
+    return config.classes, config.model, training, config.scoring.stochastic_depth
+
+
+def gain_between(before: Measured, after: Measured) -> Gain | None:
+    """From one model to a later one; None without new labels.
+
+    The interval is Newcombe's, as if each model had been measured on images of its own. Both were
+    measured on the same and mostly err on the same, so for these two it is too wide; that another
+    fit on the same labels would come out otherwise is not in it.
+    """
+    labels = after.labels - before.labels
+    if labels <= 0:
+        return None
+    points = 100 * 100 / labels
+    low, high = newcombe(after.correct, after.images, before.correct, before.images)
+    difference = after.correct / after.images - before.correct / before.images
+    return Gain(points * difference, (points * low, points * high))
+
+
+def gain_lines(config: RoundConfig, models: Sequence[Measured]) -> Iterator[str]:
+    """In plain words what the labels of the last rounds gained."""
+    if config.training.evaluation_set is None:
+        yield (
+            "training.evaluation_set is not set: each round is measured on other images, so its "
+            "accuracy cannot be compared with the next, nor what labels gain be told."
+        )
+        return
+    last = models[-ROUNDS - 1 :]
+    gain = gain_between(last[0], last[-1]) if last else None
+    if gain is None:
+        yield "What labels gain can be told after two rounds with these settings and other labels."
+        return
+    yield "Points of accuracy per 100 labels (95% intervals):"
+    if len(last) > 2:
+        for before, after in pairwise(last):
+            yield f"  {before.round_id} to {after.round_id}: {gain_between(before, after)}"
+    images = f"{last[-1].images:.0f} evaluation images"
+    yield f"  {last[0].round_id} to {last[-1].round_id}: {gain}: {_verdict(gain, images)}."
+
+
+def _verdict(gain: Gain, images: str) -> str:
+    low, high = gain.interval
+    if low > 0:
+        return "labels still make the model better"
+    if high < 0:
+        return "the model has become worse; look at the labels that came in"
+    return f"no gain that {images} tell from none"

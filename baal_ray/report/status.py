@@ -1,0 +1,108 @@
+"""The rounds of a workspace, what became of their picks, and what these were worth."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from baal_ray.config import RoundConfig
+from baal_ray.manifest import Manifest
+from baal_ray.report.comparison import Comparison, compare_picks, comparison_lines
+from baal_ray.report.gain import comparable_models, gain_lines
+from baal_ray.workspace import manifest_uri
+from baal_ray.workspace.rounds import finished_plans, read_stage
+from baal_ray.workspace.schema import ACQUIRED, LABELLED
+
+COLUMNS = (
+    "round",
+    "rule",
+    "acquired",
+    "labelled",
+    "waiting",
+    "accuracy before",
+    "wrong: active",
+    "wrong: random",
+)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What there is to show.
+
+    Attributes:
+        rows: one a round, in the order in which they came into the manifest, of `COLUMNS`: its
+            name, the rule of its picks, images acquired, images labelled, images that wait for a
+            label, the accuracy on the evaluation set of the model that chose them, and the shares
+            of active and of random picks that it was wrong about. A labelled set that was brought
+            in whole counts as a round.
+        summary: paragraphs on all of them together.
+    """
+
+    rows: list[tuple[str, ...]]
+    summary: list[str]
+
+
+def workspace_status(config: RoundConfig) -> Status:
+    """Look at what a configuration's workspace holds.
+
+    Raises:
+        CorruptFileError: a round's record is rotten.
+        StorageError: the manifest or an acquisition batch cannot be read.
+    """
+    workspace = config.workspace
+    manifest = Manifest(manifest_uri(workspace))
+    images = manifest.rows()
+    picks = compare_picks(workspace, images)
+    finished = [
+        (plan, (read_stage(workspace, round_id, "round") or {})["result"])
+        for round_id, plan in finished_plans(workspace).items()
+    ]
+    accuracy = {
+        result["round_id"]: f"{result['metrics']['accuracy']:.3f}"
+        for _, result in finished
+        if "accuracy" in result["metrics"]
+    }
+    counted = _counted(images)
+    rows: list[tuple[str, ...]] = []
+    for round_id in manifest.rounds():
+        if round_id in counted:
+            wrong = picks.get(round_id, Comparison())
+            rows.append(
+                (
+                    round_id,
+                    *counted[round_id],
+                    accuracy.get(round_id, ""),
+                    str(wrong.active),
+                    str(wrong.random),
+                )
+            )
+    gained = gain_lines(config, comparable_models(config, finished)) if accuracy else ()
+    summary = (comparison_lines(picks.values()), gained)
+    return Status(rows, [text for text in map("\n".join, summary) if text])
+
+
+def _counted(images: pa.Table) -> dict[str, tuple[str, str, str, str]]:
+    """Each round's rule, images acquired, labelled and waiting."""
+    rules: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    statuses: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    columns = (images[name].to_pylist() for name in ("round", "status", "rule"))
+    for round_id, status, rule in zip(*columns, strict=True):
+        rules[round_id][rule or "labelled set"] += 1
+        statuses[round_id][status] += 1
+    return {
+        round_id: (
+            _named(rules[round_id]),
+            str(counts.total()),
+            str(counts[LABELLED]),
+            str(counts[ACQUIRED]),
+        )
+        for round_id, counts in statuses.items()
+    }
+
+
+def _named(rules: Counter[str]) -> str:
+    """The rule of a round's picks, and how many random ones there are beside them."""
+    others = [rule for rule in rules if rule != "random"]
+    if not others or not rules["random"]:
+        return "".join(rules)
+    return f"{others[0]} + {rules['random']} random"

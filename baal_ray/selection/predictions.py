@@ -1,0 +1,94 @@
+"""What the model makes of a few images of the pool, drawn again."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from baal_ray.config import RoundConfig
+from baal_ray.errors import SelectionError
+from baal_ray.ids import IdSet
+from baal_ray.pool import PoolListing, read_pool
+from baal_ray.pool.listing import places
+from baal_ray.posterior.memory import budget
+from baal_ray.scoring.scorer import PoolFeatures, PoolPredictor, PoolScorer
+from baal_ray.scoring.stage import through_actors
+
+# Of a log-probability, in double precision.
+_BYTES = 8
+
+
+def draw_predictions(
+    listing: PoolListing, wanted: pa.Table, checkpoint: str, config: RoundConfig
+) -> tuple[pa.Table, Tensor]:
+    """Draw again what the posterior samples that scored some images predict for them.
+
+    Args:
+        listing: the pool that they are in.
+        wanted: a table with their `id` and `source`.
+        checkpoint: the folder of the model.
+        config: of the round.
+
+    Returns:
+        The rows of `wanted` whose images can be had, and log_probs_N_K_C of these, float32.
+    """
+    rows, flat_N = _draw(listing, wanted, checkpoint, config, PoolPredictor, "log_probs")
+    return rows, flat_N.reshape(len(rows), config.scoring.last_stage.samples, len(config.classes))
+
+
+def draw_features(
+    listing: PoolListing, wanted: pa.Table, checkpoint: str, config: RoundConfig
+) -> tuple[pa.Table, Tensor]:
+    """The features of some images (`posterior.head_inputs`); arguments as for `draw_predictions`.
+
+    Returns:
+        The rows of `wanted` whose images can be had, and features_N_D of these, float32.
+    """
+    return _draw(listing, wanted, checkpoint, config, PoolFeatures, "features")
+
+
+def _draw(
+    listing: PoolListing,
+    wanted: pa.Table,
+    checkpoint: str,
+    config: RoundConfig,
+    actor: type[PoolScorer],
+    column: str,
+) -> tuple[pa.Table, Tensor]:
+    """What an actor makes of some images, a row of float32 numbers for each."""
+    found: dict[str, bytes] = {}
+    for place in places(listing, wanted):
+        missing = IdSet.of(
+            image_id for image_id in wanted["id"].to_pylist() if image_id not in found
+        )
+        pool = read_pool(place, only=missing)
+        made = through_actors(
+            pool, actor, checkpoint, config.scoring.last_stage, config.resources, config.seed
+        )
+        for row in made.iter_rows():
+            found[row["id"]] = row[column]
+        if len(found) == len(wanted):
+            break
+    rows = wanted.filter(pa.array([image_id in found for image_id in wanted["id"].to_pylist()]))
+    flat = np.frombuffer(b"".join(map(found.__getitem__, rows["id"].to_pylist())), np.float32)
+    return rows, torch.from_numpy(flat.reshape(len(rows), -1 if len(rows) else 0).copy())
+
+
+def check_candidates(config: RoundConfig) -> None:
+    """Refuse more candidates of a joint rule than this process has memory for.
+
+    Raises:
+        SelectionError: their predictions, and those of its targets, are too large.
+    """
+    selection, samples = config.selection, config.scoring.last_stage.samples
+    if not selection.joint:
+        return
+    images = max(selection.candidate_count, selection.target_images)
+    size = _BYTES * images * samples * len(config.classes)
+    most = budget(torch.device("cpu"))
+    if size > most:
+        raise SelectionError(
+            f"{images} candidates of {samples} posterior samples and {len(config.classes)} "
+            f"classes take {size / 2**30:.1f} GiB in the driver, and {most / 2**30:.1f} may be "
+            "taken; lower selection.candidates or selection.target_images"
+        )

@@ -1,0 +1,176 @@
+"""The labelled set in the workers of a fit: each has the pixels and classes of its share."""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from baal_ray import images, storage
+from baal_ray.config import ModelConfig
+from baal_ray.errors import LabelError, StorageError
+from baal_ray.ids import hash_ids
+from baal_ray.storage.parquet import open_parquet
+from baal_ray.workspace import batch_uri
+
+logger = logging.getLogger(__name__)
+
+#: The class of an image that cannot be decoded; it is left out of the fit.
+LEFT_OUT = -1
+
+_ROWS_AT_A_TIME = 64
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled images, by name.
+
+    Attributes:
+        files: Parquet files of `id` and `image` (encoded bytes) that hold them, among others.
+        class_of: each one's class index, by id.
+    """
+
+    files: list[str]
+    class_of: dict[str, int]
+
+
+def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]) -> Examples:
+    """The manifest's labelled rows as examples, their images where their round left them.
+
+    Raises:
+        LabelError: a label is outside the classes.
+    """
+    class_of = _class_indices(labelled, classes, "the manifest")
+    rounds = sorted(set(labelled["round"].to_pylist()))
+    folders = [batch_uri(workspace, round_id) for round_id in rounds]
+    return Examples(
+        [file for folder in folders for file in storage.list_files(folder, ".parquet")], class_of
+    )
+
+
+def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
+    """A fixed evaluation set: Parquet, one file or a folder, of `id`, `image` and `label`.
+
+    Raises:
+        LabelError: a column is missing, an id is null or doubled, or a label is outside the
+            classes.
+        StorageError: there is no such file.
+    """
+    files = storage.list_files(uri, ".parquet")
+    if not files:
+        if not uri.endswith(".parquet") or not storage.exists(uri):
+            raise StorageError(f"training.evaluation_set is {uri!r}, where no Parquet file is")
+        files = [uri]
+    class_of: dict[str, int] = {}
+    for file in files:
+        where = f"evaluation set {file}"
+        with open_parquet(file) as parquet:
+            missing = {"id", "image", "label"} - set(parquet.schema_arrow.names)
+            if missing:
+                raise LabelError(where, [f"has no column {name}" for name in sorted(missing)])
+            rows = parquet.read(columns=["id", "label"])
+        found = _class_indices(rows, classes, where)
+        if None in found or len(found) < len(rows) or found.keys() & class_of.keys():
+            raise LabelError(where, ["an id is null or doubled; each image needs one of its own"])
+        class_of |= found
+    return Examples(files, class_of)
+
+
+def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
+    """Part examples in two: for training, and a share held out for evaluation.
+
+    Who is held out depends on a hash of (id, seed), so almost nobody changes sides as labels come
+    in. Of two or more images each side has one; one alone is for training.
+    """
+    ids = sorted(examples.class_of)
+    held = min(max(1, round(share * len(ids))), len(ids) - 1)
+    order = [ids[i] for i in np.argsort(hash_ids(ids, seed))]
+    return _part(examples, order[held:]), _part(examples, order[:held])
+
+
+def load_share(
+    examples: Examples, rank: int, workers: int, model: ModelConfig, max_pixels: int
+) -> tuple[Tensor, Tensor]:
+    """One worker's share, decoded: every `workers`-th example in the order of ids.
+
+    The pixels lie in a temporary file mapped into memory, so a share may be larger than memory.
+
+    Images that cannot be decoded are told in a warning: one must not stop every night to come.
+
+    Returns:
+        images_N, uint8 [N, 3, H, W], and labels_N, int64, `LEFT_OUT` for one that cannot be
+        decoded.
+
+    Raises:
+        StorageError: an image is in none of the files.
+    """
+    ids = sorted(examples.class_of)[rank::workers]
+    images_N = _mapped(len(ids), *model.image_size)
+    row_of = {image_id: row for row, image_id in enumerate(ids)}
+    undecodable: dict[str, str] = {}
+    for found in _wanted(examples.files, row_of):
+        pixels, faults = images.decode_many(
+            list(found.values()), *model.image_size, max_pixels=max_pixels
+        )
+        for image_id, image, fault in zip(found, pixels, faults, strict=True):
+            if fault:
+                undecodable[image_id] = fault
+            images_N[row_of.pop(image_id)] = torch.from_numpy(image)
+    if row_of:
+        raise StorageError(
+            f"{len(row_of)} labelled images, such as {min(row_of)!r}, are in none of the "
+            f"{len(examples.files)} files that should hold them; restore rounds/<round>/batch/"
+        )
+    _warn(undecodable)
+    classes = [LEFT_OUT if id in undecodable else examples.class_of[id] for id in ids]
+    return images_N, torch.tensor(classes, dtype=torch.int64)
+
+
+def _warn(undecodable: Mapping[str, str]) -> None:
+    if undecodable:
+        named = sorted(undecodable.items())[:_MOST_NAMED]
+        logger.warning(
+            "%d labelled images cannot be decoded and are left out of the fit: %s%s. Images of "
+            "the workspace are removed for good by `baal-ray forget`",
+            len(undecodable),
+            "; ".join(f"{image_id!r}: {fault}" for image_id, fault in named),
+            "; …" if len(undecodable) > _MOST_NAMED else "",
+        )
+
+
+def _wanted(files: Sequence[str], row_of: Mapping[str, int]) -> Iterator[dict[str, bytes | None]]:
+    """The wanted images that are still to come, encoded, by id, a few at a time."""
+    for file in files:
+        with open_parquet(file) as parquet:
+            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id", "image"]):
+                rows = zip(batch["id"].to_pylist(), batch["image"].to_pylist(), strict=True)
+                yield {image_id: image for image_id, image in rows if image_id in row_of}
+
+
+def _mapped(rows: int, height: int, width: int) -> Tensor:
+    if not rows:
+        return torch.empty((0, 3, height, width), dtype=torch.uint8)
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(rows, 3, height, width)))
+
+
+def _part(examples: Examples, ids: Sequence[str]) -> Examples:
+    return Examples(examples.files, {image_id: examples.class_of[image_id] for image_id in ids})
+
+
+def _class_indices(rows: pa.Table, classes: Sequence[str], where: str) -> dict[str, int]:
+    index = {name: i for i, name in enumerate(classes)}
+    labels = [str(label) for label in rows["label"].to_pylist()]
+    unknown = sorted(set(labels) - index.keys())
+    if unknown:
+        raise LabelError(
+            where,
+            [f"label {name!r} is none of the {len(index)} classes; add it" for name in unknown],
+        )
+    ids = rows["id"].to_pylist()
+    return dict(zip(ids, (index[label] for label in labels), strict=True))

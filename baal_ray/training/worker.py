@@ -1,0 +1,264 @@
+"""What each worker of a fit does: its share of every mini-batch, and of the evaluation."""
+
+import io
+import json
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from torch import Tensor
+
+from baal_ray import storage
+from baal_ray.checkpoint import save_checkpoint
+from baal_ray.config import RoundConfig
+from baal_ray.errors import StorageError
+from baal_ray.model import build_classifier
+from baal_ray.posterior import MCDropout
+from baal_ray.training.evaluation import evaluation_sums, metrics, no_images
+from baal_ray.training.examples import LEFT_OUT, Examples, load_share
+from baal_ray.training.optimisation import (
+    make_augmentation,
+    make_optimizer,
+    make_schedule,
+    mini_batches,
+    summed_loss,
+)
+from baal_ray.workspace import fits_uri
+
+logger = logging.getLogger(__name__)
+
+_EVALUATED_AT_A_TIME = 256
+_QUIET_SECONDS = 10.0
+# The most work that a kill may cost beside the epoch it falls in. Writing the state of a large
+# model after every small epoch could take longer than the epochs.
+_SECONDS_BETWEEN_STATES = 10.0
+_SHA256_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What every worker is told.
+
+    Attributes:
+        config: of the round.
+        name: of the fit, a hash of what it depends on.
+        training: images to fit.
+        evaluation: images to measure on.
+    """
+
+    config: RoundConfig
+    name: str
+    training: Examples
+    evaluation: Examples
+
+    @property
+    def record(self) -> str:
+        """Where the finished fit is written down; without it the fit is unfinished."""
+        return storage.join(fits_uri(self.config.workspace), self.name, "fit.json")
+
+    @property
+    def state(self) -> str:
+        """The state after the last epoch that was kept, for as long as the fit is unfinished.
+
+        The sha256 of what follows, in hexadecimal, and what `torch.save` wrote.
+        """
+        return storage.join(fits_uri(self.config.workspace), self.name, "state.pt")
+
+
+def train_worker(settings: dict[str, FitJob]) -> None:
+    """The function that Ray Train runs in each worker."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else a line of paths each epoch
+    worker = _Worker(settings["job"])
+    worker.restore()
+    while not worker.finished:
+        worker.run_epoch()
+        worker.log()
+        worker.keep()
+    worker.publish()
+
+
+class _Worker:
+    """A model in training, and this worker's share of the images."""
+
+    def __init__(self, job: FitJob) -> None:
+        context = ray.train.get_context()
+        self._rank, self._workers = context.get_world_rank(), context.get_world_size()
+        self._job, self._config = job, job.config
+        self._device = ray.train.torch.get_device()
+        self._images_N, self._labels_N = self._load(job.training)
+        self._evaluation = self._load(job.evaluation)
+        self._fitted = self._decoded(self._labels_N, "labelled")
+        self._decoded(self._evaluation[1], "evaluation")
+        self._augment = make_augmentation(job.config.training.augmentations)
+        torch.manual_seed(job.config.seed)
+        self._classifier = build_classifier(job.config.model, len(job.config.classes))
+        self._model = ray.train.torch.prepare_model(self._classifier)
+        self._posterior = MCDropout(
+            self._classifier,
+            job.config.training.evaluation_samples,
+            job.config.seed,
+            output=job.config.model.output,
+            stochastic_depth=job.config.scoring.stochastic_depth,
+        )
+        self._optimizer = make_optimizer(self._model, job.config.training)
+        self._schedule = make_schedule(self._optimizer, job.config.training)
+        self._history: list[dict[str, float]] = []
+        self._logged_at = 0.0
+        self._kept_at = -math.inf
+
+    @property
+    def finished(self) -> bool:
+        return len(self._history) >= self._config.training.epochs
+
+    def restore(self) -> None:
+        """Continue after the last epoch that was kept, if this fit was begun before."""
+        state = self._kept_state()
+        if state is None:
+            return
+        self._classifier.load_state_dict(state["classifier"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._history = state["history"]
+
+    def _kept_state(self) -> dict[str, Any] | None:
+        """The state on disk, the same for all workers; None if there is none to continue from."""
+        data = [b""]
+        # One worker reads, so that all agree even if a lost node is still writing.
+        if self._rank == 0 and storage.exists(self._job.state):
+            data = [storage.read(self._job.state)]
+        if self._workers > 1:
+            torch.distributed.broadcast_object_list(data, device=self._device)
+        sha256, saved = data[0][:_SHA256_LENGTH], data[0][_SHA256_LENGTH:]
+        if sha256 != storage.sha256(saved).encode():
+            if data[0]:
+                logger.warning("%s is damaged, so the fit starts again", self._job.state)
+            return None
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(saved), weights_only=True, map_location=self._device
+        )
+        return state
+
+    def run_epoch(self) -> None:
+        """Fit on every image once, then measure."""
+        epoch = len(self._history)
+        # By epoch, so that a fit taken up again draws what it would have drawn.
+        torch.manual_seed(self._config.seed + 1_000_003 * epoch + self._rank)
+        self._model.train()
+        batches = mini_batches(
+            len(self._job.training.class_of),
+            self._config.training.batch_size,
+            self._rank,
+            self._workers,
+        )
+        loss = sum(self._step(rows, images) for rows, images in batches)
+        self._schedule.step()
+        evaluated = self._evaluate()
+        sums = torch.cat([evaluated.new_tensor([loss]), evaluated])
+        if self._workers > 1:
+            torch.distributed.all_reduce(sums)
+        mean_loss = sums[0].item() / self._fitted
+        self._history.append(
+            {"epoch": epoch + 1, "train_loss": mean_loss, **metrics(sums[1:].cpu())}
+        )
+
+    def log(self) -> None:
+        """One line an epoch, but none in the seconds after the last."""
+        if self._rank:
+            return
+        if self.finished or time.monotonic() > self._logged_at + _QUIET_SECONDS:
+            self._logged_at = time.monotonic()
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in self._history[-1].items())
+            logger.info("fit, of %d epochs: %s", self._config.training.epochs, figures)
+
+    def keep(self) -> None:
+        """Write the state to disk now and then, so that a killed fit continues from here."""
+        if self._rank or time.monotonic() < self._kept_at + _SECONDS_BETWEEN_STATES:
+            return
+        state = {
+            "classifier": self._classifier.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "history": self._history,
+        }
+        file = io.BytesIO()
+        torch.save(state, file)
+        saved = file.getvalue()
+        storage.publish(self._job.state, storage.sha256(saved).encode() + saved)
+        self._kept_at = time.monotonic()
+
+    def publish(self) -> None:
+        """Write the checkpoint, then the record that names it; the state is of no more use."""
+        if self._rank:
+            return
+        labels = self._fitted
+        sha256 = save_checkpoint(
+            self._config.workspace,
+            self._classifier,
+            self._config.model,
+            self._config.classes,
+            {"name": self._job.name, "labels": labels, "metrics": self._history[-1]},
+        )
+        record = {"checkpoint": sha256, "labels": labels, "history": self._history}
+        storage.create_if_absent(self._job.record, json.dumps(record, indent=2).encode())
+        storage.delete(self._job.state)
+
+    def _load(self, examples: Examples) -> tuple[Tensor, Tensor]:
+        return load_share(
+            examples,
+            self._rank,
+            self._workers,
+            self._config.model,
+            self._config.scoring.max_pixels,
+        )
+
+    def _decoded(self, labels_N: Tensor, which: str) -> int:
+        """How many images are not left out, over all workers.
+
+        Raises:
+            StorageError: there are images, and every one is left out.
+        """
+        counts = torch.tensor([len(labels_N), int((labels_N != LEFT_OUT).sum())])
+        counts = counts.to(self._device)
+        if self._workers > 1:
+            torch.distributed.all_reduce(counts)
+        images, decoded = map(int, counts.tolist())
+        if images and not decoded:
+            raise StorageError(
+                f"none of the {images} {which} images can be decoded, as warnings say above; at "
+                "least one must. See that they are JPEG, PNG or WebP, and that "
+                "scoring.max_pixels allows their size"
+            )
+        return decoded
+
+    def _step(self, rows: Tensor, images: int) -> float:
+        """One optimizer step over this worker's rows of a mini-batch; gives their summed loss."""
+        # An image that is left out still counts in `images`, so that all workers agree on it.
+        rows = rows[self._labels_N[rows] != LEFT_OUT]
+        # DDP waits for every worker, so one without rows takes part with a weight of nothing.
+        weight = 1.0 if len(rows) else 0.0
+        rows = rows if len(rows) else torch.tensor([0])
+        inputs = self._augment(self._images_N[rows]).to(self._device)
+        labels = self._labels_N[rows].clamp(min=0).to(self._device)
+        loss = summed_loss(self._model(inputs), labels, self._config.model.output) * weight
+        self._optimizer.zero_grad()
+        # DDP averages over workers; this makes it the mean over the mini-batch's images.
+        (loss * self._workers / images).backward()
+        self._optimizer.step()
+        return float(loss.item())
+
+    def _evaluate(self) -> Tensor:
+        images_N, labels_N = self._evaluation
+        sums = no_images(self._device)
+        decoded = (labels_N != LEFT_OUT).nonzero().flatten()
+        for start in range(0, len(decoded), _EVALUATED_AT_A_TIME):
+            rows = decoded[start : start + _EVALUATED_AT_A_TIME]
+            predictions = self._posterior.predict(images_N[rows].to(self._device))
+            sums += evaluation_sums(predictions, labels_N[rows].to(self._device))
+        return sums

@@ -1,0 +1,27 @@
+"""A workspace: where it keeps what, and the formats of what is there."""
+
+from baal_ray.workspace.places import (
+    batch_uri,
+    checkpoint_uri,
+    fits_uri,
+    is_round_id,
+    manifest_uri,
+    report_uri,
+    round_uri,
+    rounds_uri,
+    scores_uri,
+    stage_uri,
+)
+
+__all__ = [
+    "batch_uri",
+    "checkpoint_uri",
+    "fits_uri",
+    "is_round_id",
+    "manifest_uri",
+    "report_uri",
+    "round_uri",
+    "rounds_uri",
+    "scores_uri",
+    "stage_uri",
+]

@@ -1,0 +1,130 @@
+"""Files of scores: which there are, and as much of each as a reader needs."""
+
+import logging
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from baal_ray import storage
+from baal_ray.errors import CorruptFileError
+from baal_ray.ids import Hashes, IdSet, hash_ids
+from baal_ray.storage.parquet import LoadedParquet
+from baal_ray.storage.read_ahead import read_ahead
+from baal_ray.workspace.schema import FINGERPRINT, SCORES
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """Rows of scores, some columns of them at hand.
+
+    Attributes:
+        names: the columns that there are.
+        at_hand: the columns that were asked for, of all rows.
+        take: which rows → all their columns.
+    """
+
+    names: Collection[str]
+    at_hand: pa.Table
+    take: Callable[[npt.NDArray[np.bool_]], pa.Table]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "ScoredImages":
+        """A table in memory."""
+        return cls(table.column_names, table, lambda rows_N: table.filter(pa.array(rows_N)))
+
+
+def score_files(folder: str) -> list[str]:
+    """The files that baal_ray published in a folder of scores, each named by its sha256."""
+    return list(filter(storage.is_named_by_sha256, storage.list_files(folder, ".parquet")))
+
+
+def files_of(scores_uri: str | Iterable[str]) -> list[str]:
+    """The files of scores of a folder; beside ones that baal_ray wrote, others do not count."""
+    if not isinstance(scores_uri, str):
+        return list(scores_uri)
+    files = storage.list_files(scores_uri, ".parquet")
+    ours = [file for file in files if storage.is_named_by_sha256(file)]
+    if ours and len(ours) < len(files):
+        strange = min(set(files) - set(ours))
+        logger.warning("%s is not named by a sha256, so baal_ray passes over it", strange)
+    return ours or files
+
+
+def read_scores(
+    files: Iterable[str],
+    at_hand: Collection[str],
+    then: Callable[[ScoredImages], Result],
+    columns: Collection[str] | None = None,
+) -> Iterator[Result]:
+    """What comes of each file, in order, but of those with another fingerprint's scores.
+
+    Args:
+        files: Parquet files of scores.
+        at_hand: the columns to parse at once.
+        then: called with each file's rows, in one of a few threads.
+        columns: the only ones to take; None for all but `log_probs`, which may be large.
+
+    Raises:
+        CorruptFileError: a file's bytes are not those that its name promises, or no Parquet.
+    """
+
+    def read(file: str) -> Result | None:
+        verified = storage.is_named_by_sha256(file)
+        data = storage.read_verified(file) if verified else storage.read(file)
+        loaded = LoadedParquet(data, file, verified=verified)
+        if is_foreign(file, loaded.schema):
+            logger.warning("%s has scores of another fingerprint: it is passed over", file)
+            return None
+        names = loaded.schema.names
+        take = partial(loaded.read, columns or [name for name in names if name != "log_probs"])
+        return then(ScoredImages(names, loaded.read(at_hand), take))
+
+    return (result for result in read_ahead(read, files) if result is not None)
+
+
+def scored_already(folder: str) -> IdSet:
+    """The images that have scores in a folder; those with an error are to be tried again.
+
+    A file that is torn, rotten or none of scores is deleted, and its images are scored again. One
+    of another model's scores counts for nothing here.
+    """
+    return IdSet.of_hashes(read_ahead(_scored_in, score_files(folder)))
+
+
+def _scored_in(file: str) -> Hashes:
+    try:
+        rows = _ids_and_errors(file)
+    except CorruptFileError as error:
+        logger.warning("%s Its images are scored again.", error)
+        storage.delete(file)
+    else:
+        if not is_foreign(file, rows.schema):
+            return hash_ids(rows["id"].filter(rows["error"].is_null()))
+        logger.warning("%s has scores of another fingerprint: its images are scored", file)
+    return hash_ids([])
+
+
+def _ids_and_errors(file: str) -> pa.Table:
+    wanted = pa.schema([SCORES.field("id"), SCORES.field("error")])
+    rows = LoadedParquet(storage.read_verified(file), file, verified=True).read(wanted.names)
+    if rows.schema != wanted:
+        raise CorruptFileError(f"{file} holds no scores.")
+    return rows
+
+
+def is_foreign(file: str, schema: pa.Schema) -> bool:
+    """Whether a file of scores was written for another fingerprint than that of its folder."""
+    written_for = (schema.metadata or {}).get(FINGERPRINT)
+    folder = file.split("/")[-2] if "/" in file else ""
+    is_fingerprint = re.fullmatch("[0-9a-f]{32}", folder) is not None
+    return written_for is not None and is_fingerprint and written_for.decode() != folder

@@ -38,8 +38,8 @@ test-integration: $(INSTALLED) ## the tests on a real local Ray cluster and serv
 
 .PHONY: test-stores
 test-stores: $(INSTALLED) ## the tests of object stores on a real Ceph gateway, which Debian has
-	tests/stores/start_radosgw.sh $(BIN)/pytest tests/test_storage.py tests/integration/test_stores_faults.py \
-	  tests/test_manifest.py::test_on_an_object_store_the_environment_is_enough \
+	tests/support/start_radosgw.sh $(BIN)/pytest tests/storage/test_files.py tests/integration/test_stores_faults.py \
+	  tests/manifest/test_table.py::test_on_an_object_store_the_environment_is_enough \
 	  tests/integration/test_stores.py $(ARGS)
 
 .PHONY: browser

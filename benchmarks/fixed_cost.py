@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+SUPPORT = Path(__file__).parents[1] / "tests" / "support"
+sys.path.insert(0, str(SUPPORT))
 from pools import CLASSES, round_config, write_labelled, write_pool  # noqa: E402
 
 IMAGES, LABELLED, SIDE, BATCH_SIZE = 1_000, 100, 12, 64

@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+SUPPORT = Path(__file__).parents[1] / "tests" / "support"
+sys.path.insert(0, str(SUPPORT))
 from pools import picture, round_config, write_labelled  # noqa: E402
 
 ROWS_PER_FILE, ROW_GROUP, PICTURES, PICKS = 100_000, 10_000, 1_000, 1_000

@@ -15,15 +15,15 @@ from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+SUPPORT = Path(__file__).parents[1] / "tests" / "support"
+sys.path.insert(0, str(SUPPORT))
 from faults import drive  # noqa: E402
 from pools import label_of, round_config, write_labelled, write_pool  # noqa: E402
 
 
 def start_ray():
     """Start a local Ray, which drivers join."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(num_cpus=2, include_dashboard=False, logging_level="WARNING", log_to_driver=False)
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
@@ -61,7 +61,7 @@ _drivers.set_forkserver_preload(["faults", "baal_ray.driver"])
 
 
 def begin(config, round_id, *fault):
-    """Start a round's driver, which meets with a fault if one is given (tests/faults.py)."""
+    """Start the driver of a round, with a fault if one is given (tests/support/faults.py)."""
     folder = Path(config.workspace).parent
     arguments = [folder, round_id, *map(str, fault)]
     process = _drivers.Process(target=_drive, args=arguments)

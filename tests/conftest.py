@@ -12,11 +12,12 @@ import pytest
 from faulty_s3 import FaultyS3
 
 TESTS = Path(__file__).parent
+SUPPORT = TESTS / "support"
 
 # Ray's workers inherit this environment. They must find scenarios.py as the tests do; and
 # a local cluster would otherwise write a token into the home directory and report its use.
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])
+    filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")])
 )
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -33,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def s3_environment() -> dict[str, str]:
     """What turns S3 clients to `bucket`; Ray's workers have it from the start."""
-    if "BAAL_RAY_TEST_S3" in os.environ:  # tests/stores/start_radosgw.sh
+    if "BAAL_RAY_TEST_S3" in os.environ:  # tests/support/start_radosgw.sh
         return _s3_environment(os.environ["BAAL_RAY_TEST_S3"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,7 +73,7 @@ def _moto(endpoint: str) -> Iterator[None]:
         return
     port = endpoint.rsplit(":", 1)[1]
     server = subprocess.Popen(
-        [sys.executable, TESTS / "s3_server.py", port],
+        [sys.executable, SUPPORT / "s3_server.py", port],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -82,7 +83,9 @@ def _moto(endpoint: str) -> Iterator[None]:
                 socket.create_connection(("127.0.0.1", int(port))).close()
                 break
             time.sleep(0.05)
-        assert server.poll() is None, "moto's server has ended; run tests/s3_server.py to see why"
+        assert server.poll() is None, (
+            "moto's server has ended; tests/support/s3_server.py says why"
+        )
         yield
     finally:
         server.kill()

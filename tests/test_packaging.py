@@ -117,6 +117,41 @@ def test_public_name_loads_from_its_home(name: str, home: str):
     assert getattr(baal_ray, name) is getattr(module, name)
 
 
+# Beside `baal_ray` itself: names that users import from a folder, and functions that are called as
+# `storage.read` or by name from everywhere.
+EXPORTING = ["config", "driver", "manifest", "pool", "posterior", "scoring", "selection"]
+EXPORTING += ["storage", "workspace"]
+FOLDERS = sorted(path.parent for path in (ROOT / "baal_ray").rglob("__init__.py"))[1:]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_folder_says_its_duty_and_exports_sorted_names_or_none(folder: Path):
+    name = ".".join(folder.relative_to(ROOT).parts)
+    module = importlib.import_module(name)
+    assert module.__doc__
+    exported = getattr(module, "__all__", [])
+    assert exported == sorted(exported)
+    assert bool(exported) == (name.removeprefix("baal_ray.") in EXPORTING)
+    for each in exported:
+        assert getattr(module, each)
+
+
+def test_every_test_file_is_named_after_the_module_it_tests():
+    """So that a module's tests are where one looks for them."""
+    tests = ROOT / "tests"
+    about_the_repository = {"test_docs", "test_jobs", "test_packaging", "test_raycronjob"}
+    strays = [
+        path.relative_to(tests)
+        for path in tests.rglob("test_*.py")
+        if path.parent.name != "integration"
+        and path.stem not in about_the_repository
+        and not (
+            ROOT / "baal_ray" / path.parent.relative_to(tests) / path.name.removeprefix("test_")
+        ).exists()
+    ]
+    assert not strays
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'heuristics'"):
         _ = baal_ray.heuristics

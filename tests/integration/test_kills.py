@@ -22,7 +22,7 @@ from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri
 from pools import round_config, write_labelled, write_pool
 
-FAULTS = Path(__file__).parents[1] / "faults.py"
+FAULTS = Path(__file__).parents[1] / "support" / "faults.py"
 
 # Of a round's driver: proof that nodes share the workspace, the plan, the state of the fit, the
 # checkpoint's two files, the fit's record, removal of its state, the results of fit, scores and

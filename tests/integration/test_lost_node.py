@@ -14,7 +14,7 @@ from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri, scores_uri
 from pools import round_config, table, write_labelled, write_pool
 
-SCRIPT = Path(__file__).parents[1] / "lost_node.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "lost_node.py"
 POOL = 300
 
 

@@ -20,7 +20,8 @@ from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 from pools import CLASSES, table, write_pool
 
-TESTS = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
+SCRIPT = SUPPORT / "several_nodes.py"
 IMAGES, BATCH_SIZE = 2_000, 32
 
 
@@ -35,7 +36,7 @@ def test_on_three_nodes_more_actors_join_and_the_scores_are_those_of_one(tmp_pat
     reason="hosts with networks of their own take root's rights, and Debian's iproute2",
 )
 def test_on_three_hosts_the_scores_are_those_of_one_and_shares_are_even(tmp_path: Path) -> None:
-    passes = score(tmp_path, [str(TESTS / "several_hosts.sh")], actors=3, most=3)
+    passes = score(tmp_path, [str(SUPPORT / "several_hosts.sh")], actors=3, most=3)
     assert len(passes) == 3
     # Of twenty files of a hundred images, an actor has one more or less.
     assert min(passes) > 0.6 * max(passes)
@@ -49,7 +50,7 @@ def score(folder: Path, prefix: list[str], actors: int, most: int) -> list[int]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with tempfile.TemporaryDirectory(prefix="baal-", dir="/tmp") as home:
         done = subprocess.run(
-            [*prefix, sys.executable, TESTS / "several_nodes.py", folder, str(actors), str(most)],
+            [*prefix, sys.executable, SCRIPT, folder, str(actors), str(most)],
             env=os.environ | {"HOME": home, "PATH": path},
             capture_output=True,
             text=True,

@@ -20,7 +20,7 @@ from baal_ray.selection.ranking import top_ids
 from baal_ray.selection.rules import RANKING_RULES, information
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace.schema import STOCHASTIC
-from test_selection import picks, scores
+from score_tables import picks, scores
 
 JOINT = {rule for rule in get_args(Rule) if SelectionConfig(k=1, by=rule).joint}
 BALD = {"a": 0.8, "b": 0.4, "c": 0.2, "d": 0.1}

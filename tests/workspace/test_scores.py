@@ -7,7 +7,7 @@ from baal_ray.selection.ranking import count_eligible
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace.schema import FINGERPRINT
 from baal_ray.workspace.scores import score_files, scored_already
-from test_selection import scores
+from score_tables import scores
 
 
 @pytest.mark.parametrize(

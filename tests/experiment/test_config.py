@@ -6,7 +6,8 @@ from baal_ray.errors import ConfigError
 from baal_ray.experiment.config import ExperimentConfig
 from pools import experiment_config
 
-EXAMPLE = ExperimentConfig.from_yaml(str(Path(__file__).parents[1] / "jobs" / "experiment.yaml"))
+JOBS = Path(__file__).parents[2] / "jobs"
+EXAMPLE = ExperimentConfig.from_yaml(str(JOBS / "experiment.yaml"))
 
 
 def test_experiment_yaml_shows_every_setting_at_its_default():

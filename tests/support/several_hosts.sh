@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run a command on a Ray cluster of three hosts, each with a network address of its own.
 #
-#   tests/several_hosts.sh COMMAND...        as root
+#   tests/support/several_hosts.sh COMMAND...        as root
 #
 # A host is a network namespace on a bridge, with two CPUs and a /tmp/ray of its own; the command
 # runs on the first. All of it is in a process namespace that ends with the command.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real Ceph gateway on loopback, all in memory, for as long as a command runs:
 #
-#   tests/stores/start_radosgw.sh COMMAND [ARGUMENT...]
+#   tests/support/start_radosgw.sh COMMAND [ARGUMENT...]
 #
 # The command finds its address in BAAL_RAY_TEST_S3; both keys are `test`. Debian's packages are
 # unpacked into CEPH (by default ~/.cache/baal_ray/ceph), not installed. Everything else is in a

@@ -17,28 +17,10 @@ from baal_ray.selection import top_k
 from baal_ray.selection.ranking import count_eligible, overlaps, top_ids, top_k_of
 from baal_ray.selection.rules import RANKING_RULES
 from baal_ray.storage.parquet import publish_table
-from baal_ray.workspace.schema import BALD_WITHOUT, SCORE_COLUMNS, SCORES, STABILITY_COLUMNS
+from baal_ray.workspace.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
+from score_tables import picks, scores
 
 SMALL_FIRST = ("margin", "confidence")
-
-
-def scores(ids, values, by="bald", **columns):
-    """A table of scores, all columns the same, as the stage writes it."""
-    same = {name: pa.array(values, pa.float32()) for name in (*SCORE_COLUMNS, *STABILITY_COLUMNS)}
-    filled = {
-        "id": pa.array(ids, pa.string()),
-        "source": pa.repeat(pa.scalar("pool.parquet"), len(ids)),
-        "samples": pa.repeat(pa.scalar(20, pa.int32()), len(ids)),
-        **same,
-        "predicted": pa.repeat(pa.scalar(0, pa.int32()), len(ids)),
-        "error": pa.nulls(len(ids), pa.string()),
-        "log_probs": pa.nulls(len(ids), pa.binary()),
-    } | columns
-    return pa.table(filled).select(SCORES.names).cast(SCORES)
-
-
-def picks(table):
-    return table["id"].to_pylist()
 
 
 def reference(rows, k, by, seed):

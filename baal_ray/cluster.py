@@ -28,7 +28,7 @@ _KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),  # and it never shrinks
 }
 
-# Pixels of the smallest images that gain by it (benchmarks/kept_memory.txt). A process with
+# Pixels of the smallest images that gain by it (benchmarks/engine/kept_memory.txt). A process with
 # variables of its own is not one that Ray has waiting, so it starts later.
 _WORTH_KEEPING = 32 * 32
 

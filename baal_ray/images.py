@@ -1,7 +1,7 @@
 """Encoded image bytes become uint8 arrays, as a person would see the picture.
 
 Pillow does all of it. torchvision's decoders, deprecated since 0.29, are faster on small
-photographs and slower on large ones (benchmarks/decode.txt). Colour profiles are ignored.
+photographs and slower on large ones (benchmarks/pipeline/decode.txt). Colour profiles are ignored.
 """
 
 import re

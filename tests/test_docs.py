@@ -17,7 +17,7 @@ from baal_ray.experiment.learning_curve import CURVE
 from baal_ray.workspace import schema
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = PAGES[0].read_text()
 
 
@@ -61,12 +61,12 @@ def test_every_link_into_the_repository_leads_somewhere(page: Path) -> None:
 def test_the_configuration_in_the_readme_is_valid() -> None:
     (block,) = blocks(README, "yaml")
     assert RoundConfig.from_dict(yaml.safe_load(block)).selection.k == 1000
-    (block,) = blocks((ROOT / "docs" / "your-model.md").read_text(), "yaml")
+    (block,) = blocks((ROOT / "docs" / "guide" / "your-model.md").read_text(), "yaml")
     assert ModelConfig.model_validate(yaml.safe_load(block)["model"]).arguments == {"dropout": 0.3}
 
 
 def test_the_experiment_in_the_docs_is_valid() -> None:
-    page = (ROOT / "docs" / "experiments.md").read_text()
+    page = (ROOT / "docs" / "guide" / "experiments.md").read_text()
     (block,) = blocks(page, "yaml")
     assert ExperimentConfig.from_dict(yaml.safe_load(block)).seeds == 5
     for column in (*CURVE.names, *LABELS_NEEDED.names):
@@ -75,6 +75,21 @@ def test_the_experiment_in_the_docs_is_valid() -> None:
 
 @pytest.mark.parametrize("table", [schema.SCORES, schema.MANIFEST, schema.BATCH])
 def test_every_column_is_described(table: pa.Schema) -> None:
-    formats = (ROOT / "docs" / "formats.md").read_text()
+    formats = (ROOT / "docs" / "reference" / "formats.md").read_text()
     for column in table.names:
         assert f"`{column}`" in formats, column
+
+
+def test_every_path_that_text_mentions_is_there() -> None:
+    """In pages, comments and docstrings alike, so that a move leaves no stale one behind."""
+    texts = [*PAGES, ROOT / "benchmarks" / "README.md", *ROOT.glob("*.yaml"), ROOT / "Makefile"]
+    for folder in ("baal_ray", "benchmarks", "jobs"):
+        texts += [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]
+    mentioned = re.compile(r"(?<![\w./-])(?:baal_ray|benchmarks|docs|jobs|tests)/[\w/-]+\.\w+")
+    stale = {
+        f"{text.relative_to(ROOT)}: {path}"
+        for text in texts
+        for path in mentioned.findall(text.read_text())
+        if not (ROOT / path).exists()
+    }
+    assert not stale

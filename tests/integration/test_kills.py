@@ -1,6 +1,6 @@
 """Rounds whose driver is really killed, and run again: as if nothing had happened.
 
-benchmarks/kills.py does this at every write, every call and at random moments.
+benchmarks/faults/kills.py does this at every write, every call and at random moments.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Multiply large matrices by oneDNN where PyTorch would take MKL on a CPU that MKL is slow on.
 
 PyTorch leaves products in float32 to MKL, which on AMD's CPUs reaches half of what oneDNN does;
-small ones gain nothing (benchmarks/products.txt). On Intel's MKL stays.
+small ones gain nothing (benchmarks/engine/products.txt). On Intel's MKL stays.
 """
 
 from functools import cache

@@ -142,7 +142,7 @@ def _runs_faster_channels_first(convolution: Node) -> bool:
     """Whether PyTorch has a faster kernel for it: on a CPU, for many channels of few pixels.
 
     Of 3 by 3 convolutions, 256 or 512 channels at 2 by 2 to 6 by 6 pixels take 0.32 to 0.97 of the
-    time, larger maps 0.97 of it and more (benchmarks/layout.txt).
+    time, larger maps 0.97 of it and more (benchmarks/engine/layout.txt).
     """
     output, weight = convolution.meta["val"], convolution.args[1].meta["val"]
     stride, groups = convolution.args[3], convolution.args[8]

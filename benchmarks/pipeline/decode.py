@@ -1,8 +1,8 @@
 """Time the decoding of JPEGs to 224 by 224 pixels on one core: Pillow, torchvision and baal_ray.
 
-Run `python benchmarks/decode.py`; the last result is in decode.txt. The photographs are made here:
-noise with the 1/f spectrum of natural images. The difference is the mean over the colour values,
-of 255, from a full decode and resize by Pillow.
+Run `python benchmarks/pipeline/decode.py`; the last result is in decode.txt. The photographs are
+made here: noise with the 1/f spectrum of natural images. The difference is the mean over the
+colour values, of 255, from a full decode and resize by Pillow.
 """
 
 import time

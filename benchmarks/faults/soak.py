@@ -1,8 +1,9 @@
 """A hundred rounds of one small project, their drivers killed at random, and what is left then.
 
-Run `python benchmarks/soak.py`; soak.txt has the last result. Each round's driver is killed by
-SIGKILL at a random moment, with probability 1/2 each time it is started, until one ends by itself.
-Then an oracle answers. Status 1 says that an image was lost, acquired twice or picked wrongly.
+Run `python benchmarks/faults/soak.py`; soak.txt has the last result. Each round's driver is killed
+by SIGKILL at a random moment, with probability 1/2 each time it is started, until one ends by
+itself. Then an oracle answers. Status 1 says that an image was lost, acquired twice or picked
+wrongly.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What a round takes beyond its work: 1,000 small images, on a Ray of this machine.
 
-Run `python benchmarks/fixed_cost.py FOLDER`; the last result is in fixed_cost.txt.
+Run `python benchmarks/pipeline/fixed_cost.py FOLDER`; the last result is in fixed_cost.txt.
 
 A round is `baal-ray run` in a process of its own, from its start to its end: it starts a Ray of
 two CPUs, fits, scores, selects, commits and writes the page. Its work is the same fit and the same
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-SUPPORT = Path(__file__).parents[1] / "tests" / "support"
+SUPPORT = Path(__file__).parents[2] / "tests" / "support"
 sys.path.insert(0, str(SUPPORT))
 from pools import CLASSES, round_config, write_labelled, write_pool  # noqa: E402
 

@@ -1,7 +1,8 @@
 """How busy the scoring stage keeps a device, and how far it is from one deterministic pass.
 
-Run `python benchmarks/feeding.py FOLDER` on a machine with a GPU; `--device cpu --images 640` only
-shows that it runs. VGG16 at 224 pixels, K = 20, bfloat16, photographs of 500×375 as JPEGs:
+Run `python benchmarks/pipeline/feeding.py FOLDER` on a machine with a GPU; `--device cpu --images
+640` only shows that it runs. VGG16 at 224 pixels, K = 20, bfloat16, photographs of 500×375 as
+JPEGs:
 
 one pass: the model in evaluation mode, on mini-batches that are on the device already;
 scored: a scoring actor's work on decoded mini-batches from memory, by two threads as in Ray;

@@ -1,9 +1,9 @@
 """Do acquisition rules save labels? Learning curves on public images, against random picks.
 
-Run `python benchmarks/experiments.py mnist DATA FOLDER`. DATA is a folder with `mnist/`,
-`cifar100/` and `cifar10-airplane-cat-truck/`, each of Parquet files `train*` and `test*` of `id`,
-`image` and `label`. FOLDER is where the results go, and where a run that was killed goes on from.
-The last results are beside this script, in `experiments/`.
+Run `python benchmarks/experiments/experiments.py mnist DATA FOLDER`. DATA is a folder with
+`mnist/`, `cifar100/` and `cifar10-airplane-cat-truck/`, each of Parquet files `train*` and `test*`
+of `id`, `image` and `label`. FOLDER is where the results go, and where a run that was killed goes
+on from. The last results are beside this script, in `experiments/`.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Leave ten million ids out of a pool of twenty million: time a row, and memory an id.
 
-Run `python benchmarks/leaving_out.py FOLDER`; it writes a pool of 0.2 GB there, and keeps it. The
-last result is in leaving_out.txt.
+Run `python benchmarks/pipeline/leaving_out.py FOLDER`; it writes a pool of 0.2 GB there, and keeps
+it. The last result is in leaving_out.txt.
 """
 
 import argparse

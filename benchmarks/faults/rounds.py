@@ -15,7 +15,7 @@ from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri
 
-SUPPORT = Path(__file__).parents[1] / "tests" / "support"
+SUPPORT = Path(__file__).parents[2] / "tests" / "support"
 sys.path.insert(0, str(SUPPORT))
 from faults import drive  # noqa: E402
 from pools import label_of, round_config, write_labelled, write_pool  # noqa: E402

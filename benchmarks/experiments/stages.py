@@ -1,8 +1,8 @@
 """Time scoring in stages against flat scoring, and hold the picks of both against K = 1,000.
 
-Run `python benchmarks/stages.py IMAGES.parquet`, with `image` and `label` columns; stages.txt has
-the last results. The model has dropout in every layer, so little of it runs once. The reference is
-drawn with masks of its own. Tracing the model, once a process, is not timed.
+Run `python benchmarks/experiments/stages.py IMAGES.parquet`, with `image` and `label` columns;
+stages.txt has the last results. The model has dropout in every layer, so little of it runs once.
+The reference is drawn with masks of its own. Tracing the model, once a process, is not timed.
 """
 
 import argparse

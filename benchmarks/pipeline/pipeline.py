@@ -1,6 +1,6 @@
 """The whole scoring stage against what its work takes alone, and against plain Ray.
 
-Run `python benchmarks/pipeline.py FOLDER`; pools are made there and kept. For each pool
+Run `python benchmarks/pipeline/pipeline.py FOLDER`; pools are made there and kept. For each pool
 three arms run in turn:
 
 alone: decoding and scoring images in one process on one thread, the model loaded and warm, and

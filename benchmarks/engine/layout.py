@@ -1,7 +1,7 @@
 """Time 3 by 3 convolutions on this CPU with channels last and channels first.
 
-Run `python benchmarks/layout.py`; the last result is in layout.txt. It is why `simplify.py` runs
-convolutions of many channels over few pixels channels first.
+Run `python benchmarks/engine/layout.py`; the last result is in layout.txt. It is why `simplify.py`
+runs convolutions of many channels over few pixels channels first.
 """
 
 import time

@@ -1,7 +1,7 @@
 """How alike a model finds images of one class, the nearest of others, and noisy copies.
 
-Run `python benchmarks/likeness.py TRAIN.parquet`, MNIST's training set of `image` and `label`;
-the last result is in likeness.txt. It is what `selection.most_alike` is to be chosen by.
+Run `python benchmarks/experiments/likeness.py TRAIN.parquet`, MNIST's training set of `image` and
+`label`; the last result is in likeness.txt. It is what `selection.most_alike` is to be chosen by.
 """
 
 import argparse

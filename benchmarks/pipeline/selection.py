@@ -1,7 +1,7 @@
 """Select from score files of many images: baal_ray's `top_k` and DuckDB's `order by … limit`.
 
-Run `python benchmarks/selection.py FOLDER`; it writes 6 GB of score files there, as a round does,
-and keeps them for the next run. The last result is in selection.txt.
+Run `python benchmarks/pipeline/selection.py FOLDER`; it writes 6 GB of score files there, as a
+round does, and keeps them for the next run. The last result is in selection.txt.
 
 For each pool size both run in turn, each time in a process of its own; their picks are compared.
 Seconds are of the selection alone, without imports; memory is the most that the process ever held.

@@ -1,8 +1,8 @@
 """Show what 16-bit forward passes do to the ranking: overlap of the top k with float32's.
 
-Run `python benchmarks/precision.py IMAGES.parquet`, with `image` and `label` columns; the last
-result is in precision.txt. The yardstick is what other posterior samples do to the ranking:
-float32 with another seed.
+Run `python benchmarks/experiments/precision.py IMAGES.parquet`, with `image` and `label` columns;
+the last result is in precision.txt. The yardstick is what other posterior samples do to the
+ranking: float32 with another seed.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """How a round grows with its pool: seconds, memory, files, and a straight line through them.
 
-Run `python benchmarks/growth.py FOLDER`; pools are made there, and kept. The last result is in
-growth.txt.
+Run `python benchmarks/pipeline/growth.py FOLDER`; pools are made there, and kept. The last result
+is in growth.txt.
 
 Pools are Parquet of PNGs of 12 by 12 pixels, so small that what baal_ray does for each image
 shows, and not what decoding and the model take. A round runs in a process of its own on a Ray of
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SUPPORT = Path(__file__).parents[1] / "tests" / "support"
+SUPPORT = Path(__file__).parents[2] / "tests" / "support"
 sys.path.insert(0, str(SUPPORT))
 from pools import picture, round_config, write_labelled  # noqa: E402
 

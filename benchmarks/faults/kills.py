@@ -1,9 +1,9 @@
 """Kill the driver of a round at each of its writes and at random moments, and run it again.
 
-Run `python benchmarks/kills.py`; the last result is in kills.txt. Each time the round begins in a
-fresh copy of one workspace, is killed by SIGKILL, and is run again; likewise each of its storage
-calls, reads too, fails once, before it is done and after. Status 1 says that manifest, batch or
-scores were not those of an undisturbed round, bit for bit.
+Run `python benchmarks/faults/kills.py`; the last result is in kills.txt. Each time the round
+begins in a fresh copy of one workspace, is killed by SIGKILL, and is run again; likewise each of
+its storage calls, reads too, fails once, before it is done and after. Status 1 says that manifest,
+batch or scores were not those of an undisturbed round, bit for bit.
 """
 
 import argparse

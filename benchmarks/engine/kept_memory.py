@@ -1,6 +1,6 @@
 """What it saves that processes without a GPU keep the memory of large tensors.
 
-Run `python benchmarks/kept_memory.py`; the last result is in kept_memory.txt.
+Run `python benchmarks/engine/kept_memory.py`; the last result is in kept_memory.txt.
 
 CPU milliseconds on one thread of scoring a mini-batch of 64 images with a small convnet, K = 20,
 and of a training step of 32, by the pixels of a side; each in a process of its own, in a thread as

@@ -1,12 +1,14 @@
 """Time BALD by Monte Carlo dropout: baal_ray, baal, a plain PyTorch loop and one pass without it.
 
-Run `python benchmarks/engine.py`; on a GPU add `--device cuda --mini-batch 128 --images 1024`, and
-`--precision bfloat16` for autocast around every arm. All arms take the same model, images and K,
-in turn, in one process. Weights are random, and no image that is timed was seen in the warm-up.
-Status 1 says that the arms' mean BALD differs by more than Monte Carlo error (checked if K >= 10).
+Run `python benchmarks/engine/engine.py`; on a GPU add `--device cuda --mini-batch 128 --images
+1024`, and `--precision bfloat16` for autocast around every arm. All arms take the same model,
+images and K, in turn, in one process. Weights are random, and no image that is timed was seen in
+the warm-up. Status 1 says that the arms' mean BALD differs by more than Monte Carlo error (checked
+if K >= 10).
 
-`python benchmarks/engine.py --memory` measures instead how much resident memory it takes to score
-10,000 images in 1,000 classes, each arm in a process of its own. For Linux; baal needs 20 GB.
+`python benchmarks/engine/engine.py --memory` measures instead how much resident memory it takes to
+score 10,000 images in 1,000 classes, each arm in a process of its own. For Linux; baal needs 20
+GB.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Time products of matrices in float32 on this CPU by MKL and by oneDNN.
 
-Run `python benchmarks/products.py`; the last result is in products.txt. It is why `products.py` of
-the posterior gives large ones to oneDNN on AMD's CPUs.
+Run `python benchmarks/engine/products.py`; the last result is in products.txt. It is why
+`products.py` of the posterior gives large ones to oneDNN on AMD's CPUs.
 """
 
 import time

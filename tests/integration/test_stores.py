@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -43,15 +44,15 @@ def images(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def new_workspace(bucket: str, images: Path, name: str, workers: int = 0) -> RoundConfig:
-    """With thirty labelled images."""
+def new_workspace(bucket: str, images: Path, name: str, **sections: Any) -> RoundConfig:
+    """A round in a workspace with thirty labelled images."""
     root = f"{bucket}/{images.name}"
     config = round_config(
         images,
         workspace=f"{root}/{name}",
         pool={"uri": f"{root}/pool"},
         training={"evaluation_set": f"{root}/evaluation.parquet"},
-        resources={"training_workers": workers},
+        **sections,
     )
     import_labelled_set(
         Manifest(manifest_uri(config.workspace)),
@@ -96,14 +97,23 @@ def test_the_same_round_again_writes_nothing(
     assert {request.split()[0] for request in faulty_s3.requests} <= {"GET", "HEAD"}
 
 
-def test_a_fit_in_a_worker_keeps_its_epochs_on_the_store(bucket: str, images: Path) -> None:
-    config = new_workspace(bucket, images, "worker", workers=1)
+def test_a_fit_whose_worker_dies_goes_on_from_the_epoch_on_the_store(
+    bucket: str, images: Path, tmp_path: Path
+) -> None:
+    marker = tmp_path / "died"
+    config = new_workspace(
+        bucket,
+        images,
+        "worker",
+        model={"factory": "pools:Mortal", "arguments": {"marker": str(marker)}},
+        resources={"training_workers": 1},
+    )
     labelled = Manifest(manifest_uri(config.workspace)).labelled()
     fit = fit_model(config, labelled)
     assert [epoch["epoch"] for epoch in fit.history] == [1, 2, 3]
     assert fit_model(config, labelled).reused
-    names = list(storage.walk_files(f"{config.workspace}/fits"))
-    assert any(name.endswith("/state.pt") for name in names)
+    # Four steps per epoch: ten before the kill, and all but the first epoch's after it.
+    assert len(marker.with_suffix(".steps").read_text().splitlines()) == 10 + 8
 
 
 def test_a_driver_killed_at_its_writes_makes_the_same_picks(

@@ -21,9 +21,9 @@ from baal_ray.config import RoundConfig
 
 
 def at_work(stage: str, workspace: str) -> bool:
-    """Whether an epoch of the fit is kept, or the scoring actor has been alive for a second."""
+    """Whether an epoch of the fit is on disk, or the scoring actor has been alive for a second."""
     if stage == "fit":
-        return any(Path(workspace, "fits").glob("*/checkpoint_*"))
+        return any(Path(workspace, "fits").glob("*/state.pt"))
     scorers = [a for a in actors().values() if "PoolScorer" in a["ActorClassName"]]
     if all(scorer["State"] != "ALIVE" for scorer in scorers):
         return False

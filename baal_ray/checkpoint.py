@@ -1,21 +1,55 @@
 """A fitted model on disk, named by the sha256 of its weights."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from baal_ray import storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import CheckpointError, StorageError, described
 from baal_ray.model import ImageClassifier, _build_network
 from baal_ray.workspace import checkpoint_uri
+from baal_ray.workspace.records import Record, Task
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+class FitSummary(BaseModel):
+    """The fit that a checkpoint came from.
+
+    Attributes:
+        name: The name of the fit, a hash of everything it depends on.
+        labels: The number of labelled images.
+        metrics: The metrics of its last epoch on the evaluation set, by name.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    name: str
+    labels: int
+    metrics: dict[str, float]
+
+
+class Description(Record):
+    """`model.json`.
+
+    Attributes:
+        task: What the model is fitted for.
+        model: How the network is built and fed.
+        classes: The names that its outputs stand for, in order.
+        sha256: The sha256 of `model.safetensors`.
+        fit: The fit; None for weights that were not fitted here.
+    """
+
+    task: Task = "classification"
+    model: ModelConfig
+    classes: list[str]
+    sha256: str
+    fit: FitSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -26,14 +60,14 @@ class Checkpoint:
         sha256: of `model.safetensors`; its name everywhere.
         config: how the network is built and fed.
         classes: the names that its outputs stand for, in order.
-        description: `model.json`: config, classes and what is known of the fit.
+        description: The content of `model.json`.
         classifier: in evaluation mode, on the CPU.
     """
 
     sha256: str
     config: ModelConfig
     classes: list[str]
-    description: Mapping[str, Any]
+    description: Description
     classifier: ImageClassifier
 
 
@@ -42,7 +76,7 @@ def save_checkpoint(
     classifier: ImageClassifier,
     config: ModelConfig,
     classes: list[str],
-    fit: Mapping[str, Any],
+    fit: FitSummary | None = None,
 ) -> str:
     """Publish weights and description under `checkpoints/<sha256>/`, the description last.
 
@@ -51,7 +85,7 @@ def save_checkpoint(
         classifier: what was fitted.
         config: how to build it again.
         classes: the names of its outputs, in order.
-        fit: what is known of the fit: metrics, data; becomes part of `model.json`.
+        fit: The fit, if there was one; becomes part of `model.json`.
 
     Returns:
         The sha256 of the weights file.
@@ -69,8 +103,8 @@ def save_checkpoint(
     sha256 = storage.sha256(weights)
     folder = checkpoint_uri(workspace, sha256)
     storage.publish(storage.join(folder, WEIGHTS), weights)
-    description = {**architecture, "sha256": sha256, "fit": dict(fit)}
-    storage.publish(storage.join(folder, DESCRIPTION), json.dumps(description, indent=2).encode())
+    description = Description(model=config, classes=classes, sha256=sha256, fit=fit)
+    storage.publish(storage.join(folder, DESCRIPTION), description.to_json())
     return sha256
 
 
@@ -84,8 +118,8 @@ def load_checkpoint(uri: str) -> Checkpoint:
     sha256 = uri.rstrip("/").rsplit("/", 1)[-1]
     try:
         weights = storage.read(storage.join(uri, WEIGHTS))
-        description = json.loads(storage.read(storage.join(uri, DESCRIPTION)))
-    except (StorageError, ValueError) as error:
+        description = describe(uri)
+    except StorageError as error:
         raise CheckpointError(f"checkpoint {uri} is incomplete: {error}") from error
     found = storage.sha256(weights)
     if found != sha256:
@@ -105,10 +139,15 @@ def load_checkpoint(uri: str) -> Checkpoint:
     return Checkpoint(sha256, config, classes, description, classifier)
 
 
-def describe(checkpoint: str) -> dict[str, Any]:
-    """What a checkpoint says of itself, read without its weights."""
-    description: dict[str, Any] = json.loads(storage.read(storage.join(checkpoint, DESCRIPTION)))
-    return description
+def describe(uri: str) -> Description:
+    """Read the description in a checkpoint folder, without its weights.
+
+    Raises:
+        CorruptFileError: If it is damaged.
+        FormatError: If another version wrote it.
+        StorageError: If it is missing or cannot be read.
+    """
+    return Description.read(storage.join(uri, DESCRIPTION), "Fit again, or restore the folder.")
 
 
 def _architecture(weights: bytes, uri: str) -> tuple[ModelConfig, list[str]]:

@@ -3,7 +3,8 @@
     BaalRayError
     ├── ConfigError               a configuration; carries every fault at once
     ├── StorageError              a path that cannot be read or written
-    │   └── CorruptFileError      a file that is not what its name promises, by sha256 or by format
+    │   ├── CorruptFileError      a file that is not what its name promises, by sha256 or by format
+    │   └── FormatError           a file that another version of baal_ray wrote
     ├── PoolError                 the pool: a missing column, a wrong type, a null or doubled id
     ├── ImageError                one image that cannot be shown: a row's `error`
     ├── UnreadableImagesError     more images failed than `scoring.max_unreadable` allows
@@ -54,6 +55,10 @@ class StorageError(BaalRayError):
 
 class CorruptFileError(StorageError):
     """A file is not what its name promises: by its sha256, or by its format."""
+
+
+class FormatError(StorageError):
+    """A file was written by another version of baal_ray, in a format that this one cannot read."""
 
 
 class PoolError(BaalRayError):

@@ -12,7 +12,14 @@ import torch
 from torch import nn
 
 from baal_ray import storage
-from baal_ray.checkpoint import DESCRIPTION, WEIGHTS, load_checkpoint, save_checkpoint
+from baal_ray.checkpoint import (
+    DESCRIPTION,
+    WEIGHTS,
+    Description,
+    FitSummary,
+    load_checkpoint,
+    save_checkpoint,
+)
 from baal_ray.config import ModelConfig
 from baal_ray.errors import CheckpointError, ModelError, PosteriorError, StorageError
 from baal_ray.model import build_classifier, check_model, small_convnet
@@ -185,11 +192,11 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path, factory):
     config = model(factory)
     torch.manual_seed(1)
     classifier = build_classifier(config, 3).eval()
-    fit = {"metrics": {"accuracy": 0.5}}
+    fit = FitSummary(name="a fit", labels=20, metrics={"accuracy": 0.5})
     sha256 = save_checkpoint(str(tmp_path), classifier, config, CLASSES, fit)
     found = load_checkpoint(checkpoint_uri(str(tmp_path), sha256) + "/")
     assert (found.sha256, found.config, found.classes) == (sha256, config, CLASSES)
-    assert found.description["fit"] == fit
+    assert found.description.fit == fit
     assert not any(module.training for module in found.classifier.modules())
     before, after = classifier.state_dict(), found.classifier.state_dict()
     assert before.keys() == after.keys()
@@ -202,7 +209,7 @@ def test_the_name_vouches_for_what_the_weights_mean_too(tmp_path):
     torch.manual_seed(1)
     classifier = build_classifier(model(), 3)
     names = {
-        save_checkpoint(str(tmp_path), classifier, config, classes, {})
+        save_checkpoint(str(tmp_path), classifier, config, classes)
         for config in (model(), model(mean=[0.5, 0.5, 0.5]))
         for classes in (CLASSES, CLASSES[::-1])
     }
@@ -212,7 +219,7 @@ def test_the_name_vouches_for_what_the_weights_mean_too(tmp_path):
 @pytest.fixture
 def checkpoint(tmp_path):
     torch.manual_seed(1)
-    sha256 = save_checkpoint(str(tmp_path), build_classifier(model(), 3), model(), CLASSES, {})
+    sha256 = save_checkpoint(str(tmp_path), build_classifier(model(), 3), model(), CLASSES)
     return Path(checkpoint_uri(str(tmp_path), sha256))
 
 
@@ -240,7 +247,8 @@ def named_by_itself(folder, data):
     target = folder / storage.sha256(data)
     target.mkdir()
     (target / WEIGHTS).write_bytes(data)
-    (target / DESCRIPTION).write_text("{}")
+    description = Description(model=model(), classes=CLASSES, sha256=target.name)
+    (target / DESCRIPTION).write_bytes(description.to_json())
     return str(target)
 
 
@@ -284,7 +292,7 @@ def test_a_checkpoint_from_elsewhere_is_told_apart(tmp_path):
 def test_a_checkpoint_whose_factory_has_changed_is_refused(tmp_path):
     fitted = build_classifier(model(), 3)
     config = model(arguments={"width": 9})
-    sha256 = save_checkpoint(str(tmp_path), fitted, config, CLASSES, {})
+    sha256 = save_checkpoint(str(tmp_path), fitted, config, CLASSES)
     with pytest.raises(CheckpointError, match="does not fit 'our_models:flat'"):
         load_checkpoint(checkpoint_uri(str(tmp_path), sha256))
 

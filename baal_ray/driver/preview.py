@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 from baal_ray import storage
 from baal_ray.config import RoundConfig
@@ -18,6 +17,7 @@ from baal_ray.training.fit import Fit, find_fit
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri, stage_uri
 from baal_ray.workspace.rounds import read_stage
 from baal_ray.workspace.scores import score_files
+from baal_ray.workspace.stages import RoundRecord, RoundResult
 
 _STAGES = ("plan", "fit", "scores", "candidates", "batch")
 
@@ -107,12 +107,12 @@ class _Preview:
     def _time_line(self) -> str:
         if self._last is None:
             return "not known before a first round has ended"
-        seconds, labels, scored = (self._last[name] for name in ("seconds", "labels", "scored"))
-        fit = 0.0 if self._fit else seconds["fit"] * len(self._labelled) / max(1, labels)
-        score = seconds["score"] * self._to_score / max(1, scored)
+        last, seconds = self._last, self._last.seconds
+        fit = 0.0 if self._fit else seconds["fit"] * len(self._labelled) / max(1, last.labels)
+        score = seconds["score"] * self._to_score / max(1, last.scored)
         total = fit + score + seconds.get("candidates", 0) + seconds["select"]
         return (
-            f"about {in_words(total)}, going by round {self._last['round_id']}: "
+            f"about {in_words(total)}, going by round {last.round_id}: "
             f"{in_words(fit)} to fit, {in_words(score)} to score"
         )
 
@@ -135,12 +135,11 @@ def _ids_in(file: str) -> Hashes:
         return hash_ids(parquet.read(columns=["id"])["id"])
 
 
-def _last_round(workspace: str, manifest: Manifest) -> dict[str, Any] | None:
+def _last_round(workspace: str, manifest: Manifest) -> RoundResult | None:
     """What the latest finished round that fitted and scored came to."""
     for change in manifest.history():
         if change["change"] == "acquire" and change["round"] is not None:
-            done = read_stage(workspace, change["round"], "round")
-            if done is not None and done["result"]["scored"]:
-                result: dict[str, Any] = done["result"]
-                return result
+            done = read_stage(workspace, change["round"], RoundRecord)
+            if done is not None and done.result.scored:
+                return done.result
     return None

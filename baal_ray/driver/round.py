@@ -6,30 +6,21 @@ finished does nothing.
 """
 
 import logging
-from collections.abc import Iterator
-from functools import partial
-from itertools import count, takewhile
 
 import ray
 
 import baal_ray
 from baal_ray import storage
 from baal_ray.cluster import check_resources, check_workspace, connect
-from baal_ray.config import RoundConfig, differences
+from baal_ray.config import RoundConfig
+from baal_ray.driver.commit import Commit
 from baal_ray.driver.notification import notify, told_if_it_fails
-from baal_ray.driver.result import RoundResult
+from baal_ray.driver.plan import follow_plan
 from baal_ray.driver.termination import ending_at_once
-from baal_ray.errors import (
-    AlreadyAcquiredError,
-    ManifestError,
-    PlanMismatchError,
-    StorageError,
-    UnreadableImagesError,
-)
+from baal_ray.errors import UnreadableImagesError
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
-from baal_ray.model import check_model
-from baal_ray.pool import PoolListing, check_ids, list_pool, read_pool
+from baal_ray.pool import PoolListing, read_pool
 from baal_ray.report.automatic import report_round
 from baal_ray.scoring.batch_size import with_batch_size
 from baal_ray.scoring.fingerprint import decoder_version, fingerprint_uri
@@ -37,14 +28,22 @@ from baal_ray.scoring.progress import telling_progress
 from baal_ray.scoring.stage import score_images
 from baal_ray.selection.batch import Ranking, pick_batch
 from baal_ray.selection.further_stages import score_candidates
-from baal_ray.selection.predictions import check_candidates
 from baal_ray.storage.lock import alone
 from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.training.fit import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
-from baal_ray.workspace.batches import read_batch
-from baal_ray.workspace.rounds import Result, StageResults
+from baal_ray.workspace.rounds import StageResults
 from baal_ray.workspace.scores import scored_already
+from baal_ray.workspace.stages import (
+    BatchResult,
+    CandidatesResult,
+    FitResult,
+    Plan,
+    RoundRecord,
+    RoundResult,
+    ScoresResult,
+    StageResult,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -96,18 +95,22 @@ class _Round:
             return result
 
     def _run(self) -> RoundResult:
-        plan = self._plan()
-        fit = self._results.once("fit", lambda: self._fit(plan))
+        decoder_version(self._config.scoring)  # raises if it is not installed
+        plan = follow_plan(self._config, self._round_id, self._results)
+        fit = self._results.once(FitResult, lambda: self._fit(plan))
         self._fix_batch_size(fit)
-        scores = self._results.once("scores", lambda: self._score(plan, fit))
-        return self._finish(fit, scores, *self._acquire(plan, fit, scores))
+        scores = self._results.once(ScoresResult, lambda: self._score(plan, fit))
+        commit = Commit(self._config.workspace, self._round_id, self._results)
+        attempt, batch = commit.acquire(lambda number: self._batch(plan, fit, scores, number))
+        commit.delete_strays(batch)
+        return self._finish(fit, scores, self._results.read(CandidatesResult, attempt), batch)
 
     def _finished(self) -> RoundResult | None:
-        finished = self._results.read("round")
+        finished = self._results.read(RoundRecord)
         if finished is None:
             return None
         logger.info("round %s is committed already: nothing to do", self._round_id)
-        return RoundResult(**finished["result"], committed_before=True)
+        return finished.result.model_copy(update={"committed_before": True})
 
     def _where(self) -> str:
         return (
@@ -115,91 +118,41 @@ class _Round:
             f"{self._results.running!r}. Run it again, and it goes on from there."
         )
 
-    def _plan(self) -> Result:
-        """What the round does, fixed by whoever comes first."""
-        decoder_version(self._config.scoring)  # raises if it is not installed
-        plan = self._results.read("plan")
-        if plan is None:
-            plan = self._results.create("plan", self._new_plan())
-            faults = list(self._differences(plan))
-        else:
-            faults = [*self._differences(plan), *self._changes(plan)]
-        if faults:
-            raise PlanMismatchError(
-                f"round {self._round_id} was planned otherwise; go back to that, or name another "
-                "round",
-                faults,
-            )
-        return plan
-
-    def _new_plan(self) -> Result:
-        check_model(self._config.model, len(self._config.classes))
-        check_candidates(self._config)
-        listing = list_pool(self._config.pool, storage.join(self._folder, "pool"))
-        check_ids(listing)
-        return {
-            "config": self._config.planned(),
-            "seed": _round_seed(self._config.seed, self._round_id),
-            "pool": listing.to_json(),
-            "targets": self._targets(),
-            "manifest_version": self._manifest.version,
-            "baal_ray": baal_ray.__version__,
-        }
-
-    def _targets(self) -> Result | None:
-        """The images that predictions are to be right for, where they are not the pool."""
-        targets = self._config.selection.targets
-        if targets is None:
-            return None
-        listing = list_pool(targets, storage.join(self._folder, "targets"))
-        check_ids(listing)
-        return listing.to_json()
-
-    def _differences(self, plan: Result) -> Iterator[str]:
-        # A plan of an older version lacks the settings that are new; they had their defaults then.
-        planned = RoundConfig.from_dict(plan["config"], self._results.uri("plan")).planned()
-        return differences(planned, self._config.planned())
-
-    def _changes(self, plan: Result) -> list[str]:
-        """What has become of the pool's files since, while they are still to be scored."""
-        scored = storage.exists(self._results.uri("scores"))
-        return [] if scored else PoolListing.from_json(plan["pool"]).changes()
-
-    def _fit(self, plan: Result) -> Result:
-        labelled = self._manifest.at(plan["manifest_version"]).labelled()
+    def _fit(self, plan: Plan) -> FitResult:
+        labelled = self._manifest.at(plan.manifest_version).labelled()
         if not len(labelled):
             logger.warning("nothing is labelled yet: the first acquisition batch is random")
-            return {"checkpoint": None, "labels": 0, "metrics": {}}
+            return FitResult(checkpoint=None, labels=0, metrics={})
         fit = fit_model(self._config, labelled)
         if fit.reused:
             logger.warning(
                 "no new labels since checkpoint %s was fitted: it is used again", fit.checkpoint
             )
-        return {
-            "checkpoint": fit.checkpoint,
-            "labels": fit.labels,
-            "metrics": fit.history[-1],
-            "reused": fit.reused,
-        }
+        return FitResult(
+            checkpoint=fit.checkpoint,
+            labels=fit.labels,
+            metrics=fit.history[-1],
+            reused=fit.reused,
+        )
 
-    def _fix_batch_size(self, fit: Result) -> None:
+    def _fix_batch_size(self, fit: FitResult) -> None:
         """Go on with the mini-batch size of this model, where the configuration has none."""
         config = self._config
-        if fit["checkpoint"] is not None:
-            checkpoint = checkpoint_uri(config.workspace, fit["checkpoint"])
+        if fit.checkpoint is not None:
+            checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
             scoring = with_batch_size(config.scoring, checkpoint, config.resources, config.seed)
             self._config = config.model_copy(update={"scoring": scoring})
 
-    def _score(self, plan: Result, fit: Result) -> Result:
-        if fit["checkpoint"] is None:
-            return {"scores": None, "scored": 0, "unreadable": 0}
+    def _score(self, plan: Plan, fit: FitResult) -> ScoresResult:
+        if fit.checkpoint is None:
+            return ScoresResult(scores=None, scored=0, unreadable=0)
         config = self._config
-        checkpoint = checkpoint_uri(config.workspace, fit["checkpoint"])
+        checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
         folder = fingerprint_uri(
             scores_uri(config.workspace), checkpoint, config.scoring, config.seed
         )
         already = scored_already(folder)
-        listing, leave_out = _pool_of(plan), self._acquired() | already
+        listing, leave_out = PoolListing.of(plan.pool), self._acquired() | already
         with telling_progress(folder, max(0, listing.rows - len(leave_out))):
             done = score_images(
                 read_pool(listing, leave_out=leave_out),
@@ -219,167 +172,100 @@ class _Round:
                 "mend that or allow more, and run this round again: these images are tried again, "
                 "and the others are not scored twice"
             )
-        return {"scores": folder, "scored": done.scored, "unreadable": done.unreadable}
+        return ScoresResult(scores=folder, scored=done.scored, unreadable=done.unreadable)
 
-    def _candidates(
-        self, plan: Result, fit: Result, scores: Result, attempt: int
-    ) -> Result | None:
-        """What the further stages of scoring come to; picks at random need none."""
-        if (
-            not self._config.scoring.further_stages
-            or self._config.selection.by == "random"
-            or scores["scores"] is None
-        ):
-            return None
-        stage = _attempted("candidates", attempt)
-        return self._results.once(stage, lambda: self._score_candidates(plan, fit, scores))
+    def _batch(
+        self, plan: Plan, fit: FitResult, scores: ScoresResult, attempt: int
+    ) -> BatchResult:
+        """Pick, after the further stages of scoring; picks at random need none of these."""
+        candidates = None
+        staged = self._config.scoring.further_stages and self._config.selection.by != "random"
+        if staged and scores.scores is not None and fit.checkpoint is not None:
+            arguments = (plan, fit.checkpoint, scores.scores)
+            candidates = self._results.once(
+                CandidatesResult, lambda: self._score_candidates(*arguments), attempt
+            )
+        return self._results.once(
+            BatchResult, lambda: self._pick(plan, fit, scores, candidates), attempt
+        )
 
-    def _score_candidates(self, plan: Result, fit: Result, scores: Result) -> Result:
-        checkpoint = checkpoint_uri(self._config.workspace, fit["checkpoint"])
+    def _score_candidates(self, plan: Plan, model: str, scores: str) -> CandidatesResult:
+        config = self._config
         stages = list(
             score_candidates(
-                self._config,
-                _pool_of(plan),
-                checkpoint,
-                scores["scores"],
+                config,
+                PoolListing.of(plan.pool),
+                checkpoint_uri(config.workspace, model),
+                scores,
                 self._acquired(),
-                self._seed_of(plan),
+                plan.draw_seed,
             )
         )
         last = stages[-1]
-        return {
-            "scores": last.uri if len(last.candidates) else scores["scores"],
-            "ids": publish_table(storage.join(self._folder, "candidates"), last.candidates),
-            "stages": [stage.figures() for stage in stages],
-        }
-
-    def _acquire(self, plan: Result, fit: Result, scores: Result) -> tuple[Result | None, Result]:
-        """Select, fetch and commit; the next best take the place of what another round took.
-
-        Each attempt has files of its own, and none is deleted or replaced before the round is
-        committed: another machine may be committing it.
-        """
-        refused = 0
-        while True:
-            attempt = self._committed_attempt() or max(self._last_attempt(), refused + 1)
-            candidates = self._candidates(plan, fit, scores, attempt)
-            stage = _attempted("batch", attempt)
-            batch = self._results.once(stage, partial(self._pick, plan, fit, scores, candidates))
-            try:
-                self._manifest.acquire(read_batch(self._batch_files(batch)), self._round_id)
-            except AlreadyAcquiredError as error:
-                logger.warning("%s", error)
-                refused = attempt
-            except ManifestError:
-                if self._committed_attempt() in (None, attempt):
-                    raise  # else another machine has committed this round meanwhile
-            else:
-                return candidates, batch
-
-    def _last_attempt(self) -> int:
-        """The number of attempts at a batch so far; all but the last were refused."""
-        there = (storage.exists(self._results.uri(_attempted("batch", n))) for n in count(1))
-        return sum(takewhile(bool, there))
-
-    def _committed_attempt(self) -> int | None:
-        """The attempt whose picks are in the manifest, if this round's are there."""
-        committed = set(self._manifest.rows(round_id=self._round_id)["id"].to_pylist())
-        if not committed:
-            return None
-        for attempt in range(self._last_attempt(), 0, -1):
-            batch = self._results.read(_attempted("batch", attempt))
-            files = self._batch_files(batch) if batch else []
-            # Once the round is committed, the files of other attempts are removed.
-            there = all(map(storage.exists, files))
-            if there and set(read_batch(files)["id"].to_pylist()) == committed:
-                return attempt
-        raise StorageError(
-            f"round {self._round_id} is in the manifest with {len(committed)} picks, and no "
-            f"batch in {self._folder} is of these; put back its batch.json and batch/"
+        return CandidatesResult(
+            scores=last.uri if len(last.candidates) else scores,
+            ids=publish_table(storage.join(self._folder, "candidates"), last.candidates),
+            stages=[stage.figures for stage in stages],
         )
 
     def _pick(
-        self, plan: Result, fit: Result, scores: Result, candidates: Result | None
-    ) -> Result:
+        self,
+        plan: Plan,
+        fit: FitResult,
+        scores: ScoresResult,
+        candidates: CandidatesResult | None,
+    ) -> BatchResult:
         only = None
         if candidates is not None:
-            with open_parquet(candidates["ids"]) as ids:
+            with open_parquet(candidates.ids) as ids:
                 only = IdSet.of(ids.read()["id"])
         ranking = Ranking(
             config=self._config,
-            listing=_pool_of(plan),
-            model=fit["checkpoint"],
-            scores=scores["scores"],
-            last_scores=(candidates or scores)["scores"],
+            listing=PoolListing.of(plan.pool),
+            model=fit.checkpoint,
+            scores=scores.scores,
+            last_scores=candidates.scores if candidates else scores.scores,
             candidates=only,
-            seed=self._seed_of(plan),
-            targets=_pool_of(plan, "targets") if plan.get("targets") else None,
+            seed=plan.draw_seed,
+            targets=PoolListing.of(plan.targets) if plan.targets else None,
         )
-        return pick_batch(ranking, self._batch_folder, self._acquired())
+        folder = batch_uri(self._config.workspace, self._round_id)
+        return pick_batch(ranking, folder, self._acquired())
 
     def _finish(
-        self, fit: Result, scores: Result, candidates: Result | None, batch: Result
+        self,
+        fit: FitResult,
+        scores: ScoresResult,
+        candidates: CandidatesResult | None,
+        batch: BatchResult,
     ) -> RoundResult:
-        stages = {"fit": fit, "score": scores, "select": batch}
+        stages: dict[str, StageResult] = {"fit": fit, "score": scores, "select": batch}
         if candidates is not None:
             stages["candidates"] = candidates
-        result = {
-            "round_id": self._round_id,
-            "acquired": batch["acquired"],
-            "checkpoint": fit["checkpoint"],
-            "rule": batch["rule"],
-            "scored": scores["scored"],
-            "unreadable": scores["unreadable"],
-            "labels": fit["labels"],
-            "metrics": fit["metrics"],
-            "seconds": {name: stage["seconds"] for name, stage in stages.items()},
-            "further_stages": candidates["stages"] if candidates else [],
-            "stability": batch["stability"] and batch["stability"]["mean"],
-            "random": batch.get("random", 0),  # picked by an earlier version
-        }
-        versions = {"baal_ray": baal_ray.__version__, "ray": ray.__version__}
-        done = {
-            "result": result,
-            "scores": scores["scores"],
-            "candidates": candidates,
-            "stability": batch["stability"],
-            "versions": versions,
-        }
-        self._delete_strays(batch)
-        theirs = self._results.create("round", done) is not done
+        result = RoundResult(
+            round_id=self._round_id,
+            acquired=batch.acquired,
+            checkpoint=fit.checkpoint,
+            rule=batch.rule,
+            scored=scores.scored,
+            unreadable=scores.unreadable,
+            labels=fit.labels,
+            metrics=fit.metrics,
+            seconds={name: stage.seconds for name, stage in stages.items()},
+            further_stages=candidates.stages if candidates else [],
+            stability=batch.stability.mean if batch.stability else None,
+            random=batch.random,
+        )
+        record = RoundRecord(
+            result=result,
+            scores=scores.scores,
+            candidates=candidates,
+            stability=batch.stability,
+            versions={"baal_ray": baal_ray.__version__, "ray": ray.__version__},
+        )
+        theirs = self._results.create(record) is not record
         finished = self._finished() if theirs else None
-        return finished or RoundResult(**result, committed_before=False)
-
-    def _delete_strays(self, batch: Result) -> None:
-        """Remove what a kill, or picks that another round took, left in the batch's folder."""
-        for file in set(storage.list_files(self._batch_folder)) - set(self._batch_files(batch)):
-            if storage.is_named_by_sha256(file):
-                storage.delete(file)
-
-    def _seed_of(self, plan: Result) -> int:
-        """Of the round's draws; a plan of an older version has none."""
-        seed: int = plan.get("seed", self._config.seed)
-        return seed
+        return finished or result
 
     def _acquired(self) -> IdSet:
         return IdSet.of(self._manifest.ids())
-
-    @property
-    def _batch_folder(self) -> str:
-        return batch_uri(self._config.workspace, self._round_id)
-
-    def _batch_files(self, batch: Result) -> list[str]:
-        return [storage.join(self._batch_folder, name) for name in batch["files"]]
-
-
-def _attempted(stage: str, attempt: int) -> str:
-    return stage if attempt == 1 else f"{stage}-{attempt}"
-
-
-def _pool_of(plan: Result, name: str = "pool") -> PoolListing:
-    return PoolListing.from_json(plan[name])
-
-
-def _round_seed(seed: int, round_id: str) -> int:
-    """So that images with bad luck in one round's draws have new luck in the next."""
-    return int(storage.sha256(f"{seed} {round_id}".encode())[:8], 16)

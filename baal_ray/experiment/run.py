@@ -5,7 +5,6 @@ own, and every point is written down as it comes: an experiment that was killed 
 and one with more seeds, rules or rounds adds them to what is there.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -14,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import torch
+from pydantic import JsonValue
 
 import baal_ray
 from baal_ray import storage
@@ -28,6 +28,7 @@ from baal_ray.experiment.reference_model import Sight, look
 from baal_ray.model import check_model
 from baal_ray.report.automatic import _is_installed
 from baal_ray.storage.parquet import LoadedParquet, parquet_bytes
+from baal_ray.workspace.records import Record
 
 logger = logging.getLogger(__name__)
 
@@ -114,15 +115,28 @@ def _check_size(config: ExperimentConfig, pool: LabelledImages) -> None:
         )
 
 
+class ExperimentRecord(Record):
+    """`experiment.json`: the settings that every point of an experiment's curves depends on.
+
+    Attributes:
+        settings: The settings by section and name, and `images`, a hash of the labelled images.
+        baal_ray: The version of this package.
+    """
+
+    settings: dict[str, JsonValue]
+    baal_ray: str
+
+
 def _check_same(config: ExperimentConfig, pool: LabelledImages) -> None:
     """Refuse to go on with other settings or images: the points would not belong together."""
     uri = storage.join(config.folder, "experiment.json")
     names = "\n".join(map("{} {}".format, pool.ids, pool.labels_N.tolist()))
     now = {**config.of_a_curve(), "images": storage.sha256(names.encode())}
-    begun = {"settings": now, "baal_ray": baal_ray.__version__}
-    if storage.create_if_absent(uri, json.dumps(begun, indent=2).encode()):
+    begun = ExperimentRecord(settings=now, baal_ray=baal_ray.__version__)
+    if storage.create_if_absent(uri, begun.to_json()):
         return
-    faults = list(differences(storage.read_json(uri)["settings"], now))
+    before = ExperimentRecord.read(uri, "Name another folder, or put back a whole copy of it.")
+    faults = list(differences(before.settings, now))
     if faults:
         raise PlanMismatchError(
             f"the experiment in {config.folder} was begun otherwise; go back to that, or name "

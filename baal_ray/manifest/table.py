@@ -21,7 +21,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from baal_ray import storage
-from baal_ray.errors import ManifestError, StorageError
+from baal_ray.errors import FormatError, ManifestError, StorageError
 from baal_ray.manifest.changes import (
     addition,
     column,
@@ -43,11 +43,17 @@ _TRIES = 16
 _FIRST_WAIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 8.0
 
+#: The format of the table, a property that a table of format 1 may lack.
+_FORMAT = "1"
+_FORMAT_PROPERTY = "baal_ray.format"
+
 #: Time travel needs the whole log; Delta deletes entries older than 30 days by default. And it
 #: writes the first and last value of each column there, where no image could be forgotten.
 _CONFIGURATION = {
     "delta.enableExpiredLogCleanup": "false",
     "delta.dataSkippingNumIndexedCols": "0",
+    _FORMAT_PROPERTY: _FORMAT,
+    "baal_ray.task": "classification",
 }
 
 
@@ -286,11 +292,18 @@ class Manifest:
             return None
         with _storage_errors(self.uri, "read"):
             try:
-                return DeltaTable(self.uri, self._pinned, self._storage_options)
+                table = DeltaTable(self.uri, self._pinned, self._storage_options)
             except TableNotFoundError as error:
                 if self._pinned is None and not str(error).startswith("Unknown scheme"):
                     return None
                 raise
+            found = table.metadata().configuration.get(_FORMAT_PROPERTY, _FORMAT)
+        if found != _FORMAT:
+            raise FormatError(
+                f"the manifest {self.uri} is of format {found}, so another version of baal_ray "
+                f"wrote it; this one reads format {_FORMAT}. Use that version"
+            )
+        return table
 
     def _read(self, table: DeltaTable | None, columns: tuple[str, ...] = ()) -> pa.Table:
         schema = pa.schema([MANIFEST.field(name) for name in columns or MANIFEST.names])
@@ -368,6 +381,7 @@ class Manifest:
                     self.uri,
                     MANIFEST,
                     configuration=_CONFIGURATION,
+                    raise_if_key_not_exists=False,  # ours are none of Delta's
                     storage_options=self._storage_options,
                 )
             except (DeltaError, OSError):

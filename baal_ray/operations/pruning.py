@@ -3,15 +3,19 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from baal_ray import storage
 from baal_ray.manifest import Manifest
 from baal_ray.storage.scratch import scratch_folders
 from baal_ray.workspace import checkpoint_uri, fits_uri, manifest_uri, scores_uri
+from baal_ray.workspace.records import Fingerprint, FitRecord
 from baal_ray.workspace.rounds import finished_rounds, read_stage, unfinished_rounds
+from baal_ray.workspace.stages import FitResult, Plan
 
 _DAY_SECONDS = 24 * 3600
+
+# For a damaged record.
+_REMEDY = "Delete it: when it is needed again it is made again."
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,10 @@ def plan_pruning(workspace: str, *, keep: int) -> Pruning:
         StorageError: the workspace cannot be read.
     """
     unfinished = unfinished_rounds(workspace)
-    fits = {round_id: read_stage(workspace, round_id, "fit") for round_id in unfinished}
+    fits = {round_id: read_stage(workspace, round_id, FitResult) for round_id in unfinished}
     waiting_for = [round_id for round_id, fit in fits.items() if fit is None]
-    checkpoints = [_checkpoint(workspace, round_id) for round_id in finished_rounds(workspace)]
-    kept = {*checkpoints[-keep:], *(fit["checkpoint"] for fit in fits.values() if fit)}
+    checkpoints = [each.record.result.checkpoint for each in finished_rounds(workspace)]
+    kept = {*checkpoints[-keep:], *(fit.checkpoint for fit in fits.values() if fit)}
     old = set() if waiting_for else {sha256 for sha256 in checkpoints if sha256} - kept
     fits_of_old = _fits(workspace, old)
     found = [
@@ -90,13 +94,6 @@ def plan_pruning(workspace: str, *, keep: int) -> Pruning:
     return Pruning([removal for removal in removals if removal.uris], waiting_for)
 
 
-def _checkpoint(workspace: str, round_id: str) -> str | None:
-    """Which model a finished round scored with; None if it picked at random."""
-    done = read_stage(workspace, round_id, "round") or {}
-    checkpoint: str | None = done["result"]["checkpoint"]
-    return checkpoint
-
-
 def _models(workspace: str, old: set[str]) -> list[str]:
     uris = [checkpoint_uri(workspace, sha256) for sha256 in sorted(old)]
     return [uri for uri in uris if storage.exists(uri)]
@@ -104,18 +101,14 @@ def _models(workspace: str, old: set[str]) -> list[str]:
 
 def _fits(workspace: str, old: set[str]) -> list[str]:
     records = storage.list_files(fits_uri(workspace), "/fit.json")
-    return [_folder(uri) for uri in records if _record(uri)["checkpoint"] in old]
+    return [_folder(uri) for uri in records if FitRecord.read(uri, _REMEDY).checkpoint in old]
 
 
 def _scores(workspace: str, old: set[str]) -> list[str]:
     folder = scores_uri(workspace)
     names = [name for name in storage.walk_files(folder) if name.endswith("/_fingerprint.json")]
     records = [storage.join(folder, name) for name in names]
-    return [_folder(uri) for uri in records if _record(uri)["checkpoint"] in old]
-
-
-def _record(uri: str) -> dict[str, Any]:
-    return storage.read_json(uri, "Delete it: when it is needed again it is made again.")
+    return [_folder(uri) for uri in records if Fingerprint.read(uri, _REMEDY).checkpoint in old]
 
 
 def _epochs(workspace: str, fits: list[str]) -> Iterator[str]:
@@ -139,8 +132,8 @@ def _unfinished_files(workspace: str) -> list[str]:
 
 
 def _old_versions(workspace: str, unfinished: list[str]) -> list[str]:
-    plans = [read_stage(workspace, round_id, "plan") for round_id in unfinished]
-    keep = [plan["manifest_version"] for plan in plans if plan]
+    plans = [read_stage(workspace, round_id, Plan) for round_id in unfinished]
+    keep = [plan.manifest_version for plan in plans if plan]
     manifest = manifest_uri(workspace)
     unneeded = Manifest(manifest).unneeded_files(keep=keep)  # some may be gone already
     there = storage.list_files(manifest, ".parquet")

@@ -19,9 +19,10 @@ from ray.data.datasource import Datasource, ReadTask
 from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.ids import Hashes, IdSet
-from baal_ray.pool.listing import PoolFile, PoolListing, id_column
+from baal_ray.pool.listing import PoolListing, id_column
 from baal_ray.pool.roots import Roots
 from baal_ray.storage.parquet import open_parquet
+from baal_ray.workspace.stages import PoolFile
 
 # Images held at a time while reading, of which Ray Data makes its blocks: about so many bytes, and
 # within so many images.

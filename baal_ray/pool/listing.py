@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -13,6 +12,7 @@ from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
+from baal_ray.workspace.stages import ListedPool, PoolFile
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -24,43 +24,13 @@ _BINARY = ("binary: encoded bytes", (pa.binary(), pa.large_binary(), pa.binary_v
 _TYPES = {"id": _STRING, "uri": _STRING, "image": _BINARY}
 
 
-@dataclass(frozen=True)
-class PoolFile:
-    """A Parquet file of the pool.
+class PoolListing(ListedPool):
+    """The pool as it was listed for a round, and the ways to read it."""
 
-    Attributes:
-        uri: where it is.
-        row_groups: how many rows each of its row groups has.
-        footer: the sha256 of its footer; None in plans of older versions.
-    """
-
-    uri: str
-    row_groups: list[int]
-    footer: str | None = None
-
-
-@dataclass(frozen=True)
-class PoolListing:
-    """What the pool held when the round was planned.
-
-    Attributes:
-        files: Parquet files, in the order of their names.
-        column: "image" when they hold encoded bytes, "uri" when they say where the bytes are.
-        root: what relative URIs are relative to.
-        images_are_files: whether the pool is a folder of image files, each its own `source`.
-        roots: where images may lie besides `root`.
-    """
-
-    files: list[PoolFile]
-    column: Literal["image", "uri"]
-    root: str
-    images_are_files: bool
-    roots: list[str] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """N."""
-        return sum(sum(file.row_groups) for file in self.files)
+    @classmethod
+    def of(cls, listed: ListedPool) -> "PoolListing":
+        """Return the listing that a plan holds."""
+        return cls(**dict(listed))
 
     def read_ids(self) -> Iterator[pa.Table]:
         """Every image's `id` and `source`, in pieces; no image is read."""
@@ -85,16 +55,9 @@ class PoolListing:
         """The part of the pool that images with these sources are in, if they have not moved."""
         if self.images_are_files:
             return self
-        return replace(self, files=[file for file in self.files if file.uri in sources])
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values, for plan.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> "PoolListing":
-        """From what `to_json` gave."""
-        return cls(**{**plain, "files": [PoolFile(**file) for file in plain["files"]]})
+        return self.model_copy(
+            update={"files": [file for file in self.files if file.uri in sources]}
+        )
 
 
 def list_pool(config: PoolConfig, folder: str) -> PoolListing:
@@ -130,7 +93,13 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
         )
     (column,) = by_column
     root = config.uri.rsplit("/", 1)[0] if uris == [config.uri] else config.uri
-    return PoolListing([file for file, _ in found], column, root, images_are_files, config.roots)
+    return PoolListing(
+        files=[file for file, _ in found],
+        column=column,
+        root=root,
+        images_are_files=images_are_files,
+        roots=config.roots,
+    )
 
 
 def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.ChunkedArray:
@@ -162,7 +131,8 @@ def _inspect(uri: str) -> tuple[PoolFile, Literal["image", "uri"]]:
             for field in parquet.schema_arrow
         }
         groups = range(parquet.metadata.num_row_groups)
-        file = PoolFile(uri, [parquet.metadata.row_group(i).num_rows for i in groups], footer)
+        row_groups = [parquet.metadata.row_group(i).num_rows for i in groups]
+        file = PoolFile(uri=uri, row_groups=row_groups, footer=footer)
     column: Literal["image", "uri"] = "image" if "image" in columns else "uri"
     for name in ("id", column):
         if name not in columns:
@@ -189,7 +159,7 @@ def _change(file: PoolFile) -> str | None:
         now, _ = _inspect(file.uri)
     except (PoolError, StorageError) as error:
         return str(error)
-    if now == replace(file, footer=file.footer or now.footer):
+    if now == file:
         return None
     if now.row_groups == file.row_groups:
         return f"{file.uri} has other contents than when the round was planned, by its footer"

@@ -6,8 +6,9 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from baal_ray.config import RoundConfig
-from baal_ray.errors import ConfigError
 from baal_ray.report.intervals import Interval, newcombe
+from baal_ray.workspace.rounds import FinishedRound
+from baal_ray.workspace.stages import RoundResult
 
 #: How many rounds with new labels the last gain is measured over.
 ROUNDS = 3
@@ -42,14 +43,12 @@ class Gain:
         return f"{self.points:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def comparable_models(
-    config: RoundConfig, finished: Sequence[tuple[dict[str, Any], dict[str, Any]]]
-) -> list[Measured]:
+def comparable_models(config: RoundConfig, finished: Sequence[FinishedRound]) -> list[Measured]:
     """The models of rounds whose accuracies tell what labels gain, oldest first.
 
     Args:
         config: models that were fitted or measured otherwise than it says are left out.
-        finished: the plan and the result of each finished round, oldest first.
+        finished: The finished rounds, oldest first.
 
     Returns:
         Those measured on a fixed evaluation set, of as many images as the last one's, each fitted
@@ -58,25 +57,17 @@ def comparable_models(
     if config.training.evaluation_set is None:
         return []
     found = [
-        _measured(result)
-        for plan, result in finished
-        if "accuracy" in result["metrics"] and _alike(plan, config)
+        _measured(each.record.result)
+        for each in finished
+        if "accuracy" in each.record.result.metrics and _fit(each.plan.config) == _fit(config)
     ]
     same_set = (model for model in found if model.images == found[-1].images)
     return [next(models) for _, models in groupby(same_set, key=lambda model: model.labels)]
 
 
-def _measured(result: dict[str, Any]) -> Measured:
-    accuracy, images = result["metrics"]["accuracy"], result["metrics"]["images"]
-    return Measured(result["round_id"], result["labels"], round(accuracy * images), images)
-
-
-def _alike(plan: dict[str, Any], config: RoundConfig) -> bool:
-    try:
-        planned = RoundConfig.from_dict(plan["config"])
-    except (KeyError, ConfigError):  # of a version whose settings were others
-        return False
-    return _fit(planned) == _fit(config)
+def _measured(result: RoundResult) -> Measured:
+    accuracy, images = result.metrics["accuracy"], result.metrics["images"]
+    return Measured(result.round_id, result.labels, round(accuracy * images), images)
 
 
 def _fit(config: RoundConfig) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ def doubts(facts: RoundFacts) -> Iterator[str]:
 
 def _of_the_evaluation(facts: RoundFacts) -> Iterator[str]:
     latest = facts.rounds[-1]
-    if facts.result["checkpoint"] is None:
+    if facts.result.checkpoint is None:
         return
     if latest.evaluation_set is None:
         yield (
@@ -35,7 +35,7 @@ def _of_the_evaluation(facts: RoundFacts) -> Iterator[str]:
             "labelled ones, most of which a rule has picked for being hard. Set "
             "training.evaluation_set to images drawn at random."
         )
-    elif len({past.evaluation_set for past in facts.rounds if past.result["checkpoint"]}) > 1:
+    elif len({past.evaluation_set for past in facts.rounds if past.result.checkpoint}) > 1:
         yield (
             "The evaluation set was another in earlier rounds, so the curve has a break in it: "
             "compare only rounds with the same one."
@@ -73,7 +73,7 @@ def _of_the_model(facts: RoundFacts) -> Iterator[str]:
 
 
 def _of_the_picks(facts: RoundFacts) -> Iterator[str]:
-    stability = facts.result.get("stability")
+    stability = facts.result.stability
     if stability is not None and stability < _STABLE:
         yield (
             f"Only {stability:.0%} of the picks stay when a fifth of the posterior samples is "
@@ -107,14 +107,14 @@ def _of_the_classes(facts: RoundFacts, pool: ScoreSummary, last: ScoreSummary) -
 
 def _of_the_images(facts: RoundFacts) -> Iterator[str]:
     result, k = facts.result, facts.config.selection.k
-    if result["unreadable"]:
+    if result.unreadable:
         yield (
-            f"{result['unreadable']:,} images of the pool are unreadable; the reasons are under "
+            f"{result.unreadable:,} images of the pool are unreadable; the reasons are under "
             "Failures. They are never picked, and tried again every round."
         )
-    if result["acquired"] < k:
-        yield f"{result['acquired']:,} images were acquired of {k:,} wanted: the pool has no more."
-    if result["checkpoint"] is not None and facts.scores is None:
+    if result.acquired < k:
+        yield f"{result.acquired:,} images were acquired of {k:,} wanted: the pool has no more."
+    if result.checkpoint is not None and facts.scores is None:
         yield (
             "The scores of this round are no longer there, so they are not shown: "
             "`baal-ray prune` removes those of old rounds."

@@ -1,10 +1,8 @@
 """What the workspace knows of a round, gathered for its report."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import nan, sqrt
-from typing import Any
 
 import pyarrow as pa
 
@@ -17,15 +15,14 @@ from baal_ray.report.comparison import Comparison, compare_picks
 from baal_ray.report.score_summary import ScoreSummary, summarize_scores
 from baal_ray.workspace import batch_uri, manifest_uri
 from baal_ray.workspace.batches import read_batch
-from baal_ray.workspace.rounds import check_round, read_stage
+from baal_ray.workspace.rounds import FinishedRound, check_round, read_finished, read_stage
 from baal_ray.workspace.schema import SCORE_COLUMNS, column_of
 from baal_ray.workspace.scores import score_files
+from baal_ray.workspace.stages import Plan, RoundRecord, RoundResult
 
 # Rounds on a learning curve, the latest.
 _MOST_ROUNDS = 100
 _REQUESTS_AT_A_TIME = 16
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,12 +36,12 @@ class PastRound:
     """
 
     round_id: str
-    result: Json
+    result: RoundResult
     evaluation_set: str | None
 
     def metric(self, name: str) -> float:
         """One of the metrics, NaN where there is none."""
-        return float(self.result["metrics"].get(name, nan))
+        return float(self.result.metrics.get(name, nan))
 
     def margin(self) -> float:
         """How far its accuracy may be off, at 95 %, as there are so many evaluation images.
@@ -61,7 +58,7 @@ class RoundFacts:
 
     Attributes:
         config: as planned.
-        done: its `round.json`.
+        record: its `round.json`.
         pool: what it chose from.
         manifest_version: where it began; -1 when there was no manifest.
         batch: its picks in order of rank, without images.
@@ -75,7 +72,7 @@ class RoundFacts:
     """
 
     config: RoundConfig
-    done: Json
+    record: RoundRecord
     pool: PoolListing
     manifest_version: int
     batch: pa.Table
@@ -88,15 +85,14 @@ class RoundFacts:
     rounds: list[PastRound]
 
     @property
-    def result(self) -> Json:
-        """The figures of `round.json`."""
-        figures: Json = self.done["result"]
-        return figures
+    def result(self) -> RoundResult:
+        """The result of the round."""
+        return self.record.result
 
     @property
     def round_id(self) -> str:
         """Its name."""
-        return str(self.result["round_id"])
+        return self.result.round_id
 
     def predicted(self, image_id: str) -> tuple[str, float] | None:
         """The class that was predicted for a pick and its probability, where they are known."""
@@ -108,7 +104,7 @@ class RoundFacts:
     def active(self) -> list[str]:
         """The picks by the round's rule, without its random control."""
         rules = zip(self.batch["id"].to_pylist(), self.batch["rule"].to_pylist(), strict=True)
-        return [image_id for image_id, rule in rules if rule == self.result["rule"]]
+        return [image_id for image_id, rule in rules if rule == self.result.rule]
 
 
 def gather(workspace: str, round_id: str) -> RoundFacts:
@@ -118,18 +114,18 @@ def gather(workspace: str, round_id: str) -> RoundFacts:
         ConfigError: there is no such round, or it is not finished.
         StorageError: a file of its folder cannot be read.
     """
-    plan, done = _finished(workspace, round_id)
-    config = RoundConfig.from_dict(plan["config"], f"the plan of round {round_id}")
+    finished = _finished(workspace, round_id)
+    plan, record = finished.plan, finished.record
     manifest = Manifest(manifest_uri(workspace))
     files = score_files(batch_uri(workspace, round_id))  # named by their sha256, as scores are
     batch = read_batch(files)
     rows = manifest.rows(round_id=round_id)
-    scores, last_scores = _summaries(done, config, batch)
+    scores, last_scores = _summaries(record, plan.config, batch)
     return RoundFacts(
-        config,
-        done,
-        PoolListing.from_json(plan["pool"]),
-        plan["manifest_version"],
+        plan.config,
+        record,
+        PoolListing.of(plan.pool),
+        plan.manifest_version,
         batch,
         files,
         {row["id"]: row["label"] for row in rows.to_pylist() if row["label"] is not None},
@@ -143,35 +139,28 @@ def gather(workspace: str, round_id: str) -> RoundFacts:
 
 def files_of_scores(workspace: str, round_id: str) -> int:
     """How many files of scores a report of the round would read."""
-    _, done = _finished(workspace, round_id)
-    return sum(len(score_files(folder)) for folder in _folders(done))
+    folders = _finished(workspace, round_id).record.folders
+    return sum(len(score_files(folder)) for folder in folders)
 
 
-def _finished(workspace: str, round_id: str) -> tuple[Json, Json]:
-    """Its plan and its `round.json`."""
-    plan, done = (read_stage(workspace, round_id, stage) for stage in ("plan", "round"))
-    if plan is None or done is None:
+def _finished(workspace: str, round_id: str) -> FinishedRound:
+    finished = read_finished(workspace, round_id)
+    if finished is None:
         check_round(workspace, round_id)
         wanted = "a report is of a round that has run to its end"
-        if plan is None:
+        if read_stage(workspace, round_id, Plan) is None:
             raise ConfigError("round", [f"{round_id!r} is a labelled set brought in; {wanted}"])
         raise ConfigError("round", [f"{round_id!r} is not finished; {wanted}: run it again first"])
-    return plan, done
-
-
-def _folders(done: Json) -> list[str]:
-    """The scores of the pool, then those of the stage that the batch was picked in."""
-    last = (done.get("candidates") or {}).get("scores")
-    return list(dict.fromkeys(filter(None, [done.get("scores"), last])))
+    return finished
 
 
 def _summaries(
-    done: Json, config: RoundConfig, batch: pa.Table
+    record: RoundRecord, config: RoundConfig, batch: pa.Table
 ) -> tuple[ScoreSummary | None, ScoreSummary | None]:
     column, picks = shown_column(config), IdSet.of(batch["id"])
     found = [
         summarize_scores(folder, column, len(config.classes), picks)
-        for folder in _folders(done)
+        for folder in record.folders
         if score_files(folder)
     ]
     return (found[0], found[-1]) if found else (None, None)
@@ -194,9 +183,8 @@ def _rounds_until(workspace: str, manifest: Manifest, round_id: str) -> list[Pas
 
 def _past_round(workspace: str, round_id: str) -> PastRound | None:
     """None for a labelled set that was brought in, and for a round that is not finished."""
-    plan, done = (read_stage(workspace, round_id, stage) for stage in ("plan", "round"))
-    if plan is None or done is None:
+    finished = read_finished(workspace, round_id)
+    if finished is None:
         return None
-    return PastRound(
-        round_id, done["result"], plan["config"].get("training", {}).get("evaluation_set")
-    )
+    evaluation_set = finished.plan.config.training.evaluation_set
+    return PastRound(round_id, finished.record.result, evaluation_set)

@@ -61,7 +61,7 @@ def write_round_report(
 
 def round_page(facts: RoundFacts, drawn: FeatureMap | None) -> str:
     """The page as HTML, from what was gathered of the round and its map of features if any."""
-    versions = ", ".join(f"{name} {version}" for name, version in facts.done["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in facts.record.versions.items())
     return page.render(
         f"Acquisition round {facts.round_id}",
         [
@@ -78,20 +78,20 @@ def round_page(facts: RoundFacts, drawn: FeatureMap | None) -> str:
             Section("Failures", failures_section(facts)),
             Section("Time", time_section(facts)),
         ],
-        f"{versions}. Seed {facts.config.seed}. Model {facts.result['checkpoint'] or 'none'}.",
+        f"{versions}. Seed {facts.config.seed}. Model {facts.result.checkpoint or 'none'}.",
     )
 
 
 def _lead(facts: RoundFacts) -> str:
     result, images = facts.result, facts.pool.rows
-    if not result["acquired"]:
+    if not result.acquired:
         return f"Nothing was acquired: the pool of {images:,} images had none left to pick."
-    acquired = f"{result['acquired']:,} of {images:,} images were acquired by {result['rule']}"
+    acquired = f"{result.acquired:,} of {images:,} images were acquired by {result.rule}"
     if random := len(facts.batch) - len(facts.active()):
         acquired += f", {random:,} of them at random"
-    if result["checkpoint"] is None:
+    if result.checkpoint is None:
         return f"{acquired}, as nothing was labelled yet that a model could be fitted on."
-    return f"{acquired}, after a fit on {result['labels']:,} labels{_accuracy(facts.rounds[-1])}."
+    return f"{acquired}, after a fit on {result.labels:,} labels{_accuracy(facts.rounds[-1])}."
 
 
 def _accuracy(past: PastRound) -> str:
@@ -106,21 +106,21 @@ def _accuracy(past: PastRound) -> str:
 
 def _facts(facts: RoundFacts) -> list[tuple[str, str]]:
     result, selection = facts.result, facts.config.selection
-    stability = result.get("stability")
+    stability = result.stability
     return [
-        ("rule", str(result["rule"])),
-        ("acquired", f"{result['acquired']:,} of {selection.k:,} wanted"),
-        ("labels before", f"{result['labels']:,}"),
+        ("rule", result.rule),
+        ("acquired", f"{result.acquired:,} of {selection.k:,} wanted"),
+        ("labels before", f"{result.labels:,}"),
         ("labelled since", f"{len(facts.labels):,} of {len(facts.batch):,}"),
         ("posterior samples", str(facts.config.scoring.last_stage.samples)),
-        ("unreadable", f"{result['unreadable']:,}"),
+        ("unreadable", f"{result.unreadable:,}"),
         *([("stable picks", f"{stability:.0%}")] if stability is not None else []),
     ]
 
 
 def _feature_map(workspace: str, facts: RoundFacts) -> FeatureMap | None:
     """The map of a sample of the pool, of labelled images and of picks; None without a model."""
-    sha256 = facts.result["checkpoint"]
+    sha256 = facts.result.checkpoint
     if sha256 is None or not len(facts.batch):
         return None
     groups = {

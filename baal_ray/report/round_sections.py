@@ -46,7 +46,7 @@ def _meaning(facts: RoundFacts) -> str:
     if facts.last_scores is None:
         return "In the order in which they were picked."
     return (
-        f"Rank and score by {facts.result['rule']}; the class that the model predicts, with its "
+        f"Rank and score by {facts.result.rule}; the class that the model predicts, with its "
         "probability; and, once there is one, the label: = as predicted, ≠ not."
     )
 
@@ -94,7 +94,7 @@ def _histogram(facts: RoundFacts) -> Html:
     active = [summary.picks[id][summary.column] for id in facts.active() if id in summary.picks]
     small = summary.column in SMALL_IS_INFORMATIVE
     cut = None
-    if facts.result["rule"] in SCORE_COLUMNS and active and not facts.config.selection.narrows:
+    if facts.result.rule in SCORE_COLUMNS and active and not facts.config.selection.narrows:
         cut = max(active) if small else min(active)
     picked = len(summary.picks)
     share = picked / max(1, summary.scored)
@@ -112,7 +112,7 @@ def _histogram(facts: RoundFacts) -> Html:
 
 
 def _no_cut(facts: RoundFacts) -> str:
-    rule = facts.result["rule"]
+    rule = facts.result.rule
     if rule == "random":
         return "They were picked at random, so their scores are like those of all others."
     return f"{rule} does not go by this score alone, so there is no cut."
@@ -148,9 +148,9 @@ def learning_section(facts: RoundFacts) -> list[Html]:
     accuracy, margin = _metric(rounds, "accuracy"), np.array([past.margin() for past in rounds])
     line = Line("", _labels(rounds), accuracy, accuracy - margin, accuracy + margin)
     first, last = rounds[0], rounds[-1]
-    sentence = f"Accuracy is {accuracy[-1]:.1%} with {last.result['labels']:,} labels"
+    sentence = f"Accuracy is {accuracy[-1]:.1%} with {last.result.labels:,} labels"
     if len(rounds) > 1:
-        sentence += f"; it was {accuracy[0]:.1%} with {first.result['labels']:,}"
+        sentence += f"; it was {accuracy[0]:.1%} with {first.result.labels:,}"
     drawn = plots.lines([line], "labels", "accuracy")
     note = f"The band is what {last.metric('images'):,.0f} evaluation images leave open, at 95 %."
     return [
@@ -168,8 +168,8 @@ def _table(rounds: Sequence[PastRound]) -> Html:
     rows = [
         [
             past.round_id,
-            str(past.result["rule"]),
-            f"{past.result['labels']:,}",
+            past.result.rule,
+            f"{past.result.labels:,}",
             f"{past.metric('accuracy'):.3f}",
             f"{past.margin():.3f}",
             f"{past.metric('nll'):.3f}",
@@ -209,11 +209,11 @@ def calibration_section(facts: RoundFacts) -> list[Html]:
 def _evaluated(facts: RoundFacts) -> list[PastRound]:
     """The rounds with a model that was evaluated, by their number of labels."""
     known = [past for past in facts.rounds if not np.isnan(past.metric("accuracy"))]
-    return sorted(known, key=lambda past: past.result["labels"])
+    return sorted(known, key=lambda past: past.result.labels)
 
 
 def _labels(rounds: Sequence[PastRound]) -> Values:
-    return np.array([past.result["labels"] for past in rounds], np.float64)
+    return np.array([past.result.labels for past in rounds], np.float64)
 
 
 def _metric(rounds: Sequence[PastRound], name: str) -> Values:
@@ -269,7 +269,7 @@ def _left_out(facts: RoundFacts) -> Html:
             ["unreadable", f"{unreadable:,}"],
             ["left out, as they were acquired before", f"{left:,}"],
         ]
-    rows.append(["acquired in this round", f"{facts.result['acquired']:,}"])
+    rows.append(["acquired in this round", f"{facts.result.acquired:,}"])
     if facts.rejected:
         rows.append(["of these found unusable by annotators", f"{facts.rejected:,}"])
     return page.table(["", "images"], rows)
@@ -279,17 +279,17 @@ def time_section(facts: RoundFacts) -> list[Html]:
     """How long the stages of the last rounds took."""
     rounds = facts.rounds[-_MOST_BARS:]
     seconds = {
-        stage: np.array([past.result["seconds"].get(stage, 0.0) for past in rounds])
+        stage: np.array([past.result.seconds.get(stage, 0.0) for past in rounds])
         for stage in _STAGES
     }
     parts = [(stage, values) for stage, values in seconds.items() if values.any()]
-    latest = facts.result["seconds"]
+    latest = facts.result.seconds
     total = sum(latest.values())
     sentence = f"This round took {in_words(total)}"
-    scored = facts.result["scored"]
+    scored = facts.result.scored
     if scored and latest["score"] > 0:
         sentence += f", and scored {scored / latest['score']:,.0f} images a second"
-    longest = max(sum(past.result["seconds"].values()) for past in rounds)
+    longest = max(sum(past.result.seconds.values()) for past in rounds)
     unit, divisor = ("minutes", 60) if longest > 300 else ("seconds", 1)
     drawn = plots.stacked(
         [past.round_id for past in rounds],

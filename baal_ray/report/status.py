@@ -10,7 +10,7 @@ from baal_ray.manifest import Manifest
 from baal_ray.report.comparison import Comparison, compare_picks, comparison_lines
 from baal_ray.report.gain import comparable_models, gain_lines
 from baal_ray.workspace import manifest_uri
-from baal_ray.workspace.rounds import finished_plans, read_stage
+from baal_ray.workspace.rounds import finished_rounds
 from baal_ray.workspace.schema import ACQUIRED, LABELLED
 
 COLUMNS = (
@@ -53,14 +53,12 @@ def workspace_status(config: RoundConfig) -> Status:
     manifest = Manifest(manifest_uri(workspace))
     images = manifest.rows()
     picks = compare_picks(workspace, images)
-    finished = [
-        (plan, (read_stage(workspace, round_id, "round") or {})["result"])
-        for round_id, plan in finished_plans(workspace).items()
-    ]
+    finished = finished_rounds(workspace)
+    results = [each.record.result for each in finished]
     accuracy = {
-        result["round_id"]: f"{result['metrics']['accuracy']:.3f}"
-        for _, result in finished
-        if "accuracy" in result["metrics"]
+        result.round_id: f"{result.metrics['accuracy']:.3f}"
+        for result in results
+        if "accuracy" in result.metrics
     }
     counted = _counted(images)
     rows: list[tuple[str, ...]] = []

@@ -3,7 +3,6 @@
 It is a part of the fingerprint of scores, so all of one model's are of the same.
 """
 
-import json
 import logging
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from baal_ray.checkpoint import describe
 from baal_ray.cluster import actor_cpus, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.scoring.scorer import PoolScorer
+from baal_ray.workspace.records import Record
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,18 @@ _SIZES = (16, 32, 64, 128, 256, 512, 1024)
 _WORTH = 1.03
 # No larger ones are tried once one takes so many seconds.
 _LONG = 2.0
+
+
+class BatchSizeTrial(Record):
+    """`batch-size-….json` of a checkpoint: the result of a trial on one kind of device.
+
+    Attributes:
+        batch_size: The mini-batch size that was chosen.
+        images_per_second: The rate of each size that was tried.
+    """
+
+    batch_size: int
+    images_per_second: dict[str, float]
 
 
 def with_batch_size(
@@ -46,15 +58,16 @@ def with_batch_size(
         task = ray.remote(
             num_cpus=actor_cpus(resources),
             num_gpus=resources.scoring_gpus,
-            runtime_env=runtime_env(
-                resources.scoring_gpus, describe(checkpoint)["model"]["image_size"]
-            ),
+            runtime_env=runtime_env(resources.scoring_gpus, describe(checkpoint).model.image_size),
         )(_try)
         rates: dict[int, float] = ray.get(
             task.remote(checkpoint, config, seed, resources.scoring_gpus > 0)
         )
-        found = {"batch_size": fastest(rates), "images_per_second": rates}
-        storage.create_if_absent(uri, json.dumps(found, indent=2).encode())
+        trial = BatchSizeTrial(
+            batch_size=fastest(rates),
+            images_per_second={str(size): rate for size, rate in rates.items()},
+        )
+        storage.create_if_absent(uri, trial.to_json())
     return with_known_batch_size(config, checkpoint, resources) or config
 
 
@@ -67,9 +80,9 @@ def with_known_batch_size(
     uri = _uri(config, checkpoint, resources)
     if not storage.exists(uri):
         return None
-    found = storage.read_json(uri, "Delete it: the mini-batch size is found again.")
-    logger.info("mini-batches of %d images, as found for this model", found["batch_size"])
-    return config.model_copy(update={"batch_size": found["batch_size"]})
+    found = BatchSizeTrial.read(uri, "Delete it: the mini-batch size is found again.")
+    logger.info("mini-batches of %d images, as found for this model", found.batch_size)
+    return config.model_copy(update={"batch_size": found.batch_size})
 
 
 def try_sizes(seconds_of: Callable[[int], float | None]) -> dict[int, float]:

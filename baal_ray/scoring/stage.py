@@ -1,6 +1,5 @@
 """The actor that scores images, and the Ray Data stage around it."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from baal_ray.errors import ConfigError
 from baal_ray.ids import IdSet
 from baal_ray.pool.decoding import decode
 from baal_ray.scoring.batch_size import with_batch_size
-from baal_ray.scoring.fingerprint import _depends_on, decoder_version, fingerprint_uri
+from baal_ray.scoring.fingerprint import decoder_version, fingerprint, fingerprint_uri
 from baal_ray.scoring.kept_samples import KeptLogProbs
 from baal_ray.scoring.scorer import PoolScorer, kept_share
 from baal_ray.storage.datasink import PublishedParquet
@@ -134,8 +133,8 @@ def score_images(
         first: log-probabilities of the first samples, so that only the others are drawn.
     """
     keep_by = column_of(keep_by) if keep_by and config.further_stages else None
-    depends_on = json.dumps(_depends_on(checkpoint, config, seed), indent=2, sort_keys=True)
-    storage.publish(storage.join(folder, "_fingerprint.json"), depends_on.encode())
+    depends_on = fingerprint(checkpoint, config, seed)
+    storage.publish(storage.join(folder, "_fingerprint.json"), depends_on.to_json())
     more = (keep_by, first)
     scored = through_actors(pool, PoolScorer, checkpoint, config, resources, seed, *more)
     schema = SCORES.with_metadata({FINGERPRINT: folder.rsplit("/", 1)[-1]})
@@ -167,7 +166,7 @@ def through_actors(
         seed: as for `score_pool`.
         *more: further arguments of the actor.
     """
-    image_size = describe(checkpoint)["model"]["image_size"]
+    image_size = describe(checkpoint).model.image_size
     decoded = config.decode_on == "cpu"
     blocks = (
         _decoded_blocks(pool, image_size, config) if decoded else _encoded_blocks(pool, config)
@@ -215,6 +214,6 @@ def _bytes_per_file(checkpoint: str, config: ScoringConfig, keep_by: str | None)
     """Of as many rows as make few files, unless log-probabilities make them too large."""
     a_row: float = _BYTES_A_ROW
     if keep_by is not None:
-        log_probs = config.samples * len(describe(checkpoint)["classes"]) * 4
+        log_probs = config.samples * len(describe(checkpoint).classes) * 4
         a_row += kept_share(config) * log_probs
     return min(int(_ROWS_PER_FILE * a_row), _MOST_BYTES_PER_FILE)

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from baal_ray.workspace import checkpoint_uri
 from baal_ray.workspace.batches import read_batch
 from baal_ray.workspace.schema import SELECTION
 from baal_ray.workspace.scores import score_files
+from baal_ray.workspace.stages import BatchResult, Stability
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +149,7 @@ class Ranking:
         assert self.model is not None
         return checkpoint_uri(self.config.workspace, self.model)
 
-    def stability(
-        self, picks: pa.Table, leave_out: IdSet, only: IdSet | None
-    ) -> dict[str, Any] | None:
+    def stability(self, picks: pa.Table, leave_out: IdSet, only: IdSet | None) -> Stability | None:
         """How many of the picks stay without each fifth of the posterior samples."""
         selection = self.config.selection
         if self.last_scores is None or selection.by not in BY_BALD or selection.narrows:
@@ -166,7 +164,7 @@ class Ranking:
             only=self._narrower(only),
             coldness=selection.coldness,
         )
-        return {"without": without, "mean": fmean(without)} if without else None
+        return Stability(without=without, mean=fmean(without)) if without else None
 
 
 def _spread(best: pa.Table, control: pa.Table) -> pa.Table:
@@ -182,7 +180,7 @@ def _spread(best: pa.Table, control: pa.Table) -> pa.Table:
     return batch.set_column(batch.column_names.index("rank"), SELECTION.field("rank"), ranks)
 
 
-def pick_batch(ranking: Ranking, folder: str, leave_out: IdSet) -> dict[str, Any]:
+def pick_batch(ranking: Ranking, folder: str, leave_out: IdSet) -> BatchResult:
     """Pick a batch and write it to a folder, images and all; nothing is committed.
 
     The next best take the place of picks that cannot be fetched or shown, and in the control the
@@ -194,8 +192,7 @@ def pick_batch(ranking: Ranking, folder: str, leave_out: IdSet) -> dict[str, Any
         leave_out: ids that are not to be picked.
 
     Returns:
-        `acquired` (how many), `random` (how many of these were drawn at random), `rule` (of the
-        others), `stability`, and the `files` in the folder that hold the batch, by name.
+        The batch, without its duration.
     """
     only = None
     while True:
@@ -215,10 +212,10 @@ def pick_batch(ranking: Ranking, folder: str, leave_out: IdSet) -> dict[str, Any
     k = ranking.config.selection.k
     if len(picks) < k:
         logger.warning("the pool has only %d images to acquire; selection.k is %d", len(picks), k)
-    return {
-        "acquired": len(picks),
-        "random": int(pc.sum(pc.equal(picks["rule"], "random")).as_py() or 0),
-        "rule": ranking.rule,
-        "stability": ranking.stability(picks, leave_out, only),
-        "files": [file.rsplit("/", 1)[-1] for file in files],
-    }
+    return BatchResult(
+        acquired=len(picks),
+        random=int(pc.sum(pc.equal(picks["rule"], "random")).as_py() or 0),
+        rule=ranking.rule,
+        stability=ranking.stability(picks, leave_out, only),
+        files=[file.rsplit("/", 1)[-1] for file in files],
+    )

@@ -20,36 +20,24 @@ from baal_ray.scoring.stage import score_images
 from baal_ray.selection.ranking import count_eligible, top_ids
 from baal_ray.workspace import scores_uri
 from baal_ray.workspace.scores import score_files, scored_already
+from baal_ray.workspace.stages import FurtherStage
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ScoredCandidates:
-    """What a stage came to.
+    """The result of a further stage.
 
     Attributes:
-        uri: the folder of their scores, which a pool scored so from the start would have too.
-        samples: K of these.
-        candidates: their `id` and `source`, most promising first.
-        scored: how many were scored by this call.
-        kept: how many of those had their first samples kept, so that only the others were drawn.
+        uri: The folder of their scores, which a pool scored so from the start would have too.
+        candidates: Their `id` and `source`, most promising first.
+        figures: The numbers for the round's record.
     """
 
     uri: str
-    samples: int
     candidates: pa.Table
-    scored: int
-    kept: int
-
-    def figures(self) -> dict[str, int]:
-        """How many of each, for a round's record."""
-        return {
-            "samples": self.samples,
-            "images": len(self.candidates),
-            "scored": self.scored,
-            "kept": self.kept,
-        }
+    figures: FurtherStage
 
 
 def score_candidates(
@@ -136,8 +124,13 @@ class _Stage:
                 if not len(lost):
                     break
             if not len(lost):
-                samples = self.scoring.samples
-                return ScoredCandidates(self._folder, samples, candidates, scored, kept)
+                figures = FurtherStage(
+                    samples=self.scoring.samples,
+                    images=len(candidates),
+                    scored=scored,
+                    kept=kept,
+                )
+                return ScoredCandidates(self._folder, candidates, figures)
             logger.warning("%d candidates are gone: the next best take their place", len(lost))
             leave_out, only = leave_out | IdSet.of(lost["id"]), only or self.listing.ids()
 

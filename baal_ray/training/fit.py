@@ -18,6 +18,7 @@ from baal_ray.storage.lock import alone
 from baal_ray.training.examples import Examples, evaluation_examples, hold_out, labelled_examples
 from baal_ray.training.worker import FitJob, train_worker
 from baal_ray.workspace import fits_uri
+from baal_ray.workspace.records import FitRecord
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +82,8 @@ def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
 
 
 def _read(job: FitJob, reused: bool) -> Fit:
-    found = storage.read_json(job.record, "Delete it: the fit goes on from its last epoch.")
-    return Fit(found["checkpoint"], found["labels"], found["history"], reused)
+    found = FitRecord.read(job.record, "Delete it: the next run fits again.")
+    return Fit(found.checkpoint, found.labels, found.history, reused)
 
 
 def _job(config: RoundConfig, labelled: pa.Table) -> FitJob:

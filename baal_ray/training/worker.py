@@ -1,7 +1,6 @@
 """What each worker of a fit does: its share of every mini-batch, and of the evaluation."""
 
 import io
-import json
 import logging
 import math
 import time
@@ -15,7 +14,7 @@ import torch.distributed
 from torch import Tensor
 
 from baal_ray import storage
-from baal_ray.checkpoint import save_checkpoint
+from baal_ray.checkpoint import FitSummary, save_checkpoint
 from baal_ray.config import RoundConfig
 from baal_ray.errors import StorageError
 from baal_ray.model import build_classifier
@@ -30,6 +29,7 @@ from baal_ray.training.optimisation import (
     summed_loss,
 )
 from baal_ray.workspace import fits_uri
+from baal_ray.workspace.records import FitRecord
 
 logger = logging.getLogger(__name__)
 
@@ -203,10 +203,10 @@ class _Worker:
             self._classifier,
             self._config.model,
             self._config.classes,
-            {"name": self._job.name, "labels": labels, "metrics": self._history[-1]},
+            FitSummary(name=self._job.name, labels=labels, metrics=self._history[-1]),
         )
-        record = {"checkpoint": sha256, "labels": labels, "history": self._history}
-        storage.create_if_absent(self._job.record, json.dumps(record, indent=2).encode())
+        record = FitRecord(checkpoint=sha256, labels=labels, history=self._history)
+        storage.create_if_absent(self._job.record, record.to_json())
         storage.delete(self._job.state)
 
     def _load(self, examples: Examples) -> tuple[Tensor, Tensor]:

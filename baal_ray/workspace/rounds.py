@@ -1,14 +1,20 @@
 """The rounds of a workspace: which there are, and what their stages left behind."""
 
-import json
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 from baal_ray import storage
 from baal_ray.errors import ConfigError, UnfinishedRoundError
 from baal_ray.workspace.places import is_round_id, round_uri, rounds_uri, stage_uri
+from baal_ray.workspace.stages import Plan, RoundRecord, StageFile, StageResult
+
+logger = logging.getLogger(__name__)
+
+File = TypeVar("File", bound=StageFile)
+Result = TypeVar("Result", bound=StageResult)
 
 # What a round makes: first the listings of its pool and targets, then a file for each stage.
 _BEGUN = {"pool", "targets", "plan.json", "fit.json", "scores.json", "batch.json", "round.json"}
@@ -18,14 +24,31 @@ _OURS = _BEGUN | {"batch"}
 _NAMED = 5
 
 
-def read_stage(workspace: str, round_id: str, stage: str) -> dict[str, Any] | None:
-    """What a stage of a round left behind, None where it has not run.
+def read_stage(workspace: str, round_id: str, kind: type[File], attempt: int = 1) -> File | None:
+    """Read a file of a round.
+
+    Args:
+        workspace: URI of the workspace.
+        round_id: Name of the round.
+        kind: The file's type, which names the stage.
+        attempt: Number of the attempt at a stage that may be repeated.
+
+    Returns:
+        Its content; None if the stage has not run.
 
     Raises:
-        CorruptFileError: the file is rotten.
+        CorruptFileError: If the file is damaged.
+        FormatError: If another version wrote it.
     """
-    uri = stage_uri(workspace, round_id, stage)
-    return storage.read_json(uri, _remedy(round_id, stage)) if storage.exists(uri) else None
+    uri = stage_uri(workspace, round_id, attempted(kind.STAGE, attempt))
+    if not storage.exists(uri):
+        return None
+    return kind.read(uri, _remedy(round_id, kind.STAGE))
+
+
+def attempted(stage: str, attempt: int) -> str:
+    """Return the name of a stage's file for the n-th attempt at it."""
+    return stage if attempt == 1 else f"{stage}-{attempt}"
 
 
 def _remedy(round_id: str, stage: str) -> str:
@@ -37,20 +60,36 @@ def _remedy(round_id: str, stage: str) -> str:
     )
 
 
-def finished_plans(workspace: str) -> dict[str, dict[str, Any]]:
-    """The plans of the rounds that ran to their end, ordered as `finished_rounds`."""
-    begun = {
-        round_id: read_stage(workspace, round_id, "plan") or {}
-        for round_id, holds in _folders(workspace).items()
-        if "round.json" in holds
-    }
-    order = sorted(begun, key=lambda id: (begun[id].get("manifest_version", -1), id))
-    return {round_id: begun[round_id] for round_id in order}
+@dataclass(frozen=True)
+class FinishedRound:
+    """A round that ran to its end.
+
+    Attributes:
+        plan: Its plan.
+        record: Its record.
+    """
+
+    plan: Plan
+    record: RoundRecord
 
 
-def finished_rounds(workspace: str) -> list[str]:
-    """The rounds that ran to their end, in the order of the manifest's versions they began at."""
-    return list(finished_plans(workspace))
+def read_finished(workspace: str, round_id: str) -> FinishedRound | None:
+    """Read a round that ran to its end; None if there is no such round.
+
+    Raises:
+        CorruptFileError: If a file is damaged.
+        FormatError: If another version wrote one.
+    """
+    plan = read_stage(workspace, round_id, Plan)
+    record = read_stage(workspace, round_id, RoundRecord) if plan else None
+    return FinishedRound(plan, record) if plan and record else None
+
+
+def finished_rounds(workspace: str) -> list[FinishedRound]:
+    """Return the rounds that ran to their end, by the version of the manifest they began at."""
+    with_record = (id for id, holds in _folders(workspace).items() if "round.json" in holds)
+    found = [read_finished(workspace, round_id) for round_id in sorted(with_record)]
+    return sorted(filter(None, found), key=lambda done: done.plan.manifest_version)
 
 
 def unfinished_rounds(workspace: str) -> list[str]:
@@ -91,62 +130,41 @@ def check_round(workspace: str, round_id: str) -> None:
         raise ConfigError("round", [f"there is no round {round_id!r}; there are {there}"])
 
 
-logger = logging.getLogger(__name__)
-
-Result = dict[str, Any]
-
-
 class StageResults:
-    """A result for each stage of a round that has run.
+    """The results of a round's stages.
 
     Attributes:
-        running: the stage that runs, or is the next to run.
+        running: The name of the stage that is running, or is the next to run.
     """
 
     def __init__(self, workspace: str, round_id: str) -> None:
-        self.running = "plan"
+        self.running = Plan.STAGE
         self._workspace = workspace
         self._round_id = round_id
 
-    def uri(self, stage: str) -> str:
-        """Where a stage's result is, or will be."""
-        return stage_uri(self._workspace, self._round_id, stage)
+    def uri(self, kind: type[StageFile], attempt: int = 1) -> str:
+        """Return the location of a stage's file, whether or not it is there."""
+        return stage_uri(self._workspace, self._round_id, attempted(kind.STAGE, attempt))
 
-    def read(self, stage: str) -> Result | None:
-        """A stage's result, None where it has not run.
+    def read(self, kind: type[File], attempt: int = 1) -> File | None:
+        """Read a stage's file; arguments, result and errors as for `read_stage`."""
+        return read_stage(self._workspace, self._round_id, kind, attempt)
 
-        Raises:
-            CorruptFileError: the file is rotten.
-        """
-        return read_stage(self._workspace, self._round_id, stage)
-
-    def once(self, stage: str, run: Callable[[], Result]) -> Result:
-        """The result that is there, else the one that `run` gives now, with its `seconds`."""
-        self.running = stage
-        result = self.read(stage)
-        if result is not None:
+    def once(self, kind: type[Result], run: Callable[[], Result], attempt: int = 1) -> Result:
+        """Return the result that is there; if there is none, run the stage and write it."""
+        stage = self.running = attempted(kind.STAGE, attempt)
+        found = self.read(kind, attempt)
+        if found is not None:
             logger.info("%s: done before", stage)
-            return result
+            return found
         begun = time.monotonic()
-        result = {**run(), "seconds": round(time.monotonic() - begun, 3)}
-        logger.info("%s", _line(stage, result))
-        return self.create(stage, result)
+        result = run()
+        result = result.model_copy(update={"seconds": round(time.monotonic() - begun, 3)})
+        logger.info("%s: %s", stage, ", ".join([f"{result.seconds:,.1f} s", *result.figures()]))
+        return self.create(result, attempt)
 
-    def create(self, stage: str, result: Result) -> Result:
-        """Write a result down, unless a driver on another machine was first: then take that."""
-        data = json.dumps(result, indent=2, ensure_ascii=False).encode()
-        created = storage.create_if_absent(self.uri(stage), data)
-        return result if created else self.read(stage) or result
-
-
-def _line(stage: str, result: Result) -> str:
-    """What a stage came to, for the log."""
-    seconds = result["seconds"]
-    told = [f"{stage}: {seconds:,.1f} s"]
-    counts = ("labels", "scored", "unreadable", "acquired")
-    told += [f"{result[key]:,} {key}" for key in counts if result.get(key)]
-    rows = result.get("scored") or sum(of["scored"] for of in result.get("stages", []))
-    if rows and seconds:
-        told.append(f"{rows / seconds:,.1f} images a second")
-    told += [f"{name} {value:.4g}" for name, value in result.get("metrics", {}).items()]
-    return ", ".join(told)
+    def create(self, content: File, attempt: int = 1) -> File:
+        """Write a file; if a driver on another machine wrote it first, return that one's."""
+        if storage.create_if_absent(self.uri(type(content), attempt), content.to_json()):
+            return content
+        return self.read(type(content), attempt) or content

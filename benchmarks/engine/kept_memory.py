@@ -37,7 +37,7 @@ CLASSES = [str(number) for number in range(10)]
 def score(folder, side):
     """What is called again and again: scoring a mini-batch."""
     config = ModelConfig(image_size=side)
-    sha256 = save_checkpoint(folder, build_classifier(config, len(CLASSES)), config, CLASSES, {})
+    sha256 = save_checkpoint(folder, build_classifier(config, len(CLASSES)), config, CLASSES)
     config = ScoringConfig(samples=20, batch_size=BATCH_SIZE)
     scorer = PoolScorer(checkpoint_uri(folder, sha256), config, 0, on_gpu=False)
     shape = (BATCH_SIZE, 3, side, side)

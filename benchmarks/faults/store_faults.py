@@ -1,6 +1,7 @@
 """Rounds on S3 in which one request after another fails, and whether each ends in the same picks.
 
-PYTHONPATH=tests/support python benchmarks/faults/store_faults.py --step 7     every seventh request
+Run `PYTHONPATH=tests/support python benchmarks/faults/store_faults.py --step 7` for every seventh
+request.
 
 Three faults by turns: the request never arrives (refused); it is done and its answer is lost; or
 the store is gone from then on until the round has failed and is run again. The driver's clients do

@@ -116,7 +116,7 @@ def main():
     model = ModelConfig(factory="vgg16", image_size=SIDE)
     classes = [str(number) for number in range(CLASSES)]
     torch.manual_seed(0)
-    sha256 = save_checkpoint(str(folder), build_classifier(model, CLASSES), model, classes, {})
+    sha256 = save_checkpoint(str(folder), build_classifier(model, CLASSES), model, classes)
     checkpoint = checkpoint_uri(str(folder), sha256)
     config = ScoringConfig(samples=SAMPLES, batch_size=arguments.batch_size, precision="bfloat16")
     hardware = torch.cuda.get_device_name() if device == "cuda" else "CPU"

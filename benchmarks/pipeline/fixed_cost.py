@@ -61,7 +61,7 @@ def work(folder):
     model = build_classifier(config.model, len(CLASSES))
     fit(model, torch.from_numpy(pixels_N), labels_N, config.model, config.training)
     fitted = time.perf_counter()
-    sha256 = save_checkpoint(str(folder / "alone"), model, config.model, CLASSES, {})
+    sha256 = save_checkpoint(str(folder / "alone"), model, config.model, CLASSES)
     checkpoint = checkpoint_uri(str(folder / "alone"), sha256)
     scorer = PoolScorer(checkpoint, config.scoring, 0, on_gpu=False)
     ids, images = (np.array(pool[name].to_pylist(), dtype=object) for name in ("id", "image"))

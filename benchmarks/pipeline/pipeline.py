@@ -161,7 +161,7 @@ def run_arm(arm, name, folder, images):
     torch.manual_seed(0)
     config = ModelConfig(factory=factory, image_size=side)
     classes = [str(number) for number in range(CLASSES)]
-    sha256 = save_checkpoint(str(scratch), build_classifier(config, CLASSES), config, classes, {})
+    sha256 = save_checkpoint(str(scratch), build_classifier(config, CLASSES), config, classes)
     checkpoint = checkpoint_uri(str(scratch), sha256)
     if arm == "alone":
         seconds = alone(pool, checkpoint, side)

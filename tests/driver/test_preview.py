@@ -1,12 +1,12 @@
 """What a round would do, seen on workspaces in each of its states."""
 
-import json
 import logging
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from baal_ray import storage
 from baal_ray.driver.preview import preview_round
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
@@ -14,8 +14,10 @@ from baal_ray.scoring.fingerprint import fingerprint_uri
 from baal_ray.storage.parquet import publish_table
 from baal_ray.training.fit import _job
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
+from baal_ray.workspace.records import FitRecord
 from baal_ray.workspace.schema import SCORES
 from pools import round_config, write_labelled, write_pool
+from stage_files import fit_result, plan, put, round_record
 
 
 def test_a_control(tmp_path):
@@ -48,16 +50,11 @@ def bring_in_labels(config, tmp_path):
     )
 
 
-def write(path, content):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(content))
-
-
 def finish(config, round_id, ids, **result):
     """Leave a round as `run_round` does, as far as it is looked at."""
     manifest_of(config).acquire(pa.table({"id": ids}), round_id)
-    record = {"round_id": round_id, "labels": 15, "scored": 50, **result}
-    write(Path(config.workspace, "rounds", round_id, "round.json"), {"result": record})
+    record = round_record(round_id, **{"labels": 15, "scored": 50, **result})
+    put(config.workspace, round_id, record)
 
 
 def preview(config, round_id="night"):
@@ -99,8 +96,8 @@ def test_time_goes_by_the_last_round_that_scored(config, tmp_path):
 def test_what_is_fitted_and_scored_already_is_not_done_again(config, tmp_path, caplog):
     bring_in_labels(config, tmp_path)
     caplog.set_level(logging.ERROR)  # no evaluation set
-    record = {"checkpoint": CHECKPOINT, "labels": 27, "history": []}
-    write(_job(config, manifest_of(config).labelled()).record, record)
+    record = FitRecord(checkpoint=CHECKPOINT, labels=27, history=[])
+    storage.publish(_job(config, manifest_of(config).labelled()).record, record.to_json())
     checkpoint = checkpoint_uri(config.workspace, CHECKPOINT)
     folder = fingerprint_uri(scores_uri(config.workspace), checkpoint, config.scoring, config.seed)
     ids = pa.array([f"image-{i:04}" for i in range(60)])
@@ -114,11 +111,9 @@ def test_what_is_fitted_and_scored_already_is_not_done_again(config, tmp_path, c
 
 
 def test_a_round_that_was_begun_or_has_ended(config):
-    folder = Path(config.workspace, "rounds", "night")
-    write(folder / "plan.json", {})
-    write(folder / "fit.json", {})
+    put(config.workspace, "night", plan(), fit_result(CHECKPOINT))
     assert preview(config)["round"] == "night, begun before; done: plan, fit"
-    write(folder / "round.json", {})
+    put(config.workspace, "night", round_record("night"))
     assert preview_round(config, "night") == ["round night is committed already: nothing to do"]
 
 

@@ -6,39 +6,56 @@ import pyarrow as pa
 import pytest
 
 from baal_ray import storage
+from baal_ray.driver.commit import Commit
 from baal_ray.driver.round import _Round
 from baal_ray.errors import StorageError
+from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
 from baal_ray.storage.parquet import publish_table
-from baal_ray.workspace import manifest_uri
+from baal_ray.workspace import batch_uri, manifest_uri
+from baal_ray.workspace.rounds import StageResults
 from baal_ray.workspace.schema import BATCH
+from baal_ray.workspace.stages import BatchResult
 from pools import picture, round_config
+from stage_files import NO_FIT, NO_SCORES, batch_result
 
 RANKING = [f"image-{number:04}" for number in range(20)]
-FIT = {"checkpoint": None, "labels": 0, "metrics": {}, "seconds": 0.0}
-SCORES = {"scores": None, "scored": 0, "unreadable": 0, "seconds": 0.0}
 
 
-class Driver(_Round):
-    """One that picks the first five of a fixed ranking, and no Ray."""
+class Driver:
+    """The end of a round's driver: it picks the first five of a fixed ranking, without Ray."""
 
-    def _pick(self, plan, fit, scores, candidates=None):
-        taken = self._acquired().contains(RANKING)
+    def __init__(self, config, round_id):
+        self.folder = batch_uri(config.workspace, round_id)
+        self.results = StageResults(config.workspace, round_id)
+        self.commits = Commit(config.workspace, round_id, self.results)
+        self._round = _Round(config, round_id)
+        self._manifest = Manifest(manifest_uri(config.workspace))
+
+    def pick(self):
+        taken = IdSet.of(self._manifest.ids()).contains(RANKING)
         picks = [id for id, gone in zip(RANKING, taken, strict=True) if not gone][:5]
         nulls = [None] * 5
         columns = {"id": picks, "rank": range(1, 6), "rule": ["random"] * 5}
         columns["image"] = [picture(0, 0)] * 5
         arrays = [pa.array(columns.get(field.name, nulls), field.type) for field in BATCH]
-        uri = publish_table(self._batch_folder, pa.table(arrays, schema=BATCH))
-        name = uri.rsplit("/", 1)[1]
-        return {"acquired": 5, "rule": "random", "stability": None, "files": [name]}
+        uri = publish_table(self.folder, pa.table(arrays, schema=BATCH))
+        return batch_result([uri.rsplit("/", 1)[1]], 5, "random")
+
+    def attempt(self, number=1):
+        return self.results.once(BatchResult, self.pick, number)
 
     def commit(self):
         """Up to the commit; what a kill before the round's record leaves."""
-        return self._acquire({}, FIT, SCORES)
+        return self.commits.acquire(self.attempt)[1]
 
     def finish(self):
-        return self._finish(FIT, SCORES, *self.commit())
+        batch = self.commit()
+        self.commits.delete_strays(batch)
+        return self._round._finish(NO_FIT, NO_SCORES, None, batch)
+
+    def finished(self):
+        return self._round._finished()
 
 
 class Slow(Manifest):
@@ -75,43 +92,43 @@ def ids_of(config, round_id="night"):
 @pytest.mark.parametrize("stop", ["before", "after"])
 def test_the_slower_of_two_drivers_takes_what_the_faster_has_committed(config, stop):
     slow, fast = Driver(config, "night"), Driver(config, "night")
-    slow._manifest = Slow(manifest_uri(config.workspace), stop)
-    slow._results.once("batch", lambda: slow._pick({}, FIT, SCORES))
+    manifest = slow.commits._manifest = Slow(manifest_uri(config.workspace), stop)
+    slow.attempt()
     theirs = pa.table({"id": [RANKING[0]]})
     Manifest(manifest_uri(config.workspace)).acquire(theirs, "theirs")
     told = []
     thread = threading.Thread(target=lambda: told.append(slow.commit()))
     thread.start()
-    assert slow._manifest.at.wait(30)
-    _, batch = fast.commit()
-    slow._manifest.go.set()
+    assert manifest.at.wait(30)
+    batch = fast.commit()
+    manifest.go.set()
     thread.join(30)
-    assert told[0][1]["files"] == batch["files"]
+    assert told[0].files == batch.files
     assert ids_of(config) == RANKING[1:6]
     result = Driver(config, "night").finish()
     assert result.acquired == 5
-    assert storage.list_files(slow._batch_folder) == slow._batch_files(batch)
-    assert Driver(config, "night")._finished().committed_before
+    assert storage.list_files(slow.folder) == [f"{slow.folder}/{name}" for name in batch.files]
+    assert Driver(config, "night").finished().committed_before
 
 
 def test_the_committed_batch_counts_when_a_later_one_was_picked_beside_it(config):
     """The pick that another round took came back while a driver that lost it picked anew."""
     manifest = Manifest(manifest_uri(config.workspace))
     driver = Driver(config, "night")
-    first = driver._results.once("batch", lambda: driver._pick({}, FIT, SCORES))
+    first = driver.attempt(1)
     manifest.acquire(pa.table({"id": [RANKING[0]]}), "theirs")
-    driver._results.once("batch-2", lambda: driver._pick({}, FIT, SCORES))
+    driver.attempt(2)
     manifest.release(pa.table({"id": [RANKING[0]]}))
     manifest.acquire(pa.table({"id": RANKING[:5]}), "night")
     for _ in range(2):  # the second time, the other's files are gone
-        assert driver.commit()[1]["files"] == first["files"]
-        driver._delete_strays(first)
+        assert driver.commit().files == first.files
+        driver.commits.delete_strays(first)
     assert driver.finish().acquired == 5
 
 
 def test_a_committed_round_whose_batch_is_lost_is_told_so(config):
     driver = Driver(config, "night")
     driver.commit()
-    storage.delete(driver._results.uri("batch"))
+    storage.delete(driver.results.uri(BatchResult))
     with pytest.raises(StorageError, match=r"with 5 picks.*put back its batch\.json"):
         driver.commit()

@@ -23,7 +23,7 @@ logging.basicConfig(stream=sys.stderr, format="%(message)s")
 workspace, megabytes = sys.argv[1], int(sys.argv[2])
 model = ModelConfig(factory="pools:Hungry", image_size=[12, 12])
 torch.manual_seed(0)
-sha256 = save_checkpoint(workspace, build_classifier(model, 3), model, ["a", "b", "c"], {})
+sha256 = save_checkpoint(workspace, build_classifier(model, 3), model, ["a", "b", "c"])
 pixels = np.random.default_rng(0).integers(0, 256, (64, 3, 12, 12), np.uint8)
 rows = {"id": np.array([f"i{n}" for n in range(64)], object), "source": np.full(64, "", object),
         "image": pixels, "error": np.full(64, "", object)}

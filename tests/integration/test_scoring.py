@@ -44,7 +44,7 @@ MODEL = ModelConfig(image_size=[12, 12])
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> str:
     torch.manual_seed(0)
-    sha256 = save_checkpoint(str(tmp_path), build_classifier(MODEL, 3), MODEL, CLASSES, {})
+    sha256 = save_checkpoint(str(tmp_path), build_classifier(MODEL, 3), MODEL, CLASSES)
     return checkpoint_uri(str(tmp_path), sha256)
 
 
@@ -149,7 +149,7 @@ class FreshPages(PoolScorer):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other ways")
 def test_an_actor_keeps_its_memory_for_the_next_mini_batch(tmp_path: Path) -> None:
     model = ModelConfig(image_size=32)
-    sha256 = save_checkpoint(str(tmp_path), build_classifier(model, 3), model, CLASSES, {})
+    sha256 = save_checkpoint(str(tmp_path), build_classifier(model, 3), model, CLASSES)
     checkpoint = checkpoint_uri(str(tmp_path), sha256)
     pool = read_pool(list_pool(PoolConfig(uri=str(write_pool(tmp_path, images=10))), ""))
     config, resources = ScoringConfig(samples=2), ResourcesConfig(scoring_cpus=0.5)
@@ -324,7 +324,7 @@ def test_actors_killed_in_the_middle_of_a_mini_batch_change_nothing(tmp_path: Pa
     model = MODEL.model_copy(
         update={"factory": "pools:Fragile", "arguments": {"folder": str(tmp_path), "deaths": 2}}
     )
-    sha256 = save_checkpoint(str(tmp_path), build_classifier(model, 3), model, CLASSES, {})
+    sha256 = save_checkpoint(str(tmp_path), build_classifier(model, 3), model, CLASSES)
     checkpoint, config = checkpoint_uri(str(tmp_path), sha256), ScoringConfig(samples=4)
     with_deaths = score_pool(pool, checkpoint, str(tmp_path / "with"), config=config)
     assert len(list(tmp_path.glob("death-*"))) == 2
@@ -375,7 +375,7 @@ def test_what_the_cluster_can_never_give_is_told_at_once(checkpoint: str) -> Non
 
 def test_prometheus_is_told_how_many_images_were_scored(tmp_path: Path) -> None:
     torch.manual_seed(7)  # a model that no other test has
-    sha256 = save_checkpoint(str(tmp_path), build_classifier(MODEL, 3), MODEL, CLASSES, {})
+    sha256 = save_checkpoint(str(tmp_path), build_classifier(MODEL, 3), MODEL, CLASSES)
     folder = write_pool(tmp_path, images=70)
     bad = pa.table({"id": ["x", "y", "z"], "image": [b"no image"] * 3})
     pq.write_table(bad, f"{folder}/bad.parquet")

@@ -86,5 +86,5 @@ def saved_model(workspace: Path, folder: Path, seconds: float) -> str:
     arguments = {"folder": str(folder), "seconds": seconds}
     model = ModelConfig(image_size=[12, 12], factory="pools:Slow", arguments=arguments)
     classifier = build_classifier(model, len(CLASSES))
-    sha256 = save_checkpoint(str(workspace), classifier, model, CLASSES, {})
+    sha256 = save_checkpoint(str(workspace), classifier, model, CLASSES)
     return checkpoint_uri(str(workspace), sha256)

@@ -46,7 +46,7 @@ def test_two_workers_use_every_row_and_measure_on_the_whole_evaluation_set(
     assert fit.history[-1]["train_loss"] < fit.history[0]["train_loss"]
     checkpoint = load_checkpoint(checkpoint_uri(config.workspace, fit.checkpoint))
     assert checkpoint.classes == config.classes
-    assert checkpoint.description["fit"]["metrics"] == fit.history[-1]
+    assert checkpoint.description.fit.metrics == fit.history[-1]
 
     again = fit_model(config, manifest.labelled())
     assert (again.checkpoint, again.reused) == (fit.checkpoint, True)

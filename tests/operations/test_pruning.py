@@ -1,4 +1,3 @@
-import json
 import os
 import time
 
@@ -12,6 +11,8 @@ from baal_ray.manifest import Manifest
 from baal_ray.operations.pruning import plan_pruning
 from baal_ray.storage.scratch import scratch_folders
 from baal_ray.workspace import manifest_uri
+from baal_ray.workspace.records import FitRecord
+from stage_files import fingerprint, fit_result, plan, put, round_record
 
 
 @pytest.fixture
@@ -31,28 +32,26 @@ def fill(workspace):
 
 
 def begin(workspace, round_id, version, *checkpoint):
-    write(workspace, f"rounds/{round_id}/plan.json", {"manifest_version": version})
-    for sha256 in checkpoint:
-        write(workspace, f"rounds/{round_id}/fit.json", {"checkpoint": sha256})
+    put(workspace, round_id, plan(version), *map(fit_result, checkpoint))
 
 
 def finish(workspace, round_id, checkpoint):
-    write(workspace, f"rounds/{round_id}/round.json", {"result": {"checkpoint": checkpoint}})
+    put(workspace, round_id, round_record(round_id, checkpoint=checkpoint))
 
 
 def fitted(workspace, name):
     """What a fit and the scoring with its model leave behind, and Ray Train."""
     write(workspace, f"checkpoints/{name}/model.safetensors", "weights")
-    write(workspace, f"fits/{name}/fit.json", {"checkpoint": name})
+    write(workspace, f"fits/{name}/fit.json", FitRecord(checkpoint=name, labels=1, history=[]))
     write(workspace, f"fits/{name}/checkpoint_2026/state.pt", "state")
     for samples in (8, 100):
-        write(workspace, f"scores/{name}{samples}/_fingerprint.json", {"checkpoint": name})
+        write(workspace, f"scores/{name}{samples}/_fingerprint.json", fingerprint(name, samples))
         write(workspace, f"scores/{name}{samples}/1.parquet", "scores")
 
 
 def write(workspace, name, content):
-    data = content if isinstance(content, str) else json.dumps(content)
-    storage.publish(f"{workspace}/{name}", data.encode())
+    data = content.encode() if isinstance(content, str) else content.to_json()
+    storage.publish(f"{workspace}/{name}", data)
 
 
 def files(workspace):
@@ -133,7 +132,7 @@ def test_killed_between_any_two_removals_the_rest_goes_the_next_time(workspace, 
             plan_pruning(workspace, keep=1).run()
         monkeypatch.undo()
         for record in storage.list_files(f"{workspace}/fits", "/fit.json"):
-            checkpoint = json.loads(storage.read(record))["checkpoint"]
+            checkpoint = FitRecord.read(record, "").checkpoint
             assert storage.exists(f"{workspace}/checkpoints/{checkpoint}")
     assert plan_pruning(workspace, keep=1).removals == []
 

@@ -1,7 +1,9 @@
 import pytest
 
 from baal_ray.report.gain import Measured, comparable_models, gain_between, gain_lines
+from baal_ray.workspace.rounds import FinishedRound
 from pools import round_config
+from stage_files import plan, round_record
 
 
 @pytest.fixture
@@ -10,10 +12,8 @@ def config(tmp_path):
 
 
 def round_of(config, name, labels, correct, images=80):
-    """The plan and the result of a round."""
     metrics = {"accuracy": correct / images, "images": float(images)}
-    result = {"round_id": name, "labels": labels, "metrics": metrics}
-    return {"config": config.planned()}, result
+    return FinishedRound(plan(config=config), round_record(name, labels=labels, metrics=metrics))
 
 
 def lines(config, *rounds):
@@ -75,12 +75,10 @@ def test_only_labels_may_make_the_difference(config, tmp_path):
         round_of(round_config(tmp_path, **({"training": training} | other)), "other", number, 40)
         for number, other in enumerate(others)
     ]
-    unknown = ({"config": {"of": "another version"}}, rounds[0][1])
-    unplanned = ({}, rounds[0][1])
     smaller = round_of(config, "smaller", 10, 40, images=50)
-    without = (rounds[0][0], {"round_id": "none", "labels": 0, "metrics": {}})
+    without = FinishedRound(plan(config=config), round_record("none", labels=0, metrics={}))
     ours = [round_of(same, "a", 20, 40), round_of(config, "b", 40, 50)]
-    models = comparable_models(config, [*rounds, unknown, unplanned, smaller, without, *ours])
+    models = comparable_models(config, [*rounds, smaller, without, *ours])
     assert [model.round_id for model in models] == ["a", "b"]
 
 

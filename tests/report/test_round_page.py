@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from baal_ray import storage
@@ -11,8 +9,11 @@ from baal_ray.report.round_facts import gather
 from baal_ray.report.round_page import write_round_report
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import report_uri
+from baal_ray.workspace.rounds import read_stage
+from baal_ray.workspace.stages import CandidatesResult, RoundRecord
 from pages import faults_of, text_of
 from rounds_on_disk import label, score_rows, write_round
+from stage_files import put
 
 FIXED = {"evaluation_set": "/data/evaluation.parquet"}
 
@@ -128,9 +129,9 @@ def test_of_further_stages_the_last_is_shown(tmp_path):
     last = f"{config.workspace}/scores/last"
     ids = [f"image-{i:04}" for i in range(6)]
     publish_table(last, score_rows(ids, [0.9, 0.8, 0.7, 0.3, 0.2, 0.1], [2] * 6))
-    uri = f"{config.workspace}/rounds/night-1/round.json"
-    done = storage.read_json(uri) | {"candidates": {"scores": last}}
-    storage.publish(uri, json.dumps(done).encode())
+    done = read_stage(config.workspace, "night-1", RoundRecord)
+    candidates = CandidatesResult(scores=last, ids="", stages=[])
+    put(config.workspace, "night-1", done.model_copy(update={"candidates": candidates}))
     text = text_of(page_of(config))
     assert "3 of 6 scored images were acquired (50.0%): those with a bald of at least 0.7" in text
     assert "the candidates of the last stage" in text

@@ -12,18 +12,17 @@ from baal_ray.manifest.labels import export_labels
 from baal_ray.operations.forgetting import forget_images
 from baal_ray.report.status import workspace_status
 from baal_ray.storage.parquet import publish_table
-from baal_ray.workspace import batch_uri, manifest_uri, rounds_uri
+from baal_ray.workspace import batch_uri, manifest_uri
 from baal_ray.workspace.schema import BATCH
 from pools import round_config
+from stage_files import plan, put, round_record
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def finished(workspace, round_id, metrics, labels=0, plan=None):
-    result = {"result": {"round_id": round_id, "metrics": metrics, "labels": labels}}
-    for name, content in (("plan", plan or {}), ("round", result)):
-        uri = f"{rounds_uri(workspace)}/{round_id}/{name}.json"
-        storage.publish(uri, json.dumps(content).encode())
+def finished(config, round_id, metrics, labels=0, version=0):
+    record = round_record(round_id, metrics=metrics, labels=labels)
+    put(config.workspace, round_id, plan(version, config), record)
 
 
 def test_a_new_workspace_has_no_rounds(tmp_path):
@@ -39,9 +38,9 @@ def test_rounds_come_in_the_order_they_were_committed_in(tmp_path):
     manifest.acquire(pa.table({"id": ["b", "a"], "rule": ["random"] * 2}), "night-10")
     manifest.acquire(pa.table({"id": ["c"], "rule": ["bald"]}), "night-9")
     manifest.label(pa.table({"id": ["a"], "label": ["dog"]}))
-    finished(workspace, "night-10", {})
-    finished(workspace, "night-9", {"accuracy": 0.98765})
-    storage.publish(f"{rounds_uri(workspace)}/night-11/plan.json", b"{}")
+    finished(config, "night-10", {})
+    finished(config, "night-9", {"accuracy": 0.98765})
+    put(workspace, "night-11", plan())
     status = workspace_status(config)
     assert status.rows == [
         ("seeds", "labelled set", "1", "1", "0", "", "", ""),
@@ -106,14 +105,12 @@ def test_a_corrected_label_counts_and_a_forgotten_or_released_image_does_not(tmp
 
 def test_the_summary_has_both_a_comparison_and_a_gain(tmp_path):
     config = round_config(tmp_path, training={"evaluation_set": str(tmp_path / "evaluation")})
-    plan = {"config": config.planned()}
     right, wrong = ("left", "left"), ("left", "right")
     for number in (1, 2, 3):
         active = [wrong] * 12 + [right] * 8
         acquired(config, f"night-{number}", active=active, control=[wrong] + [right] * 9)
         accuracy = {"accuracy": 0.5 + 0.1 * number, "images": 1000}
-        order = plan | {"manifest_version": number}
-        finished(config.workspace, f"night-{number}", accuracy, 100 * number, order)
+        finished(config, f"night-{number}", accuracy, 100 * number, number)
     compared, gained = workspace_status(config).summary
     assert compared.splitlines() == [
         "Picks that the model was wrong about (rounds: 3; 95% intervals):",

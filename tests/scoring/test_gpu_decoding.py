@@ -192,4 +192,4 @@ def test_its_version_names_both_decoders():
 def test_a_round_that_lacks_torchcodec_says_so_before_it_begins(tmp_path):
     settings = {"scoring": {"decode_on": "gpu"}, "resources": {"scoring_gpus": 1}}
     with pytest.raises(ConfigError, match=r"decode_on.*\n.*pip install 'baal-ray\[gpu\]'"):
-        _Round(round_config(tmp_path, **settings), "night")._plan()
+        _Round(round_config(tmp_path, **settings), "night")._run()

@@ -170,12 +170,12 @@ def test_what_is_lost_is_replaced_by_its_own_kind(ranking, tmp_path, monkeypatch
     chosen = ranking()
     chosen = Ranking(chosen.config, pool, "model", chosen.scores, chosen.scores, None, 5)
     done = pick_batch(chosen, str(tmp_path / "batch"), IdSet.of([]))
-    assert (done["acquired"], done["random"], done["rule"]) == (20, 5, "bald")
-    picks = read_batch([f"{tmp_path}/batch/{name}" for name in done["files"]])
+    assert (done.acquired, done.random, done.rule) == (20, 5, "bald")
+    picks = read_batch([f"{tmp_path}/batch/{name}" for name in done.files])
     drawn = top_k(chosen.scores, IMAGES, "random", 6)["id"].to_pylist()
     control = [id for id in drawn if id not in pool.lost][:5]
     assert control_of(picks) == control
     there = [id for id in BEST if id not in pool.lost and id not in control]
     assert active_of(picks) == there[:15]
     # BALD is the same without any fifth of the samples, so all that it picked stay.
-    assert done["stability"]["mean"] == 1
+    assert done.stability.mean == 1

@@ -1,6 +1,5 @@
 """Finished rounds as they lie in a workspace, written without running any."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.manifest import Manifest
 from baal_ray.storage.parquet import publish_table
-from baal_ray.workspace import batch_uri, manifest_uri, round_uri, scores_uri
+from baal_ray.workspace import batch_uri, manifest_uri, scores_uri
 from baal_ray.workspace.schema import BATCH, SCORES
 from pools import picture, round_config, write_pool
+from stage_files import batch_result, plan, put, round_record
 
 
 def score_rows(
@@ -72,7 +72,6 @@ def write_round(
     config = round_config(folder, **sections)
     if not (folder / "pool").exists():
         write_pool(folder, 30, 30)
-    uri = round_uri(config.workspace, round_id)
     scores = storage.join(scores_uri(config.workspace), f"of-{round_id}")
     others = [f"image-{number:04}" for number in range(3, 30 - len(failures))]
     bald = np.concatenate([np.linspace(0.6, 0.5, len(ids)), np.linspace(0.4, 0, len(others))])
@@ -95,39 +94,26 @@ def write_round(
     file = publish_table(batch_uri(config.workspace, round_id), batch)
     version = Manifest(manifest_uri(config.workspace)).version
     Manifest(manifest_uri(config.workspace)).acquire(batch.drop_columns(["image"]), round_id)
-    plan = {
-        "config": config.planned(),
-        "pool": {
-            "files": [{"uri": str(folder / "pool/00000.parquet"), "row_groups": [30]}],
-            "column": "image",
-            "root": str(folder / "pool"),
-            "images_are_files": False,
-        },
-        "manifest_version": version,
-    }
     metrics = {"accuracy": accuracy, "nll": 0.7, "ece": 0.05, "images": 500.0}
-    done = {
-        "result": {
-            "round_id": round_id,
-            "acquired": len(ids),
-            "checkpoint": "0" * 64,
-            "rule": config.selection.by,
-            "scored": 30 - len(failures),
-            "unreadable": len(failures),
-            "labels": labels,
-            "metrics": metrics,
-            "seconds": {"fit": 30.0, "score": 5.0, "select": 1.0},
-            "further_stages": [],
-            "stability": 0.9,
-            **(result or {}),
-        },
-        "scores": scores,
-        "candidates": None,
-        "versions": {"baal_ray": "0.1.0", "ray": "2.60.0"},
-    }
-    stages = {"plan": plan, "batch": {"files": [file.rsplit("/", 1)[-1]]}, "round": done}
-    for stage, content in stages.items():
-        storage.publish(f"{uri}/{stage}.json", json.dumps(content).encode())
+    put(
+        config.workspace,
+        round_id,
+        plan(version, config, str(folder / "pool")),
+        batch_result([file.rsplit("/", 1)[-1]], len(ids)),
+        round_record(
+            round_id,
+            scores,
+            **{
+                "acquired": len(ids),
+                "rule": config.selection.by,
+                "scored": 30 - len(failures),
+                "unreadable": len(failures),
+                "labels": labels,
+                "metrics": metrics,
+                **(result or {}),
+            },
+        ),
+    )
     return config
 
 

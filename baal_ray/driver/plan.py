@@ -1,0 +1,83 @@
+"""The plan of a round: made once, followed from then on, and held against the configuration."""
+
+from collections.abc import Iterator
+
+import baal_ray
+from baal_ray import storage
+from baal_ray.config import RoundConfig, differences
+from baal_ray.errors import PlanMismatchError
+from baal_ray.manifest import Manifest
+from baal_ray.model import check_model
+from baal_ray.pool import PoolListing, check_ids, list_pool
+from baal_ray.selection.predictions import check_candidates
+from baal_ray.workspace import manifest_uri, round_uri
+from baal_ray.workspace.rounds import StageResults
+from baal_ray.workspace.stages import Plan, ScoresResult
+
+
+def follow_plan(config: RoundConfig, round_id: str, results: StageResults) -> Plan:
+    """Return the plan of a round; the first driver makes it.
+
+    Args:
+        config: Configuration of the round.
+        round_id: Name of the round.
+        results: Results of the round's stages.
+
+    Raises:
+        PlanMismatchError: If the round was planned with another configuration, or if the files
+            of the pool have changed while they are still to be scored.
+        BaalRayError: If the pool, its ids or the model cannot be used.
+    """
+    plan = results.read(Plan)
+    if plan is None:
+        plan = results.create(_new_plan(config, round_id))
+        faults = list(_differences(plan, config))
+    else:
+        faults = [*_differences(plan, config), *_changes(plan, results)]
+    if faults:
+        raise PlanMismatchError(
+            f"round {round_id} was planned otherwise; go back to that, or name another round",
+            faults,
+        )
+    return plan
+
+
+def _new_plan(config: RoundConfig, round_id: str) -> Plan:
+    check_model(config.model, len(config.classes))
+    check_candidates(config)
+    folder = round_uri(config.workspace, round_id)
+    listing = list_pool(config.pool, storage.join(folder, "pool"))
+    check_ids(listing)
+    return Plan(
+        config=config,
+        draw_seed=_draw_seed(config.seed, round_id),
+        pool=listing,
+        targets=_targets(config, folder),
+        manifest_version=Manifest(manifest_uri(config.workspace)).version,
+        baal_ray=baal_ray.__version__,
+    )
+
+
+def _targets(config: RoundConfig, folder: str) -> PoolListing | None:
+    """List the images that predictions are to be right for; None if they are the pool."""
+    targets = config.selection.targets
+    if targets is None:
+        return None
+    listing = list_pool(targets, storage.join(folder, "targets"))
+    check_ids(listing)
+    return listing
+
+
+def _differences(plan: Plan, config: RoundConfig) -> Iterator[str]:
+    return differences(plan.config.planned(), config.planned())
+
+
+def _changes(plan: Plan, results: StageResults) -> list[str]:
+    """Describe how the pool's files have changed since, while they are still to be scored."""
+    scored = storage.exists(results.uri(ScoresResult))
+    return [] if scored else PoolListing.of(plan.pool).changes()
+
+
+def _draw_seed(seed: int, round_id: str) -> int:
+    """Return a seed of the round's own, so that bad luck in one round does not last."""
+    return int(storage.sha256(f"{seed} {round_id}".encode())[:8], 16)

@@ -1,0 +1,117 @@
+"""JSON files of a workspace: typed, numbered by the version of their format, checked when read."""
+
+import json
+from typing import ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from baal_ray import storage
+from baal_ray.errors import FormatError
+
+#: What a workspace's models are fitted for; room for more.
+Task = Literal["classification"]
+
+
+class Record(BaseModel):
+    """The content of a JSON file.
+
+    A version that only adds fields keeps the number of its format, so fields that are not known
+    here are ignored. Files without a number are of format 1.
+
+    Attributes:
+        FORMAT: The number of the format that is written and read here.
+        format: The number of the format in the file.
+    """
+
+    FORMAT: ClassVar[int] = 1
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", validate_by_name=True)
+
+    format: int = Field(default=1, validate_default=True)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.format != self.FORMAT:
+            raise ValueError(f"its format is {self.format}")
+        return self
+
+    def to_json(self) -> bytes:
+        """The content of the file."""
+        plain = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(plain, indent=2, ensure_ascii=False).encode()
+
+    @classmethod
+    def read(cls, uri: str, remedy: str) -> Self:
+        """Read a file.
+
+        Args:
+            uri: The file.
+            remedy: What to do if it is damaged.
+
+        Raises:
+            CorruptFileError: If it is damaged.
+            FormatError: If it was written by another version that wrote other fields.
+            StorageError: If it is missing or cannot be read.
+        """
+        plain = storage.read_json(uri, remedy)
+        try:
+            return cls.model_validate(plain, context={"uri": uri})
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            what = f"{where}: {fault['msg']}" if where else fault["msg"]
+            raise FormatError(
+                f"{uri} is not of format {cls.FORMAT} ({what}), so another version of baal_ray "
+                f"wrote it. Use that version, or begin a new workspace"
+            ) from error
+
+
+class FitRecord(Record):
+    """`fits/<hash>/fit.json`: the checkpoint that was fitted on some labels with some settings.
+
+    Attributes:
+        checkpoint: The sha256 that names it.
+        labels: The number of labelled images.
+        history: For each epoch, `epoch` and `train_loss`, and on the evaluation set `accuracy`,
+            `nll` and `ece`.
+    """
+
+    checkpoint: str
+    labels: int
+    history: list[dict[str, float]]
+
+
+class Fingerprint(Record):
+    """`scores/<fingerprint>/_fingerprint.json`: everything that scores depend on, except the pool.
+
+    Attributes:
+        checkpoint: The sha256 that names the model.
+        samples: The number of posterior samples, K.
+        masks: Whether images share their masks.
+        stochastic_depth: Whether stochastic depth is sampled like dropout.
+        precision: The precision of the forward pass.
+        mask_seed: The seed of the masks, `seed` in the file.
+        batch_size: The number of images in a mini-batch.
+        max_pixels: The most pixels that an encoded image may have.
+        decoder: The decoder and its version.
+        engine: The version of the way samples are drawn here.
+        torch: The version of PyTorch.
+    """
+
+    checkpoint: str
+    samples: int
+    masks: str
+    stochastic_depth: bool
+    precision: str
+    mask_seed: int = Field(alias="seed")
+    batch_size: int
+    max_pixels: int
+    decoder: str
+    engine: int
+    torch: str
+
+    @property
+    def name(self) -> str:
+        """The name of the folder of these scores: a hash of all fields except `format`."""
+        plain = self.model_dump(mode="json", by_alias=True, exclude={"format"})
+        return storage.sha256(json.dumps(plain, sort_keys=True).encode())[:32]

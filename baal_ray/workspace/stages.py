@@ -1,0 +1,336 @@
+"""The files in the folder of a round: its plan, a result for each stage, and its record.
+
+plan.json → fit.json → scores.json → (candidates.json) → batch.json → round.json
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
+
+from baal_ray.config import RoundConfig
+from baal_ray.workspace.records import Record, Task
+
+
+class _Part(BaseModel):
+    """A part of a record."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class PoolFile(_Part):
+    """A Parquet file of the pool.
+
+    Attributes:
+        uri: Its location.
+        row_groups: The number of rows of each of its row groups.
+        footer: The sha256 of its footer.
+    """
+
+    uri: str
+    row_groups: list[int]
+    footer: str
+
+
+class ListedPool(_Part):
+    """The content of the pool when the round was planned.
+
+    Attributes:
+        files: Parquet files, in the order of their names.
+        column: "image" if they hold encoded bytes, "uri" if they say where the bytes are.
+        root: The location that relative URIs are relative to.
+        images_are_files: Whether the pool is a folder of image files, each its own `source`.
+        roots: Further locations where images may lie.
+    """
+
+    files: list[PoolFile]
+    column: Literal["image", "uri"]
+    root: str
+    images_are_files: bool
+    roots: list[str] = []
+
+    @property
+    def rows(self) -> int:
+        """The number of images, N."""
+        return sum(sum(file.row_groups) for file in self.files)
+
+
+class StageFile(Record):
+    """A file in the folder of a round.
+
+    Attributes:
+        STAGE: The name of the stage, and of the file without its extension.
+    """
+
+    STAGE: ClassVar[str]
+
+
+class Plan(StageFile):
+    """`plan.json`: everything that decides a round's result, fixed before its first stage.
+
+    Attributes:
+        task: What the model is fitted for.
+        config: The configuration; settings that do not change the result have their defaults.
+        draw_seed: The seed of the round's draws, `seed` in the file.
+        pool: The pool as it was listed.
+        targets: The images that "epig" wants predictions to be right for; None for the pool.
+        manifest_version: The version of the manifest that the round began at; -1 if there was no
+            manifest.
+        baal_ray: The version of this package.
+    """
+
+    STAGE = "plan"
+
+    task: Task = "classification"
+    config: RoundConfig
+    draw_seed: int = Field(alias="seed")
+    pool: ListedPool
+    targets: ListedPool | None = None
+    manifest_version: int
+    baal_ray: str
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _complete(cls, config: Any, info: ValidationInfo) -> Any:
+        if isinstance(config, RoundConfig):
+            return config
+        return RoundConfig.from_dict(config, (info.context or {}).get("uri", "plan"))
+
+    @field_serializer("config")
+    def _planned(self, config: RoundConfig) -> dict[str, Any]:
+        return config.planned()
+
+
+class StageResult(StageFile):
+    """The result of a stage.
+
+    Attributes:
+        seconds: The duration of the run that gave the result.
+    """
+
+    seconds: float = 0.0
+
+    def figures(self) -> Iterator[str]:
+        """Yield the figures that the log shows."""
+        yield from ()
+
+    def _rate(self, images: int) -> Iterator[str]:
+        if images and self.seconds:
+            yield f"{images / self.seconds:,.1f} images per second"
+
+
+class FitResult(StageResult):
+    """`fit.json`: the model of the round.
+
+    Attributes:
+        checkpoint: The sha256 that names it; None if nothing was labelled yet.
+        labels: The number of labelled images it was fitted on.
+        metrics: The metrics of its last epoch on the evaluation set, by name.
+        reused: Whether an earlier round had fitted it.
+    """
+
+    STAGE = "fit"
+
+    checkpoint: str | None
+    labels: int
+    metrics: dict[str, float]
+    reused: bool = False
+
+    def figures(self) -> Iterator[str]:
+        """Yield labels and metrics."""
+        if self.labels:
+            yield f"{self.labels:,} labels"
+        yield from (f"{name} {value:.4g}" for name, value in self.metrics.items())
+
+
+class ScoresResult(StageResult):
+    """`scores.json`: the scores of the pool.
+
+    Attributes:
+        scores: The folder they are in; None without a model.
+        scored: The number of images that this round scored.
+        unreadable: The number of images that could not be read.
+    """
+
+    STAGE = "scores"
+
+    scores: str | None
+    scored: int
+    unreadable: int
+
+    def figures(self) -> Iterator[str]:
+        """Yield the number of images and their rate."""
+        yield f"{self.scored:,} scored"
+        if self.unreadable:
+            yield f"{self.unreadable:,} unreadable"
+        yield from self._rate(self.scored)
+
+
+class FurtherStage(_Part):
+    """One of the further stages of scoring.
+
+    Attributes:
+        samples: The number of posterior samples, K, in all.
+        images: The number of its candidates.
+        scored: The number of those that this round scored.
+        kept: The number of those whose first samples were kept from the stage before.
+    """
+
+    samples: int
+    images: int
+    scored: int
+    kept: int
+
+
+class CandidatesResult(StageResult):
+    """`candidates.json`: the most promising images, scored with more samples.
+
+    Attributes:
+        scores: The folder of the last stage's scores.
+        ids: The Parquet file of the last stage's candidates, most promising first.
+        stages: The further stages of scoring, in their order.
+    """
+
+    STAGE = "candidates"
+
+    scores: str
+    ids: str
+    stages: list[FurtherStage]
+
+    def figures(self) -> Iterator[str]:
+        """Yield the rate over all stages."""
+        yield from self._rate(sum(stage.scored for stage in self.stages))
+
+
+class Stability(_Part):
+    """The share of the picks, 0 to 1, that stays without a fifth of the posterior samples.
+
+    Attributes:
+        without: The share without each fifth.
+        mean: Their mean.
+    """
+
+    without: list[float]
+    mean: float
+
+
+class BatchResult(StageResult):
+    """`batch.json`: the acquisition batch.
+
+    Attributes:
+        acquired: The number of picks.
+        random: The number of picks that were drawn at random.
+        rule: The rule of the others.
+        stability: How stable the picks are; None unless they are ranked by BALD alone.
+        files: The names of the files in `batch/` that hold the picks.
+    """
+
+    STAGE = "batch"
+
+    acquired: int
+    random: int
+    rule: str
+    stability: Stability | None
+    files: list[str]
+
+    def figures(self) -> Iterator[str]:
+        """Yield the number of picks."""
+        yield f"{self.acquired:,} acquired"
+
+
+class RoundResult(_Part):
+    """The result of a round.
+
+    Attributes:
+        round_id: Its name.
+        acquired: The number of images it added to the manifest.
+        committed_before: Whether it was finished already, so that nothing was done now.
+        checkpoint: The sha256 of the model it scored with; None if its picks were random.
+        rule: The rule that ranked the picks, except the random ones.
+        scored: The number of images it scored; the others had scores from an earlier round.
+        labels: The number of labelled images that the model was fitted on.
+        unreadable: The number of images of the pool that cannot be read.
+        metrics: The metrics of the fit's last epoch on the evaluation set, by name.
+        seconds: The duration of each stage, by name.
+        further_stages: The further stages of scoring, in their order.
+        stability: The share of the picks, 0 to 1, that would also have been picked without a fifth
+            of the posterior samples, averaged over the fifths; None unless a rule by BALD alone
+            chose them.
+        random: The number of picks that were drawn at random.
+    """
+
+    round_id: str
+    acquired: int
+    committed_before: bool = Field(default=False, exclude=True)
+    checkpoint: str | None
+    rule: str
+    scored: int
+    labels: int
+    unreadable: int
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+    further_stages: list[FurtherStage] = []
+    stability: float | None = None
+    random: int = 0
+
+    def summary(self) -> str:
+        """Return the result in one line."""
+        if self.committed_before:
+            return f"round {self.round_id} is committed already: nothing to do"
+        fitted = f"fitted on {self.labels} labels" if self.checkpoint else "nothing labelled yet"
+        accuracy = (
+            f", accuracy {self.metrics['accuracy']:.3f}" if "accuracy" in self.metrics else ""
+        )
+        candidates = "".join(
+            f"; {stage.samples} samples for the best {stage.images}"
+            for stage in self.further_stages
+        )
+        stability = (
+            f"; {self.stability:.0%} of the picks stay when a fifth of the samples is left out"
+            if self.stability is not None
+            else ""
+        )
+        return (
+            f"round {self.round_id}: {fitted}{accuracy}; {self.scored} images scored, "
+            f"{self.unreadable} unreadable{candidates}; {self._picks()}{stability}"
+        )
+
+    def _picks(self) -> str:
+        if not self.acquired:
+            return "nothing to acquire: the pool has no image left to pick"
+        if self.rule == "random" or not self.random:
+            return f"{self.acquired} acquired by {self.rule}"
+        return f"{self.acquired - self.random} acquired by {self.rule} and {self.random} at random"
+
+
+class RoundRecord(StageFile):
+    """`round.json`, written last: without it a round is unfinished.
+
+    Attributes:
+        result: The result of the round.
+        scores: The folder of the pool's scores; None if its picks were random.
+        candidates: The result of the further stages of scoring, if there were any.
+        stability: How stable the picks are; None unless they are ranked by BALD alone.
+        versions: The versions of the libraries that matter, by name.
+    """
+
+    STAGE = "round"
+
+    result: RoundResult
+    scores: str | None
+    candidates: CandidatesResult | None
+    stability: Stability | None
+    versions: dict[str, str]
+
+    @property
+    def folders(self) -> list[str]:
+        """The folder of the pool's scores, then that of the stage the batch was picked in."""
+        last = self.candidates.scores if self.candidates else None
+        return list(dict.fromkeys(uri for uri in (self.scores, last) if uri))

@@ -1,8 +1,8 @@
-# Everything a developer runs. `make` alone lists it; each target does the set-up it needs, once.
+# The commands that a developer needs. `make` alone lists them. Each target does its own set-up, once.
 #
 #   VENV=somewhere/else   keep the virtual environment there
-#   PYTHON=python3.12     build it from this interpreter
-#   ARGS="-k bald -x"     more arguments for pytest (test, test-fast), baal-ray (demo) or uv (lock)
+#   PYTHON=python3.12     create it with this interpreter
+#   ARGS="-k bald -x"     more arguments for pytest (test…), baal-ray (demo) or uv (lock)
 
 SHELL := bash
 .DEFAULT_GOAL := help
@@ -22,59 +22,60 @@ help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 .PHONY: demo
-demo: $(INSTALLED) ## active learning on real digits, on this machine, in two minutes
+demo: $(INSTALLED) ## run active learning on real digits on this machine, in two minutes
 	$(BIN)/baal-ray demo $(ARGS)
 
 .PHONY: test
-test: test-fast test-integration ## every test
+test: test-fast test-integration ## run every test
 
 .PHONY: test-fast
-test-fast: $(INSTALLED) ## the tests that need no Ray cluster, under a minute
+test-fast: $(INSTALLED) ## run the tests that need no Ray cluster, under a minute
 	$(BIN)/pytest -m "not integration" -n 2 --dist worksteal $(ARGS)
 
 .PHONY: test-integration
-test-integration: $(INSTALLED) ## the tests on a real local Ray cluster and servers, a quarter of an hour
+test-integration: $(INSTALLED) ## run the tests on a real local Ray cluster and servers, a quarter of an hour
 	$(BIN)/pytest -m integration $(ARGS)
 
 .PHONY: test-stores
-test-stores: $(INSTALLED) ## the tests of object stores on a real Ceph gateway, which Debian has
+test-stores: $(INSTALLED) ## run the tests of object stores on a real Ceph gateway, which Debian packages
 	tests/support/start_radosgw.sh $(BIN)/pytest tests/storage/test_files.py tests/integration/test_stores_faults.py \
 	  tests/manifest/test_table.py::test_on_an_object_store_the_environment_is_enough \
 	  tests/integration/test_stores.py $(ARGS)
 
 .PHONY: browser
-browser: ## a headless Chromium for the tests that look at pages, 100 MB; as root on Debian and its like
+browser: ## install a headless Chromium (100 MB) for the tests of pages; needs root, on Debian or a derivative
 	command -v chromium-headless-shell chromium chromium-browser google-chrome >/dev/null || \
 	  (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell)
 
 .PHONY: check
-check: $(INSTALLED) ## formatting, lint, types, import layers and spelling; changes nothing
+check: $(INSTALLED) ## check formatting, lint, types, import layers and spelling; change nothing
 	@failed=; for tool in "ruff format --check ." "ruff check ." mypy lint-imports codespell; do \
 	  echo "$$tool"; $(BIN)/$$tool || failed="$$failed, $$tool"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "Failed: $${failed#, }" >&2; exit 1; fi
 
 .PHONY: fix
-fix: $(INSTALLED) ## format, and repair what the linter can
+fix: $(INSTALLED) ## format the code, and fix what the linter can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-# Importing rfc3987-syntax, which baal brings by way of Jupyter, costs each Ray process a second.
+# rfc3987-syntax, which baal pulls in through Jupyter, is left out: importing it costs each Ray process
+# a second.
 .PHONY: lock
-lock: | $(BIN)/python ## pin pyproject.toml's dependencies in requirements.lock (ARGS=--upgrade for newer ones)
+lock: | $(BIN)/python ## pin the dependencies of pyproject.toml in requirements.lock (ARGS=--upgrade for newer ones)
 	@$(ENSURE_UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --no-emit-package rfc3987-syntax $(ARGS) pyproject.toml -o requirements.lock
 
 .PHONY: dist
-dist: $(INSTALLED) ## what cluster.yaml sends to its machines: dist/, a wheel and requirements.lock
+dist: $(INSTALLED) ## build what cluster.yaml copies to its machines: a wheel and requirements.lock, in dist/
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist
 	cp requirements.lock dist/
 
 $(INSTALLED): pyproject.toml requirements.lock | $(BIN)/python
 	@$(ENSURE_UV)
-	@echo "Installing requirements.lock into $(VENV): several GB, minutes the first time."
+	@echo "Installing requirements.lock into $(VENV): several GB, a few minutes the first time."
 	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
@@ -85,5 +86,5 @@ $(BIN)/python:
 	    echo "Creating $(VENV) with $$python"; exec "$$python" -m venv "$(VENV)"; \
 	  fi; \
 	done; \
-	echo "baal_ray needs Python 3.11 or newer, and there is none on PATH." \
-	     "Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1
+	echo "baal_ray needs Python 3.11 or newer, and PATH has none." \
+	     "Install it, or name an interpreter: make PYTHON=/path/to/python3.11" >&2; exit 1

@@ -1,10 +1,10 @@
-r"""Score the pool with a checkpoint; nothing is acquired.
+r"""Score the pool with a checkpoint. No image is acquired.
 
 ray job submit --working-dir . -- python jobs/score.py \
     --config jobs/nightly.yaml --checkpoint 3b0c...
 
-Images in the manifest are left out, and those that this checkpoint has scored with the same
-settings: run it again after a kill and it scores the rest.
+It leaves out images in the manifest, and images that this checkpoint has already scored with the
+same settings. If it is killed, run it again and it scores the rest.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
 parser = argparse.ArgumentParser(description="Score the pool with a checkpoint.")
 parser.add_argument("--config", required=True, help="such as jobs/nightly.yaml")
 parser.add_argument("--checkpoint", required=True, help="its sha256, or its folder")
-parser.add_argument("--all", action="store_true", help="score what is in the manifest too")
+parser.add_argument("--all", action="store_true", help="score images in the manifest too")
 arguments = parser.parse_args()
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
@@ -32,8 +32,8 @@ with in_plain_words():
     leave_out = [] if arguments.all else Manifest(manifest_uri(config.workspace)).ids()
     pool = read_pool(listing, leave_out=IdSet.of(leave_out))
     settings = {"config": config.scoring, "resources": config.resources, "seed": config.seed}
-    keep_by = config.selection.ranked_by  # for further stages, if there are any
+    keep_by = config.selection.ranked_by  # used by further stages, if there are any
     folder = scores_uri(config.workspace)
     scores = score_pool(pool, checkpoint, folder, keep_by=keep_by, **settings)
-    print(f"{scores.scored} images scored now of {scores.rows}; {scores.unreadable} unreadable")
+    print(f"{scores.scored} of {scores.rows} images scored now, {scores.unreadable} unreadable")
     print(scores.uri)

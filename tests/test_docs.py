@@ -8,13 +8,26 @@ import click
 import pyarrow as pa
 import pytest
 import yaml
+from pydantic import BaseModel
 
+from baal_ray.checkpoint import Description, FitSummary
 from baal_ray.cli import main
 from baal_ray.config import ModelConfig, RoundConfig
 from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.experiment.labels_needed import LABELS_NEEDED
 from baal_ray.experiment.learning_curve import CURVE
+from baal_ray.experiment.run import ExperimentRecord
+from baal_ray.scoring.batch_size import BatchSizeTrial
 from baal_ray.workspace import schema
+from baal_ray.workspace.records import Fingerprint, FitRecord, Record
+from baal_ray.workspace.stages import (
+    FurtherStage,
+    ListedPool,
+    PoolFile,
+    RoundRecord,
+    RoundResult,
+    Stability,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -71,6 +84,22 @@ def test_the_experiment_in_the_docs_is_valid() -> None:
     assert ExperimentConfig.from_dict(yaml.safe_load(block)).seeds == 5
     for column in (*CURVE.names, *LABELS_NEEDED.names):
         assert f"`{column}`" in page or column in ("rule", "accuracy"), column
+
+
+def all_records(kind: type[Record] = Record) -> list[type[Record]]:
+    below = [each for sub in kind.__subclasses__() for each in all_records(sub)]
+    return [kind, *below]
+
+
+def test_every_field_of_every_record_is_described() -> None:
+    formats = (ROOT / "docs" / "reference" / "formats.md").read_text()
+    names = {BatchSizeTrial, Description, ExperimentRecord, Fingerprint, FitRecord, RoundRecord}
+    assert names <= set(all_records())
+    parts: list[type[BaseModel]] = [*all_records(), RoundResult, FurtherStage, Stability]
+    for kind in [*parts, ListedPool, PoolFile, FitSummary]:
+        for name, field in kind.model_fields.items():
+            if not field.exclude:
+                assert f"`{field.alias or name}`" in formats, (kind, name)
 
 
 @pytest.mark.parametrize("table", [schema.SCORES, schema.MANIFEST, schema.BATCH])

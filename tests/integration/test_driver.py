@@ -21,6 +21,7 @@ from baal_ray.selection import top_k
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import manifest_uri
 from baal_ray.workspace.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.workspace.stages import FurtherStage
 from pools import label_of, picture, round_config, table, write_labelled, write_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -299,8 +300,8 @@ def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path
     assert result.checkpoint == flat_result.checkpoint
     assert flat_result.further_stages == []
     assert result.further_stages == [
-        {"samples": 8, "images": 90, "scored": 90, "kept": 90},
-        {"samples": 12, "images": 72, "scored": 72, "kept": 72},
+        FurtherStage(samples=8, images=90, scored=90, kept=90),
+        FurtherStage(samples=12, images=72, scored=72, kept=72),
     ]
     assert "8 samples for the best 90; 12 samples for the best 72;" in result.summary()
     expected, picked = (
@@ -337,7 +338,7 @@ def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path
     for file in files:
         file.unlink()
     resumed = run_round(staged, "night")
-    assert [stage["scored"] for stage in resumed.further_stages] == [0, 72 - 30]
+    assert [stage.scored for stage in resumed.further_stages] == [0, 72 - 30]
     rows = manifest_of(staged).rows(round_id="night").sort_by("rank")
     assert rows["id"].to_pylist() == picked["id"].to_pylist()
 
@@ -347,7 +348,7 @@ def test_candidates_outlive_the_files_that_they_were_in(tmp_path: Path) -> None:
     scoring = {"samples": 2, "further_stages": [{"samples": 4, "share": 0.01}]}
     config = round_config(tmp_path, scoring=scoring)
     bring_in_labels(config, tmp_path)
-    assert run_round(config, "one").further_stages[0]["images"] == 10  # selection.k
+    assert run_round(config, "one").further_stages[0].images == 10  # selection.k
     (tmp_path / "moved").mkdir()
     (tmp_path / "pool" / "00050.parquet").rename(tmp_path / "moved" / "kept.parquet")
     config = config.model_copy(
@@ -355,7 +356,7 @@ def test_candidates_outlive_the_files_that_they_were_in(tmp_path: Path) -> None:
     )
     result = run_round(config, "two")
     assert (result.scored, result.acquired) == (0, 10)
-    assert [stage["images"] for stage in result.further_stages] == [10]
+    assert [stage.images for stage in result.further_stages] == [10]
     rows = manifest_of(config).rows(round_id="two")
     assert rows["source"].unique().to_pylist() == [str(tmp_path / "moved" / "kept.parquet")]
     taken = set(manifest_of(config).rows(round_id="one")["id"].to_pylist())

@@ -1,4 +1,4 @@
-"""What there is to set, read from YAML and checked as a whole."""
+"""The settings of a round, read from YAML and checked as a whole."""
 
 from baal_ray.config.document import Document, Section, differences
 from baal_ray.config.round import RoundConfig

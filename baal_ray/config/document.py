@@ -1,4 +1,4 @@
-"""Files of settings, read whole: everything that is wrong with one is told at once."""
+"""Settings files, read as a whole: all faults in a file are reported at once."""
 
 import difflib
 import re
@@ -16,27 +16,27 @@ from baal_ray.storage.redaction import redacted
 
 
 class Section(BaseModel):
-    """Settings that belong together: no unknown key, no other type, no change afterwards."""
+    """A group of settings: no unknown keys, no values of another type, no later changes."""
 
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
         frozen=True,
         allow_inf_nan=False,
-        hide_input_in_errors=True,  # which may be a password
+        hide_input_in_errors=True,  # the input may be a password
     )
 
 
 class Document(Section):
-    """A whole file of settings."""
+    """A complete settings file."""
 
     @classmethod
     def from_yaml(cls, path: str) -> Self:
         """Read and check a YAML file, local or at any fsspec URI.
 
         Raises:
-            ConfigError: the file cannot be read, is not YAML or breaks a rule; all faults are in
-                it.
+            ConfigError: If the file cannot be read, is not YAML or breaks a rule. The error lists
+                every fault.
         """
         source = redacted(path)
         try:
@@ -47,7 +47,7 @@ class Document(Section):
             raise ConfigError(source, [f"not YAML: {_yaml_fault(error)}"]) from error
         if not isinstance(content, dict):
             raise ConfigError(
-                source, [f"holds a {type(content).__name__}; it must hold keys and values"]
+                source, [f"holds a {type(content).__name__}; it must map settings to values"]
             )
         return cls.from_dict(content, source=source)
 
@@ -56,7 +56,7 @@ class Document(Section):
         """Check a configuration given as nested dictionaries.
 
         Raises:
-            ConfigError: with every fault.
+            ConfigError: If the configuration breaks a rule. The error lists every fault.
         """
         try:
             return cls.model_validate(content)
@@ -67,7 +67,7 @@ class Document(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, where YAML 1.1 wants a dot, and refuses a key given twice."""
+    """A loader that reads 1e-3 as a number (YAML 1.1 wants a dot) and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -87,14 +87,14 @@ _Loader.add_implicit_resolver(
 
 
 def _yaml_fault(error: Exception) -> str:
-    """What is wrong and where; YAML's own message shows the line, and what may be secret in it."""
+    """Return the fault and its line number, but not the line, which may hold a secret."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return str(error)
 
 
 def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
-    """One fault as thing, value, rule, and a remedy where there is one."""
+    """Return one fault as thing, value and rule, with a remedy where there is one."""
     where = ".".join(map(str, detail["loc"])) or "configuration"
     match detail["type"]:
         case "extra_forbidden":
@@ -109,16 +109,16 @@ def _fault(model: type[BaseModel], detail: ErrorDetails) -> str:
         rule += "; put it in quotes"
     value = detail["input"]
     if detail["type"] == "value_error" and isinstance(value, dict | BaseModel):
-        # A section's own rule, which begins with the setting.
+        # The section's own rule, whose message begins with the name of the setting.
         return f"{where}.{rule}" if detail["loc"] else rule
     if detail["loc"][:1] == ("notify",):  # a webhook's URL is a secret
-        return f"{where} cannot be so; {rule}"
+        return f"{where} is not valid; {rule}"
     if isinstance(value, dict):
         return f"{where} has keys {', '.join(map(str, value))}; {rule}"
     return redacted(f"{where} is {_SHORT.repr(value)}; {rule}")
 
 
-# A few lines of YAML, with aliases of aliases, make a value that no memory holds in writing.
+# A few lines of YAML with aliases of aliases can expand to a value whose text fits in no memory.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = 20
@@ -146,10 +146,10 @@ def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
 def differences(
     planned: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[str]:
-    """A sentence for each setting that differs, sections joined by dots."""
+    """Yield a sentence for each setting that differs, with section names joined by dots."""
     for key in sorted(planned.keys() | now.keys()):
         before, after = planned.get(key), now.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            yield f"{prefix}{key} was {before!r} when it was planned; it is {after!r} now"
+            yield f"{prefix}{key} was {before!r} in the plan; it is {after!r} now"

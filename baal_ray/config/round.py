@@ -26,7 +26,7 @@ def _read_alike(location: str) -> str:
 
 
 class RoundConfig(Document):
-    """Everything a round needs to know; `RoundConfig.from_yaml` reads it from a file."""
+    """The complete configuration of a round; `RoundConfig.from_yaml` reads it from a file."""
 
     workspace: Annotated[Location, AfterValidator(_read_alike)]
     classes: Classes
@@ -40,7 +40,7 @@ class RoundConfig(Document):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def planned(self) -> dict[str, Any]:
-        """What a round's plan fixes: all settings but those that do not change its result."""
+        """Return the settings that a round's plan fixes: those that can change its result."""
         return self.model_dump(
             mode="json",
             exclude={
@@ -56,8 +56,8 @@ class RoundConfig(Document):
         pool = self.pool.uri.rstrip("/") + "/"
         if f"{self.workspace.rstrip('/')}/".startswith(pool):
             raise ValueError(
-                f"workspace is {self.workspace!r}, in the pool {self.pool.uri!r}; it must be "
-                "elsewhere, as what it holds would be taken for images of the pool"
+                f"workspace is {self.workspace!r}, inside the pool {self.pool.uri!r}; it must be "
+                "elsewhere, because its files would be taken for images of the pool"
             )
         return self
 
@@ -65,8 +65,8 @@ class RoundConfig(Document):
     def _decodes_where_it_scores(self) -> "RoundConfig":
         if self.scoring.decode_on == "gpu" and not self.resources.scoring_gpus:
             raise ValueError(
-                "scoring.decode_on is gpu, and resources.scoring_gpus is 0; it must be more, or "
-                "decode_on must be cpu"
+                "scoring.decode_on is gpu, but resources.scoring_gpus is 0; it must be more than "
+                "0, or decode_on must be cpu"
             )
         return self
 

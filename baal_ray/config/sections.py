@@ -1,4 +1,4 @@
-"""The sections of a configuration: what there is to set, and to what."""
+"""The sections of a configuration: every setting, with the values it allows and its default."""
 
 import os
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +24,7 @@ Rule = Literal[
     "epig",
     "random",
 ]
-# Rules that do not ask what posterior samples disagree about.
+# Rules that also work with one posterior sample, as they do not measure disagreement of samples.
 _OF_ONE_SAMPLE_TOO = ("predictive_entropy", "expected_entropy", "margin", "confidence", "random")
 
 Count = Annotated[int, Field(ge=1)]
@@ -46,15 +46,15 @@ def _absolute(location: str) -> str:
     if "://" in location or os.path.isabs(location):
         return location
     absolute = os.path.abspath(os.path.expanduser(location))
-    raise ValueError(f"it must be absolute, as jobs run elsewhere; write {absolute} or a URI")
+    raise ValueError(f"it must be absolute, because jobs run elsewhere; write {absolute} or a URI")
 
 
 def _distinct(classes: list[str]) -> list[str]:
     doubled = sorted({name for name in classes if classes.count(name) > 1})
     if doubled:
-        raise ValueError(f"each class must be named once; {', '.join(doubled)} is named again")
+        raise ValueError(f"class names must be unique; these are repeated: {', '.join(doubled)}")
     if "" in classes:
-        raise ValueError("a class must have a name, as an empty label means none yet")
+        raise ValueError("a class name must not be empty, as an empty label means no label yet")
     return classes
 
 
@@ -63,7 +63,7 @@ Location = Annotated[str, AfterValidator(_without_secret), AfterValidator(_absol
 
 
 class PoolConfig(Section):
-    """Where the unlabelled images are."""
+    """The location and format of the unlabelled images."""
 
     uri: Location
     format: Literal["parquet", "files"] = "parquet"
@@ -71,7 +71,7 @@ class PoolConfig(Section):
 
 
 class ModelConfig(Section):
-    """What is fitted: `factory` is called with `num_classes` and `arguments`."""
+    """The model to fit: `factory` is called with `num_classes` and `arguments`."""
 
     factory: str = "small_convnet"
     arguments: dict[str, Any] = Field({})
@@ -96,7 +96,7 @@ class ModelConfig(Section):
 
 
 class AugmentationConfig(Section):
-    """Random changes to training images; each is off at 0 or false."""
+    """Random changes to training images. Each is off at 0 or false."""
 
     horizontal_flip: bool = False
     vertical_flip: bool = False
@@ -106,7 +106,7 @@ class AugmentationConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How the model is fitted on the labelled set."""
+    """The settings for fitting the model on the labelled set."""
 
     epochs: Count = 50
     batch_size: Count = 64
@@ -121,14 +121,20 @@ class TrainingConfig(Section):
 
 
 class StageConfig(Section):
-    """So many posterior samples, in all, for the most promising share of the pool."""
+    """A further scoring stage, for the most promising share of the pool.
+
+    `samples` is the total number of posterior samples per image.
+    """
 
     samples: Count
     share: Annotated[float, Field(gt=0, lt=1)]
 
 
 class ScoringConfig(Section):
-    """How the pool is scored. A change here makes new scores, never a mixture."""
+    """The settings for scoring the pool.
+
+    Changing a setting that affects scores leads to new scores, never to a mixture of old and new.
+    """
 
     samples: Count = 20
     masks: Literal["shared", "per_item"] = "shared"
@@ -147,31 +153,31 @@ class ScoringConfig(Section):
             where = f"further_stages.{number}"
             if stage.samples <= samples:
                 raise ValueError(
-                    f"{where}.samples is {stage.samples}; it must be more than the {samples} of "
-                    "the stage before"
+                    f"{where}.samples is {stage.samples}; it must be more than the previous "
+                    f"stage's {samples}"
                 )
             if stage.share >= share:
                 raise ValueError(
-                    f"{where}.share is {stage.share:g}; it must be less than the {share:g} of the "
-                    "stage before"
+                    f"{where}.share is {stage.share:g}; it must be less than the previous "
+                    f"stage's {share:g}"
                 )
             samples, share = stage.samples, stage.share
         return self
 
     @property
     def mini_batch(self) -> int:
-        """`batch_size`, once it is known."""
+        """The value of `batch_size`, once it is known."""
         if self.batch_size is None:
-            raise ValueError("batch_size is null, and has not been found yet")
+            raise ValueError("batch_size is null and has not been determined yet")
         return self.batch_size
 
     @property
     def last_stage(self) -> "ScoringConfig":
-        """The settings that the batch is picked with."""
+        """The settings of the last stage, from whose scores the acquisition batch is picked."""
         return self.at_stage(len(self.further_stages) - 1) if self.further_stages else self
 
     def at_stage(self, number: int) -> "ScoringConfig":
-        """The settings of a further stage, from 0, as if its candidates were the pool."""
+        """Return the settings of a further stage (from 0) as if its candidates were the pool."""
         now, *later = self.further_stages[number:]
         narrower = [stage.model_copy(update={"share": stage.share / now.share}) for stage in later]
         return self.model_copy(update={"samples": now.samples, "further_stages": narrower})
@@ -191,52 +197,52 @@ class RuleConfig(Section):
 
     @property
     def narrows(self) -> bool:
-        """Whether the batch is chosen among candidates, not simply the best."""
+        """Whether the batch is chosen among candidates instead of being the top of the ranking."""
         return self.joint or self.most_alike is not None
 
     @property
     def ranked_by(self) -> Rule:
-        """The rule for scores, which a joint rule's candidates are the best by."""
+        """The rule that ranks the pool. The candidates of a joint rule are the best by BALD."""
         return "bald" if self.joint else self.by
 
     @model_validator(mode="after")
     def _spreads_a_ranking(self) -> Self:
         if self.most_alike is not None and (self.joint or self.by == "random"):
             raise ValueError(
-                f"most_alike is {self.most_alike:g}; for by {self.by} it must be null: it spreads "
-                "the top of a ranking"
+                f"most_alike is {self.most_alike:g}; it must be null when by is {self.by}, "
+                "because it spreads picks over the top of a ranking, which this rule does not use"
             )
         return self
 
     def check(self, scoring: ScoringConfig, where: str) -> None:
-        """Refuse a way of scoring that the rule cannot pick by.
+        """Refuse scoring settings that do not suit the rule.
 
         Args:
-            scoring: of the pool.
-            where: the rule is named in the configuration.
+            scoring: Settings for scoring the pool.
+            where: Name of the setting that holds the rule.
 
         Raises:
-            ValueError: it cannot.
+            ValueError: If the rule cannot pick by such scores.
         """
         if scoring.samples == 1 and self.by not in _OF_ONE_SAMPLE_TOO:
             raise ValueError(
-                f"scoring.samples is 1; for {where} {self.by} it must be 2 or more, as one sample "
-                "agrees with itself about every image"
+                f"scoring.samples is 1; it must be at least 2 when {where} is {self.by}, "
+                "because one sample cannot disagree with itself"
             )
         if self.joint and scoring.masks != "shared":
             raise ValueError(
-                f"scoring.masks is {scoring.masks!r}; for {where} {self.by} it must be 'shared': "
-                "what labels tell together is told of the same networks"
+                f"scoring.masks is {scoring.masks!r}; it must be 'shared' when {where} is "
+                f"{self.by}, because joint rules compare predictions of the same posterior samples"
             )
         if self.by == "softrank_bald" and scoring.further_stages:
             raise ValueError(
                 f"{where} is 'softrank_bald', which draws by an image's rank in the whole pool; "
-                "it must be another rule, such as power_bald, with scoring.further_stages"
+                "with scoring.further_stages it must be another rule, such as power_bald"
             )
 
 
 class SelectionConfig(RuleConfig):
-    """Which images are acquired."""
+    """The settings for picking the images to acquire."""
 
     k: Count
     candidates: Count | None = None
@@ -246,14 +252,14 @@ class SelectionConfig(RuleConfig):
 
     @property
     def random_count(self) -> int:
-        """How many of the k are a control; where the rule is random, none need be."""
+        """The number of the k picks that are a random control; 0 if the rule itself is random."""
         if not self.random_share or self.by == "random":
             return 0
         return min(max(1, round(self.random_share * self.k)), self.k - 1)
 
     @property
     def candidate_count(self) -> int:
-        """How many candidates there are then, if the pool has so many."""
+        """The number of candidates, if the pool has that many."""
         return self.candidates or max(1000, 10 * self.k)
 
     @model_validator(mode="after")
@@ -264,14 +270,14 @@ class SelectionConfig(RuleConfig):
             )
         if self.random_share and self.k == 1:
             raise ValueError(
-                f"random_share is {self.random_share:g}; it must be 0 where k is 1, as a single "
-                "pick cannot be both active and its control"
+                f"random_share is {self.random_share:g}; it must be 0 when k is 1, because a "
+                "single pick cannot be both active and its own control"
             )
         return self
 
 
 class ResourcesConfig(Section):
-    """What is asked of the cluster: how long a round takes, not what comes out of it."""
+    """The resources requested from the cluster: they affect a round's duration, not its result."""
 
     training_workers: Annotated[int, Field(ge=0)] = 1
     training_cpus: Annotated[float, Field(gt=0)] = 1
@@ -283,7 +289,7 @@ class ResourcesConfig(Section):
 
     @property
     def most_scoring_actors(self) -> int:
-        """How many actors there may be, once there is work for them."""
+        """The most scoring actors that may run once there is work for them."""
         return self.max_scoring_actors or self.scoring_actors
 
     @model_validator(mode="after")
@@ -297,7 +303,7 @@ class ResourcesConfig(Section):
 
 
 class NotifyConfig(Section):
-    """Who is told when a round has ended or failed."""
+    """The command and the URL to notify when a round ends or fails."""
 
     command: Annotated[list[str], Field(min_length=1)] | None = None
     url: Annotated[str, Field(pattern="^https?://")] | None = None

@@ -1,17 +1,17 @@
-"""Which locations Delta Lake and fsspec take for the same place."""
+"""The rule for locations that Delta Lake and fsspec resolve to the same place."""
 
 import re
 
-# Delta Lake decodes and cuts a URI as browsers do; to fsspec some of these are a pattern.
+# Delta Lake decodes and truncates a URI as browsers do. To fsspec, some of these are wildcards.
 _TAKEN_OTHERWISE = re.compile(r"[%#?*\[\]\\\x00-\x1f\x7f]")
 _STEPS = {"", ".", ".."}
 
 
 def rule_broken(location: str) -> str | None:
-    """The rule that a location breaks, if one library would take it for another place."""
+    """Return the rule that a location breaks if the libraries would not all take it alike."""
     scheme, is_uri, rest = location.partition("://")
     if not is_uri:
-        decoded = "it must have no %, which Delta Lake decodes where it reads, not where it writes"
+        decoded = "it must not contain %, which Delta Lake decodes on reading but not on writing"
         return decoded if "%" in location else None
     name, *parts = rest.rstrip("/").split("/")
     if scheme == "file" and name:
@@ -20,7 +20,7 @@ def rule_broken(location: str) -> str | None:
         return f"it must name a bucket: {scheme}://bucket/folder"
     if _TAKEN_OTHERWISE.search(rest) or not _STEPS.isdisjoint(parts):
         return (
-            "a URI must have none of % # ? * [ ] \\ nor control characters, and no part that is "
-            "'.', '..' or empty, as not all libraries take these for the same place"
+            "a URI must not contain % # ? * [ ] \\ or control characters, nor a part that is '.', "
+            "'..' or empty, because not all libraries resolve these to the same place"
         )
     return None

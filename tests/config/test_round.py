@@ -57,7 +57,7 @@ def test_every_fault_is_told_at_once_with_its_remedy(faults):
     )
     told = "\n".join(found)
     for pattern in [
-        r"workspace is 'work'; it must be absolute, as jobs run elsewhere; write /.*/work or",
+        r"workspace is 'work'; it must be absolute, because jobs run elsewhere; write /.*/work or",
         r"classes\.0 is 0; it must be a valid string; put it in quotes",
         r"classes\.1 is True; it must be a valid string; put it in quotes",
         r"pool\.uri is ''; it must be absolute",
@@ -110,15 +110,15 @@ def test_an_impossible_model(faults, model, told):
     [
         (
             "[{samples: 20, share: 0.1}]",
-            "scoring.further_stages.0.samples is 20; it must be more than the 20 of the stage",
+            "scoring.further_stages.0.samples is 20; it must be more than the previous stage's 20",
         ),
         (
             "[{samples: 30, share: 0.1}, {samples: 25, share: 0.05}]",
-            "scoring.further_stages.1.samples is 25; it must be more than the 30 of the stage",
+            "scoring.further_stages.1.samples is 25; it must be more than the previous stage's 30",
         ),
         (
             "[{samples: 30, share: 0.1}, {samples: 40, share: 0.1}]",
-            "scoring.further_stages.1.share is 0.1; it must be less than the 0.1 of the stage",
+            "scoring.further_stages.1.share is 0.1; it must be less than the previous stage's 0.1",
         ),
         (
             "[{samples: 0, share: 0.1}]",
@@ -144,7 +144,9 @@ def test_impossible_further_stages(faults, stages, told):
 def test_one_sample_cannot_disagree(faults, read, by):
     one = "scoring: {samples: 1}"
     (told,) = faults(f"{MINIMAL.replace('k: 100', f'k: 100, by: {by}')}{one}")
-    assert told.startswith(f"scoring.samples is 1; for selection.by {by} it must be")
+    assert told.startswith(
+        f"scoring.samples is 1; it must be at least 2 when selection.by is {by}"
+    )
     assert read(f"{MINIMAL.replace('k: 100', 'k: 100, by: margin')}{one}").scoring.samples == 1
 
 
@@ -161,7 +163,7 @@ def test_one_sample_cannot_disagree(faults, read, by):
         (
             "by: batch_bald",
             "{masks: per_item}",
-            "scoring.masks is 'per_item'; for selection.by batch_bald it must be 'shared'",
+            "scoring.masks is 'per_item'; it must be 'shared' when selection.by is batch_bald",
         ),
         (
             "by: softrank_bald",
@@ -179,13 +181,13 @@ def test_rules_that_ask_for_what_there_is_not(faults, selection, scoring, told):
 def test_a_single_pick_has_no_control(faults, read):
     settings = "k: 1, random_share: 0.1"
     (fault,) = faults(MINIMAL.replace("k: 100", settings))
-    assert fault.startswith("selection.random_share is 0.1; it must be 0 where k is 1")
+    assert fault.startswith("selection.random_share is 0.1; it must be 0 when k is 1")
 
 
 def test_a_gpu_decodes_where_one_scores(faults, read):
     text = f"{MINIMAL}scoring: {{decode_on: gpu}}\n"
     (fault,) = faults(text)
-    assert fault.startswith("scoring.decode_on is gpu, and resources.scoring_gpus is 0")
+    assert fault.startswith("scoring.decode_on is gpu, but resources.scoring_gpus is 0")
     assert read(f"{text}resources: {{scoring_gpus: 0.5}}").scoring.decode_on == "gpu"
 
 
@@ -215,8 +217,8 @@ def test_a_further_stage_is_scored_as_a_pool_of_its_candidates_would_be(read):
     ("classes", "told"),
     [
         ("[cat]", "at least 2 items"),
-        ("[cat, dog, cat, dog]", "each class must be named once; cat, dog is named again"),
-        ("[cat, '']", "a class must have a name"),
+        ("[cat, dog, cat, dog]", "class names must be unique; these are repeated: cat, dog"),
+        ("[cat, '']", "a class name must not be empty"),
         ("[yes, no]", "put it in quotes"),
         ("cat", "it must be a valid list"),
     ],
@@ -228,7 +230,7 @@ def test_impossible_classes(faults, classes, told):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "holds a NoneType; it must hold keys and values"),
+        ("", "holds a NoneType; it must map settings to values"),
         ("- a\n- b", "holds a list"),
         ("a: [1, 2", "not YAML"),
         ("a: \tb: c", "not YAML"),
@@ -273,7 +275,7 @@ def test_one_image_size_means_a_square(read):
     "workspace", ["s3://bucket/pool/work", "s3://bucket/pool", "s3://bucket/pool/"]
 )
 def test_a_workspace_inside_the_pool_would_feed_on_itself(faults, workspace):
-    assert "in the pool" in faults(MINIMAL.replace("/data/work", workspace))[0]
+    assert "inside the pool" in faults(MINIMAL.replace("/data/work", workspace))[0]
 
 
 def test_a_workspace_beside_the_pool_is_fine(read):
@@ -284,16 +286,16 @@ def test_a_workspace_beside_the_pool_is_fine(read):
     ("workspace", "told"),
     [
         *(
-            (f"s3://bucket/{part}/work", "none of % # ?")
+            (f"s3://bucket/{part}/work", "must not contain % # ?")
             for part in ("a%20b", "a#1", "a*", "a[1]")
         ),
         *((f"s3://bucket/{part}/work", "'.', '..' or empty") for part in ("", ".", "..")),
-        ("s3://bucket/a?b", "none of % # ?"),
-        ("file:///data/a#1", "none of % # ?"),
+        ("s3://bucket/a?b", "must not contain % # ?"),
+        ("file:///data/a#1", "must not contain % # ?"),
         ("file://work", "file:///folder"),
         ("s3://", "it must name a bucket: s3://bucket/folder"),
         ("s3:///work", "it must name a bucket"),
-        ("/data/a%20b", "it must have no %"),
+        ("/data/a%20b", "it must not contain %"),
     ],
 )
 def test_a_workspace_is_where_all_libraries_take_it_to_be(faults, workspace, told):
@@ -397,4 +399,4 @@ def test_what_is_wrong_with_a_notification_does_not_tell_its_secret(faults, noti
 @pytest.mark.parametrize("by", ["batch_bald", "random"])
 def test_only_a_ranking_can_be_spread(faults, by):
     (fault,) = faults(MINIMAL.replace("k: 100", f"k: 100, by: {by}, most_alike: 0.9"))
-    assert fault.startswith(f"selection.most_alike is 0.9; for by {by} it must be null")
+    assert fault.startswith(f"selection.most_alike is 0.9; it must be null when by is {by}")

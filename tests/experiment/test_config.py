@@ -39,9 +39,12 @@ def test_rules_are_named_or_have_settings(tmp_path):
         ({"rules": ["epig"], "candidates": 4}, "candidates is 4; it must be at least"),
         (
             {"rules": [{"by": "batch_bald", "most_alike": 0.9}]},
-            "rules.0.most_alike is 0.9; for by batch_bald it must be null",
+            "rules.0.most_alike is 0.9; it must be null when by is batch_bald",
         ),
-        ({"scoring": {"samples": 1}}, "scoring.samples is 1; for rules.1.by bald it must be 2"),
+        (
+            {"scoring": {"samples": 1}},
+            "scoring.samples is 1; it must be at least 2 when rules.1.by is bald",
+        ),
         (
             {
                 "rules": ["softrank_bald"],
@@ -49,7 +52,7 @@ def test_rules_are_named_or_have_settings(tmp_path):
             },
             "rules.0.by is 'softrank_bald', which draws by an image's rank",
         ),
-        ({"classes": ["left", "left"]}, "classes is ['left', 'left']; each class must be named"),
+        ({"classes": ["left", "left"]}, "classes is ['left', 'left']; class names must be unique"),
         ({"rule": ["bald"]}, "rule is not a setting; did you mean rules?"),
     ],
 )

@@ -169,7 +169,7 @@ def test_a_round_planned_otherwise_is_refused_with_what_differs(
     selection = config.selection.model_copy(update={"k": 11})
     with pytest.raises(PlanMismatchError) as refused:
         run_round(config.model_copy(update={"selection": selection}), "2026-11-22")
-    assert refused.value.faults == ["selection.k was 10 when it was planned; it is 11 now"]
+    assert refused.value.faults == ["selection.k was 10 in the plan; it is 11 now"]
     # What it runs on may change, and settings may be newer than the plan; then it goes on where it
     # stood, to the same picks.
     path = Path(config.workspace, "rounds", "2026-11-22", "plan.json")

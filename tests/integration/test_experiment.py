@@ -79,7 +79,7 @@ def test_it_does_not_go_on_with_other_settings_or_images(tmp_path):
     run_experiment(experiment_config(tmp_path, **settings))
     with pytest.raises(PlanMismatchError) as refused:
         run_experiment(experiment_config(tmp_path, **settings, k=6))
-    assert refused.value.faults == ["k was 5 when it was planned; it is 6 now"]
+    assert refused.value.faults == ["k was 5 in the plan; it is 6 now"]
     table = pq.read_table(tmp_path / "labelled-0.parquet")
     config = experiment_config(tmp_path, **settings)
     pq.write_table(table.slice(1), tmp_path / "labelled-0.parquet")

@@ -328,7 +328,7 @@ def test_a_damaged_log_and_places_that_cannot_be_opened_are_storage_errors(manif
             Manifest(uri).ids()
         assert "\n" not in str(caught.value)
         assert "\x1b" not in str(caught.value)
-    with pytest.raises(StorageError, match="must have no %"):
+    with pytest.raises(StorageError, match="must not contain %"):
         Manifest(str(tmp_path / "a%20b"))
 
 

@@ -1,7 +1,7 @@
-"""Whether a store lets one of several racing writers create a file, found out by a race.
+"""A race that shows whether a store lets only one of several writers create a file.
 
-What happens once is decided by who creates a file: the plan of a round, and each version of the
-manifest. Where two can create the same file, two jobs can commit the same round.
+The plan of a round and each version of the manifest belong to whoever creates the file. If two
+writers could create the same file, two jobs could commit the same round.
 """
 
 import threading
@@ -17,7 +17,7 @@ _WRITERS = 8
 
 
 def race(uri: str) -> int:
-    """Let several threads create a file at the same moment; gives how many believe they did."""
+    """Let several threads create a file at once, and return how many believe they did."""
     together = threading.Barrier(_WRITERS)
 
     def create(number: int) -> bool:
@@ -29,25 +29,27 @@ def race(uri: str) -> int:
 
 
 def check_racing_creates(folder: str, race: Callable[[str], int] = race) -> None:
-    """Refuse a store where more than one of several racing writers creates a file.
+    """Refuse a store in which several racing writers can create the same file.
 
-    A store that passes may still fail: a race shows a fault, never that there is none.
+    A store that passes may still be faulty: a race can show a fault, but never rule one out.
 
     Args:
-        folder: where to try it; nothing stays behind.
-        race: lets several writers create the file at a URI; gives how many believe they did.
+        folder: Folder to hold the race in. Nothing stays behind.
+        race: Function that lets several writers create the file at a URI, and returns how many
+            believe they did.
 
     Raises:
-        StorageError: it is such a store, or files cannot be created there at all.
+        StorageError: If several writers created the same file, or files cannot be created there.
     """
     with scratch_folder(folder) as scratch:
         for number in range(_ROUNDS):
             winners = race(storage.join(scratch, str(number)))
-            # None won where the winner's answer was lost, and that is no fault of the store.
+            # If the winner's response was lost, no one won. That is not a fault of the store.
             if winners > 1:
                 raise StorageError(
                     f"{folder} is in a store where {winners} writers created the same file in a "
-                    "race; one may, or two jobs could commit the same round. Its conditional "
-                    "writes (PUT with If-None-Match) are missing or not atomic: put the workspace "
-                    "in a store that has them, as S3, GCS, Azure and Ceph do, or on a disk"
+                    "race; only one may, because otherwise two jobs could commit the same round. "
+                    "Its conditional writes (PUT with If-None-Match) are missing or not atomic: "
+                    "put the workspace on a disk, or in a store that has them, such as S3, GCS, "
+                    "Azure or Ceph"
                 )

@@ -10,13 +10,14 @@ from ray.data.datasource import Datasink, WriteResult
 
 from baal_ray.storage.parquet import publish_table
 
-# So that of a file of scores which has a few of the best rows, a reader parses little more.
+# Rows per row group: few, so that a reader who needs only the best rows of a score file parses
+# little more than those.
 _ROWS_PER_GROUP = 2048
 
 
 @dataclass(frozen=True)
 class Written:
-    """What one write, or all of them together, left behind."""
+    """The result of one write, or of all of them together."""
 
     files: list[str]
     rows: int
@@ -24,13 +25,13 @@ class Written:
 
 
 class PublishedParquet(Datasink[Written]):
-    """Writes blocks to `<folder>/<sha256>.parquet`, complete or not at all.
+    """A sink that writes blocks to `<folder>/<sha256>.parquet`, complete or not at all.
 
-    A write that Ray repeats with the same rows makes the same file; one with other rows makes
-    another file, so a reader meets an id twice at worst.
+    If Ray repeats a write with the same rows, it writes the same file. With other rows it writes
+    another file, so at worst a reader meets an id twice.
 
     Attributes:
-        written: once the dataset is written, what is there.
+        written: Result of all writes, once the dataset is written.
     """
 
     def __init__(self, folder: str, schema: pa.Schema, bytes_per_file: int) -> None:
@@ -41,7 +42,7 @@ class PublishedParquet(Datasink[Written]):
         self._bytes_per_file = bytes_per_file
 
     def write(self, blocks: Iterable[Any], ctx: object) -> Written:
-        """Publish one file of all these blocks."""
+        """Publish all these blocks as one file."""
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         tables = [
             table.select(self._schema.names).cast(self._schema) for table in tables if len(table)
@@ -54,7 +55,7 @@ class PublishedParquet(Datasink[Written]):
         return Written([file], len(table), errors)
 
     def on_write_complete(self, write_result: WriteResult[Written]) -> None:
-        """Add up what the writes left behind."""
+        """Add up the results of the writes."""
         parts = write_result.write_returns
         self.written = Written(
             sorted(file for part in parts for file in part.files),
@@ -64,9 +65,9 @@ class PublishedParquet(Datasink[Written]):
 
     @property
     def min_bytes_per_write(self) -> int:
-        """What Ray Data collects in memory for one file; the last may have less."""
+        """Bytes that Ray Data collects in memory for one file. The last file may have fewer."""
         return self._bytes_per_file
 
     def get_name(self) -> str:
-        """The stage's name in Ray's progress bars and dashboard."""
+        """Return the stage's name in Ray's progress bars and dashboard."""
         return "PublishParquet"

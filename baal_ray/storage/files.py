@@ -1,8 +1,8 @@
-"""Files in a workspace: published whole, created once, listed and read, at any fsspec URI.
+"""Files in a workspace at any fsspec URI: published whole, created once, read and deleted.
 
-A local file is written under a temporary name beside its target, flushed to disk and renamed (or
-linked, when it must not exist yet); on an object store one PUT does the same. So a reader sees a
-whole file or none.
+A local file is written under a temporary name beside its target, flushed to disk, and renamed (or
+linked, if the target must not exist yet). On an object store one PUT does the same. So a reader
+sees a whole file or none.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ _SHA256 = re.compile(r"([0-9a-f]{64})(?:\.[a-z]+)?")
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of a URI or local path, with the path inside it.
+    """Return the fsspec filesystem of a URI or local path, and the path inside it.
 
     Raises:
-        StorageError: no fsspec implementation is installed for the URI's protocol, or it refuses
-            the URI.
+        StorageError: If no fsspec implementation is installed for the URI's protocol, or it
+            refuses the URI.
     """
-    if "://" not in uri:  # fsspec would take "::" in a file's name for a chain of filesystems
+    if "://" not in uri:  # fsspec would read "::" in a file's name as a chain of filesystems
         return LocalFileSystem(), os.path.abspath(uri)
     if "::" in uri:
         raise StorageError(
@@ -50,7 +50,10 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def arrow_filesystem(uri: str) -> tuple["pyarrow.fs.FileSystem", str]:
-    """The same for pyarrow, which reads local files by itself and others through fsspec."""
+    """Return pyarrow's filesystem of a URI or local path, and the path inside it.
+
+    pyarrow reads local files by itself and all others through fsspec.
+    """
     import pyarrow.fs
 
     fs, path = filesystem(uri)
@@ -60,10 +63,10 @@ def arrow_filesystem(uri: str) -> tuple["pyarrow.fs.FileSystem", str]:
 
 
 def open_arrow(uri: str) -> "pyarrow.NativeFile":
-    """Open a file for pyarrow to read here and there in it.
+    """Open a file for random access by pyarrow.
 
     Raises:
-        StorageError: the file is missing or cannot be read.
+        StorageError: If the file is missing or cannot be read.
     """
     import pyarrow
 
@@ -72,25 +75,25 @@ def open_arrow(uri: str) -> "pyarrow.NativeFile":
         if isinstance(fs, LocalFileSystem):
             _refuse_special(path)
             return pyarrow.OSFile(path)
-        # Not through `arrow_filesystem`, which takes whatever a store refuses for a missing file.
+        # Not through `arrow_filesystem`, which reports whatever a store refuses as a missing file.
         return pyarrow.PythonFile(fs.open(path, "rb"), mode="r")
 
 
 def is_local(uri: str) -> bool:
-    """Whether a URI or path is on a file system of this machine."""
+    """Return whether a URI or path is on a file system of this machine."""
     return isinstance(filesystem(uri)[0], LocalFileSystem)
 
 
 def join(uri: str, *parts: str) -> str:
-    """A URI below another."""
+    """Join a URI and the parts of a path below it."""
     return "/".join([uri.rstrip("/"), *parts])
 
 
 def publish(uri: str, data: bytes) -> None:
-    """Write a file whole, replacing what is there.
+    """Write a file whole, replacing any file that is there.
 
     Raises:
-        StorageError: the path cannot be written.
+        StorageError: If the path cannot be written.
     """
     fs, path = filesystem(uri)
     with storage_errors(uri, "written"):
@@ -106,10 +109,10 @@ def publish(uri: str, data: bytes) -> None:
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
-    """Write a file whole unless it exists; of several racing writers exactly one gets True.
+    """Write a file whole unless it exists. Of several racing writers exactly one gets True.
 
     Raises:
-        StorageError: the path cannot be written.
+        StorageError: If the path cannot be written.
     """
     fs, path = filesystem(uri)
     try:
@@ -119,7 +122,7 @@ def create_if_absent(uri: str, data: bytes) -> bool:
             else:
                 fs.pipe_file(path, data, mode="create")
     except StorageError:
-        # Each store has its own word for "it exists": s3fs gives EINVAL for S3's 412.
+        # Each store reports an existing file in its own way: s3fs raises EINVAL for S3's 412.
         if exists(uri):
             return False
         raise
@@ -151,12 +154,12 @@ def _write_beside(path: str, data: bytes) -> str:
 
 
 def sha256(data: bytes) -> str:
-    """The sha256 of some bytes in hexadecimal."""
+    """Return the sha256 of some bytes in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def publish_by_sha256(folder_uri: str, data: bytes, extension: str) -> str:
-    """Write a file named by the sha256 of its bytes; writing the same bytes again changes nothing.
+    """Write a file named by the sha256 of its bytes. Writing them again changes nothing.
 
     Returns:
         The file's URI, `<folder>/<sha256><extension>`.
@@ -167,10 +170,10 @@ def publish_by_sha256(folder_uri: str, data: bytes, extension: str) -> str:
 
 
 def read(uri: str) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
     Raises:
-        StorageError: the file is missing or cannot be read.
+        StorageError: If the file is missing or cannot be read.
     """
     fs, path = filesystem(uri)
     with storage_errors(uri, "read"):
@@ -178,12 +181,13 @@ def read(uri: str) -> bytes:
 
 
 def read_at_most(uri: str, limit: int) -> bytes:
-    """The bytes of a file that is no larger than a limit; an HTTP server must have it itself.
+    """Return the bytes of a file if it is no larger than a limit.
 
-    Of a larger file no more than that is asked for, and of a local one nothing is read.
+    If it is larger, only the bytes up to the limit and one more are requested from a store, and
+    nothing is read from a disk. An HTTP server must have the file itself: redirects are refused.
 
     Raises:
-        StorageError: the file is larger, missing, no file, or cannot be read.
+        StorageError: If the file is larger, is missing, is not a regular file, or cannot be read.
     """
     fs, path = filesystem(uri)
     with storage_errors(uri, "read"):
@@ -192,31 +196,31 @@ def read_at_most(uri: str, limit: int) -> bytes:
             too_large = os.path.getsize(path) > limit
             data = b"" if too_large else bytes(fs.cat_file(path))
         else:
-            # aiohttp refuses the first redirect when one is too many; 0 means any number to it.
+            # With 1, aiohttp refuses the first redirect. With 0, it would follow any number.
             once = {"max_redirects": 1} if uri.startswith("http") else {}
             data = bytes(fs.cat_file(path, start=0, end=limit + 1, **once))
             too_large = len(data) > limit
     if too_large:
         raise StorageError(
-            f"{redacted(uri)} has more than {limit} bytes, which is the most that one image file "
-            "may have; make it smaller"
+            f"{redacted(uri)} has more than {limit} bytes, the most that an image file may have; "
+            "make it smaller"
         )
     return data
 
 
 def _refuse_special(path: str) -> None:
-    """Raise OSError for a pipe or device, which could keep its reader forever."""
+    """Raise OSError for a pipe, socket or device, which could block its reader forever."""
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError("it is a pipe, socket or device. Put a file in its place")
 
 
 def read_verified(uri: str) -> bytes:
-    """The bytes of a file named by its sha256, checked against that name.
+    """Return the bytes of a file named by its sha256, checked against that name.
 
     Raises:
-        CorruptFileError: the name carries no sha256, or another one than the bytes have.
-        StorageError: the file is missing or cannot be read.
+        CorruptFileError: If the name contains no sha256, or not that of the bytes.
+        StorageError: If the file is missing or cannot be read.
     """
     named = _SHA256.fullmatch(uri.rsplit("/", 1)[-1])
     if named is None:
@@ -227,45 +231,45 @@ def read_verified(uri: str) -> bytes:
     found = sha256(data)
     if found != named.group(1):
         raise CorruptFileError(
-            f"{uri} holds bytes with sha256 {found}: it is torn, truncated or rotten. Delete it; "
-            "it is made again."
+            f"{uri} holds bytes with another sha256, {found}: it is damaged. Delete it; the next "
+            "run recreates it."
         )
     return data
 
 
-def read_json(uri: str, remedy: str = "Put back a whole copy of it.") -> dict[str, Any]:
-    """The object in a JSON file of a workspace.
+def read_json(uri: str, remedy: str = "Restore an intact copy of it.") -> dict[str, Any]:
+    """Return the object in a JSON file of a workspace.
 
     Args:
-        uri: the file.
-        remedy: what to do if it is rotten.
+        uri: URI of the file.
+        remedy: Advice for the case that the file is damaged.
 
     Raises:
-        CorruptFileError: it holds no JSON object.
-        StorageError: the file is missing or cannot be read.
+        CorruptFileError: If the file does not hold a JSON object.
+        StorageError: If the file is missing or cannot be read.
     """
     data = read(uri)
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(
-            f"{uri} has {len(data)} bytes that are no whole JSON ({error}). {remedy}"
+            f"{uri} has {len(data)} bytes that are not complete JSON ({error}). {remedy}"
         ) from error
     if not isinstance(found, dict):
-        raise CorruptFileError(f"{uri} holds no JSON object. {remedy}")
+        raise CorruptFileError(f"{uri} does not hold a JSON object. {remedy}")
     return found
 
 
 def is_named_by_sha256(uri: str) -> bool:
-    """Whether a file's name is a sha256, with or without an extension."""
+    """Return whether a file's name is a sha256, with or without an extension."""
     return _SHA256.fullmatch(uri.rsplit("/", 1)[-1]) is not None
 
 
 def delete(uri: str) -> None:
-    """Remove a file; it is no fault if it is gone already.
+    """Remove a file. It is not an error if the file is already gone.
 
     Raises:
-        StorageError: the file cannot be removed.
+        StorageError: If the file cannot be removed.
     """
     fs, path = filesystem(uri)
     try:
@@ -277,10 +281,12 @@ def delete(uri: str) -> None:
 
 
 def delete_tree(uri: str) -> None:
-    """Remove a file, or a folder or prefix with all below it; no fault if it is gone already.
+    """Remove a file, or a folder or prefix with everything below it.
+
+    It is not an error if it is already gone.
 
     Raises:
-        StorageError: something in it cannot be removed.
+        StorageError: If something in it cannot be removed.
     """
     fs, path = filesystem(uri)
     fs.invalidate_cache()
@@ -288,15 +294,15 @@ def delete_tree(uri: str) -> None:
         if isinstance(fs, LocalFileSystem) or not has_magic(path):
             fs.rm(path, recursive=True)
             return
-        for file in fs.find(path):  # `rm` takes ws[1] for a pattern, and removes ws1
+        for file in fs.find(path):  # `rm` reads ws[1] as a pattern and removes ws1
             fs.rm_file(file)
 
 
 def size(uri: str) -> int:
-    """The bytes of a file, or of all files below a folder or prefix; 0 if it is absent.
+    """Return the bytes of a file, or of all files below a folder or prefix, or 0 if it is absent.
 
     Raises:
-        StorageError: the store does not say.
+        StorageError: If the store does not answer.
     """
     fs, path = filesystem(uri)
     if not exists(uri):
@@ -306,21 +312,21 @@ def size(uri: str) -> int:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there.
+    """Return whether a file or folder exists.
 
     Raises:
-        StorageError: the store does not say.
+        StorageError: If the store does not answer.
     """
     fs, path = filesystem(uri)
-    fs.invalidate_cache()  # others write too
+    fs.invalidate_cache()  # other processes write too
     with storage_errors(uri, "looked up"):
         return bool(fs.exists(path))
 
 
 @contextmanager
 def storage_errors(what: str, done: str) -> Iterator[None]:
-    """Whatever a store raises in the block is a StorageError: `what` cannot be `done`."""
+    """Turn whatever a store raises in the block into a StorageError: `what` cannot be `done`."""
     try:
         yield
-    except Exception as error:  # each store has its own: OSError, botocore's, aiohttp's, Google's
+    except Exception as error:  # stores differ: OSError, botocore's, aiohttp's, Google's
         raise StorageError(told(f"{what} cannot be {done}", error)) from error

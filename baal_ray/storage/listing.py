@@ -1,4 +1,4 @@
-"""The files below a folder; a warning tells what was left out although it may be meant."""
+"""Listings of the files below a folder, with a warning about omissions that may be unwanted."""
 
 import logging
 import os
@@ -28,33 +28,39 @@ _UNNAMABLE = "names with an empty part, '.' or '..', which do not name one objec
 
 
 class LeftOut:
-    """What one listing left out."""
+    """The record of what one listing left out."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._examples: defaultdict[str, list[str]] = defaultdict(list)
 
     def takes_on_disk(self, path: str, info: dict[str, Any]) -> bool:
-        """Whether what a disk has there is no file, nor a link to one; then it is noted."""
+        """Return whether a local path is neither a file nor a link to one.
+
+        If so, it is recorded as left out.
+        """
         if info.get("type", "file") == "file":
             return False
         try:
             mode = os.stat(path).st_mode
-        except OSError:  # a link to nowhere: whoever reads it says so
+        except OSError:  # a dangling link: reading it reports the error
             return False
         if not stat.S_ISREG(mode):
             self._note(_LINKED if stat.S_ISDIR(mode) else _SPECIAL, path)
         return not stat.S_ISREG(mode)
 
     def takes_in_store(self, path: str) -> bool:
-        """Whether the last part of a key does not name one object; then it is noted."""
+        """Return whether the last part of a key does not name a single object.
+
+        If so, it is recorded as left out.
+        """
         unnamable = path.rsplit("/", 1)[-1] in ("", ".", "..")
         if unnamable:
             self._note(_UNNAMABLE, path)
         return unnamable
 
     def warn(self, uri: str) -> None:
-        """Tell it, with examples."""
+        """Log a warning for each reason, with examples."""
         for why, count in self._counts.items():
             examples = ", ".join(map(repr, self._examples[why]))
             logger.warning(redacted(f"{uri}: {count} left out, such as {examples}: {why}"))
@@ -66,12 +72,15 @@ class LeftOut:
 
 
 def walk(fs: fsspec.AbstractFileSystem, folder: str, left_out: LeftOut) -> Iterator[str]:
-    """Paths of a folder's files, then those of its folders; unlike fsspec's, it hides no fault."""
+    """Yield the paths of a folder's files, then those in its folders.
+
+    Unlike fsspec's `walk`, it hides no errors.
+    """
     local, folders, files = isinstance(fs, LocalFileSystem), [], []
     for info in fs.ls(folder, detail=True):
         path = info["name"]
         if path == folder or (info["type"] == "file" and path.endswith("/")):
-            continue  # a file in place of the folder, or an object that stands for it
+            continue  # a file instead of the folder, or an object that stands for it
         if info["type"] == "directory":
             # The name of the folder in "a//b.jpg" ends in a slash.
             if (local or not left_out.takes_in_store(path)) and not _is_hidden(path):
@@ -91,12 +100,12 @@ _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 def unfinished_files(uri: str) -> dict[str, float]:
-    """What writers that were killed left below a local folder, and when each was last written to.
+    """Find the files that killed writers left below a local folder.
 
-    An object store keeps nothing of a PUT that did not end.
+    An object store keeps nothing of an unfinished PUT.
 
     Returns:
-        Seconds since the epoch, by path.
+        The time at which each was last written to, in seconds since the epoch, by path.
     """
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
@@ -110,14 +119,14 @@ def unfinished_files(uri: str) -> dict[str, float]:
 
 
 def list_files(uri: str, extension: str = "") -> list[str]:
-    """URIs of the files below a folder or prefix, sorted; none if it is absent.
+    """Return the URIs of the files below a folder or prefix, sorted; none if it is absent.
 
-    A file or folder whose name starts with a dot or an underscore is hidden, as Spark and Delta
-    have it, and left out; so are unfinished files. Pipes, devices and links to folders are left
+    A file or folder whose name starts with a dot or an underscore is hidden, as in Spark and Delta
+    Lake, and is left out. So are unfinished files. Pipes, devices and links to folders are left
     out with a warning.
 
     Raises:
-        StorageError: the folder cannot be listed.
+        StorageError: If the folder cannot be listed.
     """
     fs, path = filesystem(uri)
     fs.invalidate_cache()
@@ -139,15 +148,15 @@ def list_files(uri: str, extension: str = "") -> list[str]:
 
 
 def walk_files(uri: str) -> Iterator[str]:
-    """Names of the files below a folder or prefix, relative to it; none if it is absent.
+    """Yield the names of the files below a folder or prefix, relative to it; none if it is absent.
 
-    One folder at a time, sorted in itself, so that they are never all held. Names that start with
-    a dot are left out; cameras write names that start with an underscore. What else a disk has,
-    such as pipes and links to folders, and keys that a store would take for others are left out
-    with a warning.
+    One folder is listed and sorted at a time, so that memory never holds all names. Names that
+    start with a dot are left out. Names that start with an underscore are kept, because cameras
+    write such names. Anything on a disk that is not a file, such as pipes and links to folders, is
+    left out with a warning, and so are keys that a store would take for other keys.
 
     Raises:
-        StorageError: a folder cannot be listed.
+        StorageError: If a folder cannot be listed.
     """
     fs, path = filesystem(uri)
     root = path.rstrip("/")

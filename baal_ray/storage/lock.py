@@ -1,4 +1,4 @@
-"""One process of a machine at a time, for as long as it lives."""
+"""A lock between the processes of one machine, released when its holder exits."""
 
 import fcntl
 import logging
@@ -16,16 +16,16 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def alone(uri: str) -> Iterator[None]:
-    """Wait until no other process of this machine holds what a URI names, then hold it.
+    """Wait until no other process of this machine holds the lock of a URI, then hold it.
 
-    The kernel lets go of it when the process ends, however it ends. The drivers of a Ray cluster's
-    jobs run on one machine, its head. Processes of other machines are not seen: they may do the
-    same work twice, but what they write is created once.
+    The kernel releases the lock when the process ends, however it ends. The drivers of a Ray
+    cluster's jobs run on one machine, its head. Processes on other machines are not seen. They may
+    do the same work twice, but the files they write are created only once.
     """
     name = f"baal_ray-{os.getuid()}-{sha256(uri.encode())[:32]}.lock"
     path = os.path.join(tempfile.gettempdir(), name)
     try:
-        # Everybody may write in that folder, and a link planted there could lead anywhere.
+        # Anyone may write in that folder, and a link planted there could lead anywhere.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StorageError(told(f"{path} cannot be locked", error)) from error
@@ -33,6 +33,6 @@ def alone(uri: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.warning("another process works on %s: waiting until it has ended", uri)
+            logger.warning("another process is working on %s: waiting until it ends", uri)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Parquet files at any URI, opened to be streamed and published whole."""
+"""Parquet files at any URI, opened for streaming and published whole."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,17 +15,18 @@ from baal_ray.storage.remedies import told
 
 _BUFFER_BYTES = 8 * 1024**2
 
-# Ray registers this type, and whoever looks at a value of it then runs what is pickled there.
+# Ray registers this type. Reading one of its values then runs the code pickled in it.
 _PICKLED = "ray.data.arrow_pickled_object"
 
 
 @contextmanager
 def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file; a row group is streamed page by page, not held.
+    """Open a Parquet file. Row groups are streamed page by page, not held in memory.
 
     Raises:
-        CorruptFileError: it has pickled Python objects in it.
-        StorageError: it cannot be read, or is no Parquet, as found on opening or while it is open.
+        CorruptFileError: If the file contains pickled Python objects.
+        StorageError: If the file cannot be read or is not Parquet. This may show on opening or
+            while it is open.
     """
     with _opened(uri) as (parquet, _):
         yield parquet
@@ -37,18 +38,21 @@ def _opened(uri: str) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:
         with storage.open_arrow(uri) as source:
             yield _checked(source, uri, pre_buffer=False, buffer_size=_BUFFER_BYTES), source
     except pa.ArrowInvalid as error:
-        raise StorageError(f"{uri} is not a whole Parquet file: {error}") from error
+        raise StorageError(f"{uri} is not a complete Parquet file: {error}") from error
     except OSError as error:
         raise StorageError(told(f"{uri} cannot be read", error)) from error
 
 
 @contextmanager
 def open_with_footer(uri: str) -> Iterator[tuple[pq.ParquetFile, str]]:
-    """The same, with the sha256 of the footer: sizes, places and statistics of all that is in it.
+    """Open a Parquet file as `open_parquet` does, and return the sha256 of its footer with it.
+
+    The footer holds the sizes, positions and statistics of everything in the file.
 
     Raises:
-        CorruptFileError: it has pickled Python objects in it.
-        StorageError: it cannot be read, or is no Parquet, as found on opening or while it is open.
+        CorruptFileError: If the file contains pickled Python objects.
+        StorageError: If the file cannot be read or is not Parquet. This may show on opening or
+            while it is open.
     """
     with _opened(uri) as (parquet, source):
         source.seek(source.size() - parquet.metadata.serialized_size - 8)
@@ -56,18 +60,19 @@ def open_with_footer(uri: str) -> Iterator[tuple[pq.ParquetFile, str]]:
 
 
 class LoadedParquet:
-    """A Parquet file in memory, of which columns and rows are parsed when they are asked for."""
+    """A Parquet file in memory, whose columns and rows are parsed only when they are read."""
 
     def __init__(self, data: bytes, uri: str, *, verified: bool = False) -> None:
         """Parse the footer.
 
         Args:
-            data: the whole file.
-            uri: where it came from, for messages.
-            verified: the bytes are known to be right, so page checksums are not looked at.
+            data: The whole file.
+            uri: URI that the file was read from, for messages.
+            verified: Whether the bytes are known to be right, so that page checksums are ignored.
 
         Raises:
-            CorruptFileError: the bytes are no Parquet file, or hold pickled Python objects.
+            CorruptFileError: If the bytes are not a Parquet file, or contain pickled Python
+                objects.
         """
         self._uri = uri
         with self._telling():
@@ -78,14 +83,15 @@ class LoadedParquet:
     def read(
         self, names: Collection[str] | None = None, rows_N: npt.NDArray[np.bool_] | None = None
     ) -> pa.Table:
-        """Some columns of some rows.
+        """Return some columns of some rows.
 
         Args:
-            names: the columns, of which there may be fewer; all if None.
-            rows_N: which rows, all if None; a row group with none of them is not parsed.
+            names: Names of the columns, or None for all. Names that the file lacks are ignored.
+            rows_N: Mask of the rows, or None for all. Row groups without any of them are not
+                parsed.
 
         Raises:
-            CorruptFileError: a page cannot be decoded, or is not what its checksum says.
+            CorruptFileError: If a page cannot be decoded or does not match its checksum.
         """
         columns = [name for name in self.schema.names if names is None or name in names]
         with self._telling():
@@ -104,7 +110,9 @@ class LoadedParquet:
         try:
             yield
         except (ValueError, OSError) as error:
-            raise CorruptFileError(f"{self._uri} is not a whole Parquet file: {error}") from error
+            raise CorruptFileError(
+                f"{self._uri} is not a complete Parquet file: {error}"
+            ) from error
 
 
 def _checked(source: pa.NativeFile, uri: str, **options: Any) -> pq.ParquetFile:
@@ -112,7 +120,7 @@ def _checked(source: pa.NativeFile, uri: str, **options: Any) -> pq.ParquetFile:
         file = pq.ParquetFile(source, **options)
     except pa.ArrowInvalid:
         raise
-    except (TypeError, ValueError) as error:  # from an extension type, of its own metadata
+    except (TypeError, ValueError) as error:  # an extension type rejects its own metadata
         raise pa.ArrowInvalid(str(error)) from error
     if _PICKLED in str(file.schema_arrow):
         raise CorruptFileError(
@@ -123,20 +131,20 @@ def _checked(source: pa.NativeFile, uri: str, **options: Any) -> pq.ParquetFile:
 
 
 def publish_table(folder: str, table: pa.Table, rows_per_group: int = 2**20) -> str:
-    """Publish a table as one file, named by its sha256, with page checksums; gives its URI."""
+    """Publish a table as a file named by its sha256, with page checksums, and return its URI."""
     return storage.publish_by_sha256(folder, parquet_bytes(table, rows_per_group), ".parquet")
 
 
 def parquet_bytes(table: pa.Table, rows_per_group: int = 2**20) -> bytes:
-    """A Parquet file of a table, with page checksums."""
+    """Return the bytes of a Parquet file of a table, with page checksums."""
     buffer = pa.BufferOutputStream()
     pq.write_table(
         table,
         buffer,
         row_group_size=rows_per_group,
         write_page_checksum=True,
-        # A page is closed at 1 MB, which the writer looks for every 1024 rows by default: too late
-        # for images, as a reader holds a page whole.
+        # The writer closes a page at 1 MB, but by default it checks the size only every 1024 rows.
+        # That is too late for images, because a reader holds a whole page in memory.
         write_batch_size=16,
         use_dictionary=[field.name for field in table.schema if _repeats(field)],
     )
@@ -145,6 +153,9 @@ def parquet_bytes(table: pa.Table, rows_per_group: int = 2**20) -> bytes:
 
 
 def _repeats(field: pa.Field) -> bool:
-    """Whether a column's values are worth a dictionary: else it takes time and adds a third."""
+    """Return whether a column's values repeat.
+
+    If they do not, a dictionary takes time and makes the column a third larger.
+    """
     once = field.name == "id" or pa.types.is_binary(field.type) or pa.types.is_floating(field.type)
     return not once

@@ -1,4 +1,4 @@
-"""Read the next files while one is worked on."""
+"""Reading of the next files while one is being processed."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,14 +12,15 @@ Contents = TypeVar("Contents")
 
 
 def read_ahead(read: Callable[[File], Contents], files: Iterable[File]) -> Iterator[Contents]:
-    """What `read` gives for each file, in their order, up to four of them read at once in threads.
+    """Yield what `read` returns for each file, in order, reading up to four at once in threads.
 
-    So a store's latency, checksums and decompression do not add up to what is done with each. At
-    most five files' contents are held.
+    So a store's latency, checksums and decompression overlap with the processing of the files. At
+    most five files' contents are held in memory.
 
     Args:
-        read: called with each file; what it raises comes when it is that file's turn.
-        files: to be read.
+        read: Function called with each file. If it raises an error, that is raised at the file's
+            turn.
+        files: Files to read.
     """
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         pending: deque[Future[Contents]] = deque()

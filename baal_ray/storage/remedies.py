@@ -1,4 +1,4 @@
-"""What to do when a store fails, told from whatever it raised."""
+"""Remedies for the failures of stores, found from the errors that they raise."""
 
 import errno
 import re
@@ -6,28 +6,28 @@ from collections.abc import Iterator
 
 from baal_ray.storage.redaction import redacted
 
-_SPACE = "Free some space there, or give it more, and run this again."
-_RIGHTS = "Give the user that runs this the right to read and write there."
+_SPACE = "Free some space there or add more, then run this again."
+_RIGHTS = "Give the user that runs this permission to read and write there."
 _READ_ONLY = "It is mounted read-only: mount it for writing, or use another path."
-_THERE = "Correct the path, or put back what was there."
+_THERE = "Correct the path, or restore what was there."
 _ANSWER = (
-    "The store does not answer: see that it runs, that its endpoint in the environment is right "
-    "and that every node reaches it; then run this again."
+    "The store does not respond: check that it runs, that its endpoint in the environment is "
+    "right, and that every node can reach it, then run this again."
 )
 _BUSY = "The store is busy: run this again later."
 _NO_CREDENTIALS = (
-    "There are no credentials: put them in the environment of the driver and of every node."
+    "No credentials were found: put them in the environment of the driver and of every node."
 )
 _EXPIRED = (
-    "Credentials that have expired are refused so: renew them in the environment of the driver "
-    "and of every node, and run this again."
+    "The credentials seem to have expired: renew them in the environment of the driver and of "
+    "every node, then run this again."
 )
 _REFUSED = (
-    "See that the credentials in the environment of the driver and of every node are the right "
+    "Check that the credentials in the environment of the driver and of every node are the right "
     "ones, are still valid, and may read and write there."
 )
-_EMPTY = "It is empty: put the file there again."
-_REDIRECTED = "It is elsewhere, and redirects are not followed: name the final URI."
+_EMPTY = "The file is empty: put it there again."
+_REDIRECTED = "The server redirects, and redirects are not followed: give the final URI."
 
 _BY_NUMBER = {
     errno.ENOSPC: _SPACE,
@@ -46,8 +46,9 @@ _BY_NUMBER = {
     errno.EBUSY: _BUSY,
 }
 
-# What botocore, s3fs, gcsfs, adlfs, aiohttp and Delta Lake say, in types or texts. Asked whether
-# an object is there, S3 answers 400 for expired credentials and 403 for all others, and no more.
+# Remedies by the words that botocore, s3fs, gcsfs, adlfs, aiohttp and Delta Lake use in types or
+# texts. When asked whether an object exists, S3 answers only 400 for expired credentials and 403
+# for all others, without a reason.
 _BY_WORDS = {
     r"ExpiredToken|TokenExpired|token (is|has) expired|RefreshError|invalid_grant|\(400\) when "
     r"calling the HeadObject": _EXPIRED,
@@ -69,7 +70,7 @@ _RUST_NUMBER = re.compile(r"(?:\(os error |Os \{ code: )(\d+)")
 
 
 def told(what: str, error: BaseException) -> str:
-    """What failed, why, and what to do about it where that is known; on one line.
+    """Return what failed, why, and the remedy if one is known, on one line.
 
     Delta Lake's errors come as a coloured tree, and some repeat secrets.
     """
@@ -80,7 +81,7 @@ def told(what: str, error: BaseException) -> str:
 
 
 def remedy(error: BaseException) -> str:
-    """What to do about an error of a store, or nothing if it is of none of the usual kinds."""
+    """Return the remedy for an error of a store, or "" if the error is not of a known kind."""
     causes = list(_causes(error))
     for number in map(_number, causes):
         if number in _BY_NUMBER:
@@ -96,7 +97,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _number(error: BaseException) -> int | None:
-    """The operating system's number, which Delta Lake has in its text only."""
+    """Return the operating system's error number, which Delta Lake gives only in its text."""
     found = _RUST_NUMBER.search(str(error))
     return int(found[1]) if found else getattr(error, "errno", None)
 

@@ -1,4 +1,4 @@
-"""Scratch folders, in which a store is tried before a round relies on it."""
+"""Scratch folders, used to try out a store before a round relies on it."""
 
 import re
 import secrets
@@ -14,29 +14,29 @@ _SCRATCH = re.compile(r"_scratch-(\d+)-[0-9a-f]{16}")
 
 @contextmanager
 def scratch_folder(parent: str) -> Iterator[str]:
-    """A hidden folder below another, to try the store with; gone at the end with all its files.
+    """Name a hidden folder below another to try out the store in, and remove it at the end.
 
     Raises:
-        StorageError: it cannot be removed.
+        StorageError: If the folder cannot be removed.
     """
     uri = storage.join(parent, f"_scratch-{int(time.time())}-{secrets.token_hex(8)}")
     try:
         yield uri
     except BaseException:
-        with suppress(StorageError):  # what went wrong before says more
+        with suppress(StorageError):  # the first error says more
             storage.delete_tree(uri)
         raise
     storage.delete_tree(uri)
 
 
 def scratch_folders(parent: str) -> dict[str, int]:
-    """Scratch folders below another, in use or left by processes that were killed.
+    """Return the scratch folders below another, in use or left behind by killed processes.
 
     Returns:
-        When each was made, in seconds since the epoch, by URI.
+        The time at which each was made, in seconds since the epoch, by URI.
 
     Raises:
-        StorageError: the folder cannot be listed.
+        StorageError: If the folder cannot be listed.
     """
     fs, path = storage.filesystem(parent)
     fs.invalidate_cache()

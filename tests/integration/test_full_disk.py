@@ -25,7 +25,7 @@ def test_a_round_on_a_full_disk_commits_nothing_and_goes_on_when_there_is_space(
             run_round(config, "1")
         message = str(caught.value)
         assert batch_uri(config.workspace, "1") in message
-        assert "Free some space there, or give it more, and run this again." in message
+        assert "Free some space there or add more, then run this again." in message
         assert manifest.rows(round_id="1").num_rows == 0
         assert not [name for name in os.listdir(f"{disk}/rounds/1") if name.endswith(".tmp")]
         os.unlink(f"{disk}/filler")

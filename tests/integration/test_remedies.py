@@ -43,7 +43,7 @@ def test_a_full_disk(tmp_path):
         manifest = Manifest(f"{disk}/manifest")
         message = told(manifest.acquire, pa.table({"id": ["b"]}), "2")
         assert f"the manifest {disk}/manifest cannot be written" in message
-        assert message.endswith("Free some space there, or give it more, and run this again.")
+        assert message.endswith("Free some space there or add more, then run this again.")
         assert manifest.ids().to_pylist() == ["a"]
 
 
@@ -75,12 +75,12 @@ def test_a_disk_that_is_mounted_read_only(tmp_path):
 def test_a_folder_that_may_not_be_written(tmp_path):
     (tmp_path / "shut").mkdir(mode=0)
     message = told(storage.publish, str(tmp_path / "shut" / "a"), b"x")
-    assert "Give the user that runs this the right" in message
+    assert "Give the user that runs this permission" in message
 
 
 def test_a_file_that_is_gone():
     for act in (storage.read, read_parquet):
-        assert told(act, "/nowhere/a.parquet").endswith("or put back what was there.")
+        assert told(act, "/nowhere/a.parquet").endswith("or restore what was there.")
 
 
 def read_parquet(uri):
@@ -129,7 +129,7 @@ def test_a_store_that_nobody_answers_for(s3, act, endpoint):
     s3(endpoint)
     message = told(act, "s3://bucket/a")
     assert "s3://bucket/a" in message
-    assert "The store does not answer" in message
+    assert "The store does not respond" in message
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -163,7 +163,7 @@ def test_credentials_that_are_missing(s3, monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     for act in (storage.read, read_parquet, write, storage.exists):
         message = told(act, "s3://bucket/a")
-        assert "There are no credentials: put them in the environment" in message
+        assert "No credentials were found: put them in the environment" in message
 
 
 def test_a_web_server_that_refuses_or_sends_elsewhere():

@@ -211,7 +211,7 @@ def test_files_that_are_not_what_they_should_be(manifest, path, content, name, t
 
 
 def test_a_missing_or_torn_file_is_a_storage_error(manifest, tmp_path, path):
-    with pytest.raises(StorageError, match=r"l\.parquet is not a whole Parquet file"):
+    with pytest.raises(StorageError, match=r"l\.parquet is not a complete Parquet file"):
         import_labels(manifest, path("not parquet", "l.parquet"), classes=CLASSES)
     for name in ("none.csv", "none.parquet", "none.jsonl"):
         with pytest.raises(StorageError, match=name):

@@ -145,7 +145,7 @@ def test_files_that_are_no_parquet(tmp_path):
     write(tmp_path / "1.parquet", {"id": ["a"], "image": [b""]})
     for content in (b"", b"PAR1", b"id,image\n", (tmp_path / "1.parquet").read_bytes()[:-9]):
         (tmp_path / "2.parquet").write_bytes(content)
-        with pytest.raises(StorageError, match=r"2\.parquet is not a whole Parquet file"):
+        with pytest.raises(StorageError, match=r"2\.parquet is not a complete Parquet file"):
             listed(tmp_path)
 
 

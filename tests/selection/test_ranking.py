@@ -271,10 +271,10 @@ def test_what_does_not_belong_in_a_folder_of_ours_is_passed_over(tmp_path, caplo
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"<html>"])
 def test_a_file_that_is_no_parquet_is_told_whatever_its_name(tmp_path, data):
     (tmp_path / "mine.parquet").write_bytes(data)
-    with pytest.raises(CorruptFileError, match=r"mine\.parquet is not a whole Parquet file"):
+    with pytest.raises(CorruptFileError, match=r"mine\.parquet is not a complete Parquet file"):
         top_k(str(tmp_path), 5)
     named = storage.publish_by_sha256(str(tmp_path / "ours"), data, ".parquet")
-    with pytest.raises(CorruptFileError, match=f"{named} is not a whole Parquet file"):
+    with pytest.raises(CorruptFileError, match=f"{named} is not a complete Parquet file"):
         top_k(str(tmp_path / "ours"), 5)
 
 

@@ -55,7 +55,7 @@ def test_the_second_waits_until_the_first_has_ended(tmp_path, holder, how, caplo
         holder.stdin.close()
     waiting.join(30)
     assert len(entered) == 1
-    assert f"another process works on {tmp_path}" in caplog.text
+    assert f"another process is working on {tmp_path}" in caplog.text
 
 
 def test_another_round_waits_for_nobody(tmp_path, holder, caplog):

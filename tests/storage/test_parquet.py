@@ -73,7 +73,7 @@ def open_and_read(file):
 
 def test_bytes_that_are_no_parquet():
     for data in (b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"<html>"):
-        with pytest.raises(CorruptFileError, match=r"a\.parquet is not a whole Parquet file"):
+        with pytest.raises(CorruptFileError, match=r"a\.parquet is not a complete Parquet file"):
             LoadedParquet(data, "a.parquet")
 
 
@@ -92,5 +92,5 @@ def test_some_rows_of_some_columns_are_read_from_their_row_groups_alone():
     at = id_of_second_group.data_page_offset + id_of_second_group.total_compressed_size - 1
     rotten = LoadedParquet(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], "a.parquet")
     assert rotten.read(["id"], np.arange(7) < 3)["id"].to_pylist() == list("abc")
-    with pytest.raises(CorruptFileError, match=r"a\.parquet is not a whole Parquet file"):
+    with pytest.raises(CorruptFileError, match=r"a\.parquet is not a complete Parquet file"):
         rotten.read(["id"], np.arange(7) < 4)

@@ -146,7 +146,7 @@ def test_an_evaluation_set_that_is_not_there(tmp_path):
     for name in ("empty", "none", "none.parquet"):
         with pytest.raises(StorageError, match="where no Parquet file is"):
             evaluation_examples(str(tmp_path / name), CLASSES)
-    with pytest.raises(StorageError, match="is not a whole Parquet file"):
+    with pytest.raises(StorageError, match="is not a complete Parquet file"):
         evaluation_examples(str(tmp_path / "text.parquet"), CLASSES)
 
 

@@ -1,4 +1,4 @@
-"""The Ray cluster, held against what a round asks of it."""
+"""Checks of the Ray cluster against what a round needs."""
 
 import math
 import os
@@ -16,26 +16,27 @@ from baal_ray.config import ResourcesConfig
 from baal_ray.errors import ResourceError, StorageError
 from baal_ray.storage.scratch import scratch_folder
 
-# Of a task that reads and decodes, as Ray's tasks ask for if nothing is said. One that writes asks
-# for none: it is short, and never waits for what readers and actors hold.
+# CPUs of a task that reads and decodes; Ray's default for a task. A task that writes requests
+# none, because it is short and must not wait for CPUs that readers and actors hold.
 _READER_CPUS = 1
 
-# Of a process that computes on CPUs: it keeps the memory of large tensors for the next ones. glibc
-# gives it back each time, and getting it anew can take as long as a forward pass at 224 pixels.
+# Environment of a process that computes on CPUs, in which it keeps the memory of large tensors for
+# the next ones. By default glibc gives it back each time, and getting it again can take as long as
+# a forward pass at 224 pixels.
 _KEEP_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",  # large tensors come from the heap,
-    "MALLOC_ARENA_MAX": "1",  # the only one, as those of further threads are too small,
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),  # and it never shrinks
+    "MALLOC_MMAP_MAX_": "0",  # large tensors come from the heap
+    "MALLOC_ARENA_MAX": "1",  # one heap, because those of further threads are too small
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),  # the heap never shrinks
 }
 
-# Pixels of the smallest images that gain by it (benchmarks/engine/kept_memory.txt). A process with
-# variables of its own is not one that Ray has waiting, so it starts later.
+# Pixels of the smallest images that benefit (benchmarks/engine/kept_memory.txt). A process with an
+# environment of its own is not one that Ray has waiting, so it starts later.
 _WORTH_KEEPING = 32 * 32
 
 
 def connect() -> None:
     """Join the cluster that this job or machine belongs to, or start a local one."""
-    # Without a terminal Ray Data logs its progress, ten lines each time, every 10 seconds.
+    # Without a terminal, Ray Data by default logs ten lines of progress every 10 seconds.
     os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")
     if not ray.is_initialized():
         ray.init()
@@ -44,13 +45,14 @@ def connect() -> None:
 def check_resources(resources: ResourcesConfig) -> None:
     """Refuse a fit or a scoring stage that the cluster can never run.
 
-    A cluster that can grow is measured by its limits, one that cannot by what it has.
+    A cluster that can grow is measured by its limits, any other by what it has.
 
     Raises:
-        ResourceError: saying what is needed and what there is.
+        ResourceError: If the cluster is too small. The message gives what is needed and what there
+            is.
     """
     connect()
-    # Ray Train and Ray Data ask the same way; there is no public call.
+    # Ray Train and Ray Data make the same call; there is no public one.
     grown = ray._private.state.state.get_max_resources_from_cluster_config()
     limit = grown or ray.cluster_resources()
     workers, actors = resources.training_workers, resources.scoring_actors
@@ -61,9 +63,10 @@ def check_resources(resources: ResourcesConfig) -> None:
         {"CPU": workers * resources.training_cpus, "GPU": workers * resources.training_gpus},
         limit,
     )
-    # Ray Data adds actors while there is a GPU for them. Of CPUs they would take the readers' too.
+    # Ray Data adds actors only while there is a GPU for each, so only the first ones must fit.
+    # Actors on CPUs would take the readers' CPUs too, so as many as may ever run must fit.
     _check(
-        f"scoring ({most} actors, and {_READER_CPUS} CPU to read and decode beside them)",
+        f"scoring ({most} actors, and {_READER_CPUS} CPU to read and decode)",
         "scoring",
         {
             "CPU": most * actor_cpus(resources) + _READER_CPUS,
@@ -74,16 +77,18 @@ def check_resources(resources: ResourcesConfig) -> None:
 
 
 def actor_cpus(resources: ResourcesConfig) -> float:
-    """CPUs that a scoring actor asks for; one with a GPU leaves them to the readers."""
+    """Return the CPUs that a scoring actor requests. One with a GPU leaves them to the readers."""
     return 0 if resources.scoring_gpus else resources.scoring_cpus
 
 
 def runtime_env(gpus: float, image_size: Sequence[int]) -> dict[str, dict[str, str]]:
-    """Of an actor or worker that runs the model on so many GPUs, beside what the job has.
+    """Return the runtime environment of an actor or worker that runs the model.
+
+    It comes on top of the job's own.
 
     Args:
-        gpus: 0 if it runs on CPUs.
-        image_size: height and width that the model sees.
+        gpus: Number of GPUs that the model runs on, or 0 for CPUs.
+        image_size: Height and width of the images that the model sees.
     """
     if gpus or math.prod(image_size) < _WORTH_KEEPING:
         return {}
@@ -96,13 +101,14 @@ def _check(
     for kind, amount in needed.items():
         if amount > limit.get(kind, 0):
             raise ResourceError(
-                f"{stage} needs {amount:g} {kind}s, and the cluster has at most "
-                f"{limit.get(kind, 0):g}; ask for less under resources (the settings that begin "
-                f"with {prefix}_), or give the cluster more"
+                f"{stage} needs {amount:g} {kind}s, but the cluster has at most "
+                f"{limit.get(kind, 0):g}; request less under resources (the settings that begin "
+                f"with {prefix}_), or enlarge the cluster"
             )
 
 
-# A node that has just come may install the job's environment first.
+# Seconds that a node has to answer. One that has just joined may install the job's environment
+# first.
 _ANSWER_SECONDS = 120
 _EXAMPLES = 5
 
@@ -110,21 +116,21 @@ _EXAMPLES = 5
 def check_workspace(workspace: str) -> int:
     """Refuse a workspace that is not the same on every node, such as a local path on several.
 
-    The driver writes a file, and every node that is alive reads it back: the driver on its own
-    node, where that costs no time, and a task on each of the others.
+    The driver writes a file, and every node that is alive reads it back. On its own node the
+    driver does this itself, because that costs no time. On each other node a task does it.
 
     Returns:
-        How many nodes read it.
+        The number of nodes that read the file.
 
     Raises:
-        StorageError: the driver cannot write there, or a node reads nothing or something else, or
-            does not answer.
+        StorageError: If the driver cannot write there, or a node reads nothing or something else,
+            or does not answer.
     """
     connect()
     if isinstance(storage.filesystem(workspace)[0], MemoryFileSystem):
         raise StorageError(
-            f"workspace is {workspace!r}, the memory of one process; every process of the round "
-            "must see it. Give a path or the URI of an object store"
+            f"workspace is {workspace!r}, the memory of one process; it must be visible to every "
+            "process of the round. Give a path or the URI of an object store"
         )
     nodes = _alive()
     with scratch_folder(workspace) as scratch:
@@ -132,20 +138,20 @@ def check_workspace(workspace: str) -> int:
         storage.publish(uri, nonce)
         faults = _faults(nodes, uri, nonce)
     if faults:
-        faults = {node: faults[node] for node in faults.keys() & _alive()}  # spot nodes leave
+        faults = {node: faults[node] for node in faults.keys() & _alive()}  # spot nodes may leave
     left = [f"{nodes[node]}: {fault}" for node, fault in faults.items()]
     if left:
         more = f"; and {len(left) - _EXAMPLES} more" if len(left) > _EXAMPLES else ""
         raise StorageError(
-            f"{len(left)} of {len(nodes)} nodes do not read what the driver wrote in the "
-            f"workspace {workspace}, as every node must ({'; '.join(left[:_EXAMPLES])}{more}). "
+            f"{len(left)} of {len(nodes)} nodes do not see what the driver wrote to the "
+            f"workspace {workspace}; every node must ({'; '.join(left[:_EXAMPLES])}{more}). "
             "Put it in an object store, or on a file system that every node mounts at that path"
         )
     return len(nodes)
 
 
 def _alive() -> dict[str, str]:
-    """What to call each node, by its id."""
+    """Return a readable name for each node that is alive, by its id."""
     return {
         node["NodeID"]: f"{node['NodeManagerAddress']} (node {node['NodeID'][:8]})"
         for node in ray.nodes()
@@ -154,7 +160,7 @@ def _alive() -> dict[str, str]:
 
 
 def _faults(nodes: Iterable[str], uri: str, nonce: bytes) -> dict[str, str]:
-    """What keeps nodes from reading the nonce, by node."""
+    """Return what keeps nodes from reading the nonce, by node."""
     here = ray.get_runtime_context().get_node_id()
     task = ray.remote(num_cpus=0)(_fault)
     asked = {node: task.options(**_on(node)).remote(uri, nonce) for node in nodes if node != here}
@@ -174,7 +180,7 @@ def _on(node: str) -> dict[str, Any]:
 
 
 def _fault(uri: str, nonce: bytes) -> str | None:
-    """Run on each node."""
+    """Return what keeps this node from reading the nonce, or None. It runs on each node."""
     try:
         found = storage.read(uri)
     except StorageError as error:
@@ -185,5 +191,5 @@ def _fault(uri: str, nonce: bytes) -> str | None:
 def _answer(answer: "ray.ObjectRef[str | None]") -> str | None:
     try:
         return ray.get(answer)
-    except RayError as error:  # the task never ran: baal_ray is not installed there, say
+    except RayError as error:  # the task never ran: baal_ray may not be installed there
         return str(error).strip().splitlines()[-1]

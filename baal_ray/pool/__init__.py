@@ -1,4 +1,4 @@
-"""The unlabelled pool: listed once a round, then read as a Ray Dataset."""
+"""The unlabelled pool: listed once per round, then read as a Ray Dataset."""
 
 from baal_ray.pool.dataset import read_pool, sample_pool
 from baal_ray.pool.listing import PoolListing, list_pool

@@ -1,4 +1,4 @@
-"""The unlabelled pool as a Ray Dataset of encoded images, less the ids to leave out."""
+"""The unlabelled pool as a Ray Dataset of encoded images, without the ids to leave out."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -24,18 +24,20 @@ from baal_ray.pool.roots import Roots
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace.stages import PoolFile
 
-# Images held at a time while reading, of which Ray Data makes its blocks: about so many bytes, and
-# within so many images.
+# Images held at a time while reading, from which Ray Data makes its blocks: about this many bytes,
+# within these numbers of images.
 _BYTES_AT_A_TIME = 8 * 1024**2
 _FEWEST_AT_A_TIME, _MOST_AT_A_TIME = 16, 10_000
 _URIS_AT_A_TIME, _REQUESTS_AT_A_TIME = 64, 16
-# At most, each with some of the pool's parts; a lost node costs those that it was reading.
+# The most read tasks, each with some of the pool's parts. A lost node costs the parts that it was
+# reading.
 _READ_TASKS = 1_000
-# A row group of images is one part, as its rows cannot be read but from its start; one of URIs has
-# about so many at most, each of a multiple of so many rows: of whole mini-batches, as a rule.
+# A row group of images is one part, because it can only be read from its start. A row group of
+# URIs has at most this many parts, each with a multiple of this many rows: usually whole
+# mini-batches.
 _MOST_PARTS, _ROWS_OF_A_PART = 100, 512
 
-# Encoded, of one file; the largest photographs have a fifth of it.
+# The most encoded bytes of one image file. The largest photographs have a fifth of that.
 _MOST_IMAGE_BYTES = 256 * 1024**2
 
 _TYPES = {"image": pa.binary(), "uri": pa.string()}
@@ -52,20 +54,20 @@ _ROWS = pa.schema(
 def read_pool(
     listing: PoolListing, *, leave_out: IdSet | None = None, only: IdSet | None = None
 ) -> ray.data.Dataset:
-    """The pool's images, less those to leave out, or only those asked for.
+    """Return the pool's images without those to leave out, or only those asked for.
 
-    An image that is not wanted is never read: its row is dropped on the id column alone, and so is
-    a whole row group with nothing wanted in it. The set costs 16 bytes an id in each node's object
-    store.
+    An image that is not wanted is never read. Its row is dropped by the id column alone, and so is
+    a whole row group with nothing wanted in it. The set of ids costs 16 bytes per id in each
+    node's object store.
 
     Args:
-        listing: the pool.
-        leave_out: ids to leave out.
-        only: ids to keep, in place of `leave_out`.
+        listing: Listing of the pool.
+        leave_out: Ids to leave out.
+        only: Ids to keep, instead of `leave_out`.
 
     Returns:
-        A dataset of `id`, `source` (the file the row is in, or the image file itself), `image`
-        (encoded bytes, null when they cannot be had) and `error` (why not).
+        A dataset of `id`, `source` (the file that the row is in, or the image file itself),
+        `image` (encoded bytes, null if they cannot be read) and `error` (the reason for a null).
     """
     ids = only if only is not None else leave_out or IdSet.of([])
     wanted = _Wanted(ray.put(ids.hashes), listed=only is not None)
@@ -77,15 +79,15 @@ def read_pool(
 
 
 def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
-    """A few images from each of some places all over the pool, read here and now, without Ray.
+    """Read a few images from each of several places in the pool, immediately and without Ray.
 
     Args:
-        listing: the pool.
-        places: from how many parts of its files, at most.
-        images: how many of each, at most.
+        listing: Listing of the pool.
+        places: Largest number of parts of the pool's files to read from.
+        images: Largest number of images per part.
 
     Returns:
-        Columns as `read_pool` gives them.
+        A table with the columns of `read_pool`.
     """
     parts = _parts(listing)
     picked = np.linspace(0, len(parts) - 1, min(places, len(parts))).astype(int)
@@ -105,7 +107,7 @@ def _first(images: int, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which images to read: those in a set of ids, or all but those."""
+    """The images to read: those in a set of ids, or all but those."""
 
     hashes: "ray.ObjectRef[Hashes] | None"  # None for an empty set
     listed: bool
@@ -141,7 +143,7 @@ def _parts(listing: PoolListing) -> list[_Part]:
 
 
 class _PoolDatasource(Datasource):
-    """Parts of the pool's files, shared out over read tasks."""
+    """The parts of the pool's files, divided among read tasks."""
 
     def __init__(self, listing: PoolListing, wanted: _Wanted) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -173,12 +175,12 @@ class _PoolDatasource(Datasource):
 def _reader(
     listing: PoolListing, parts: list[_Part], wanted: _Wanted
 ) -> Callable[[], Iterator[pa.Table]]:
-    # The listing itself need not travel with each task.
+    # The listing itself does not have to travel with each task.
     column, images_are_files = listing.column, listing.images_are_files
     own, further = listing.root, listing.roots
 
     def read() -> Iterator[pa.Table]:
-        roots = Roots(own, further)  # here, as links lead elsewhere on each node
+        roots = Roots(own, further)  # here, because links may differ on each node
         for part in parts:
             for rows in _read_part(part, column, wanted):
                 if column == "image":
@@ -192,7 +194,7 @@ def _reader(
 
 
 def _read_part(part: _Part, column: str, wanted: _Wanted) -> Iterator[pa.Table]:
-    """`id` and the other column of the wanted rows, a few at a time."""
+    """Yield `id` and the other column of the wanted rows, a few at a time."""
     with open_parquet(part.file.uri) as parquet:
         ids = id_column(parquet.read_row_group(part.group, columns=["id"]), part.file.uri)
         keep = np.zeros(len(ids), dtype=bool)
@@ -236,8 +238,11 @@ def _with_image(rows: pa.Table, source: str) -> pa.Table:
 
 
 def _fetch(rows: pa.Table, source: str | None, roots: Roots) -> Iterator[pa.Table]:
-    """The images of some rows, in tables of a few megabytes: larger ones cost fresh memory."""
-    uris = rows["uri"].cast(pa.binary()).to_pylist()  # as text, one that is none ends them all
+    """Yield the images of some rows in tables of a few megabytes.
+
+    Larger tables would need freshly allocated memory.
+    """
+    uris = rows["uri"].cast(pa.binary()).to_pylist()  # as text, one invalid URI would fail all
     images: list[bytes | None] = []
     errors: list[str | None] = []
     start = size = 0
@@ -264,6 +269,6 @@ def _fetch_one(uri: bytes | None, roots: Roots) -> tuple[bytes | None, str | Non
     try:
         return storage.read_at_most(roots.resolve(uri.decode()), _MOST_IMAGE_BYTES), None
     except UnicodeDecodeError:
-        return None, f"its uri {uri!r} is not UTF-8; write it again in the pool file as UTF-8"
+        return None, f"its uri {uri!r} is not UTF-8; write the pool file again with URIs in UTF-8"
     except StorageError as error:
         return None, str(error)

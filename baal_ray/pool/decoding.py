@@ -1,4 +1,4 @@
-"""Decodes the encoded images of a block, in tasks that load neither torch nor a model."""
+"""Decoding of a block's encoded images, in tasks that load neither torch nor a model."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from baal_ray import images
 
-# Of a task, which asks for one CPU: the second uses what actors leave of the cores.
+# Threads of a task, which requests one CPU. The second thread uses what actors leave of the cores.
 _THREADS = 2
 
 
 def decode(
     rows: pa.Table, height: int, width: int, max_pixels: int
 ) -> dict[str, npt.NDArray[Any]]:
-    """Encoded images of a block → uint8 [N, 3, H, W], with an `error` ("" for none)."""
+    """Decode the images of a block to uint8 [N, 3, H, W], each with an `error` ("" for none)."""
     return columns_with(
         rows,
         partial(
@@ -34,7 +34,7 @@ def columns_with(
     rows: pa.Table,
     decode_many: Callable[[Sequence[bytes | None]], tuple[Any, list[str | None]]],
 ) -> dict[str, Any]:
-    """The columns of a mini-batch: `image` is what `decode_many` makes of the encoded ones."""
+    """Return the columns of a mini-batch, with the images as `decode_many` decodes them."""
     pixels, faults = decode_many(rows["image"].to_pylist())
     known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * len(rows)
     sources = rows["source"].to_pylist() if "source" in rows.column_names else [""] * len(rows)

@@ -1,4 +1,4 @@
-"""What the pool holds: its files, their row groups and whether every id is there, once."""
+"""The contents of the pool: its files with their row groups and columns, and its ids."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ class PoolListing(ListedPool):
         return cls(**dict(listed))
 
     def read_ids(self) -> Iterator[pa.Table]:
-        """Every image's `id` and `source`, in pieces; no image is read."""
+        """Yield every image's `id` and `source`, in pieces. No image is read."""
         for file in self.files:
             columns = ["id", "uri"] if self.images_are_files else ["id"]
             with open_parquet(file.uri) as parquet:
@@ -43,16 +43,16 @@ class PoolListing(ListedPool):
                     yield pa.table({"id": id_column(batch, file.uri), "source": source})
 
     def ids(self) -> IdSet:
-        """Every image's id, in 16 bytes each."""
+        """Return the ids of all images, at 16 bytes per id."""
         return IdSet.of_hashes(hash_ids(rows["id"]) for rows in self.read_ids())
 
     def changes(self) -> list[str]:
-        """What is not as it was with the files since they were listed; no image is read."""
+        """Return what has changed in the files since they were listed. No image is read."""
         with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
             return [change for change in threads.map(_change, self.files) if change is not None]
 
     def only(self, sources: set[str]) -> "PoolListing":
-        """The part of the pool that images with these sources are in, if they have not moved."""
+        """Return the part of the pool that holds images with these sources, unless they moved."""
         if self.images_are_files:
             return self
         return self.model_copy(
@@ -61,14 +61,15 @@ class PoolListing(ListedPool):
 
 
 def list_pool(config: PoolConfig, folder: str) -> PoolListing:
-    """List the pool's files and check their columns; no image is read.
+    """List the pool's files and check their columns. No image is read.
 
-    A folder of image files is written down first, as Parquet of `id` and `uri` in `folder`: from
-    there on the pool is that listing, and images that arrive later belong to the next round.
+    For a folder of image files, a listing with `id` and `uri` is first written to `folder` as
+    Parquet. From then on the pool is that listing, and images that arrive later belong to the next
+    round.
 
     Raises:
-        PoolError: there are no files, or one has not the right columns.
-        StorageError: the pool cannot be read.
+        PoolError: If there are no files, or one does not have the right columns.
+        StorageError: If the pool cannot be read.
     """
     images_are_files = config.format == "files"
     if images_are_files:
@@ -81,7 +82,8 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
     if not uris:
         wanted = ", ".join(IMAGE_EXTENSIONS) if images_are_files else ".parquet"
         raise PoolError(
-            f"pool.uri is {config.uri!r}, where no {wanted} files are; correct it, or pool.format"
+            f"pool.uri is {config.uri!r}, where there are no {wanted} files; correct it or "
+            "pool.format"
         )
     with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
         found = list(threads.map(_inspect, uris))
@@ -89,7 +91,7 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
     if len(by_column) > 1:
         raise PoolError(
             f"some pool files hold `image` ({by_column['image']}), others `uri` "
-            f"({by_column['uri']}); make them alike"
+            f"({by_column['uri']}); write all of them with the same column"
         )
     (column,) = by_column
     root = config.uri.rsplit("/", 1)[0] if uris == [config.uri] else config.uri
@@ -103,10 +105,10 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
 
 
 def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.ChunkedArray:
-    """The ids of some rows of a pool file, as strings.
+    """Return the ids of some rows of a pool file, as strings.
 
     Raises:
-        PoolError: one is not UTF-8.
+        PoolError: If an id is not UTF-8.
     """
     try:
         ids = rows["id"].cast(pa.string())
@@ -114,15 +116,15 @@ def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.Chunke
     except pa.ArrowInvalid as error:
         raise PoolError(
             f"pool file {uri} has an id that is not UTF-8 ({error}); write the file again with "
-            "ids that are"
+            "ids in UTF-8"
         ) from error
     return ids
 
 
 def _inspect(uri: str) -> tuple[PoolFile, Literal["image", "uri"]]:
-    """A file's row groups, and which of the two columns it has.
+    """Return a pool file with its row groups, and which of the two columns it has.
 
-    Column types are those of the values where they are dictionary-encoded, as pandas' categories.
+    The type of a dictionary-encoded column, such as pandas' categories, is that of its values.
     """
     with open_with_footer(uri) as (parquet, footer):
         names = parquet.schema_arrow.names
@@ -143,13 +145,13 @@ def _inspect(uri: str) -> tuple[PoolFile, Literal["image", "uri"]]:
         if names.count(name) > 1:
             raise PoolError(
                 f"pool file {uri} has {names.count(name)} columns `{name}`; there must be one. "
-                "Write the file again with one"
+                "Write the file again with only one"
             )
         wanted, allowed = _TYPES[name]
         if columns[name] not in allowed:
             raise PoolError(
                 f"pool file {uri} has a column `{name}` of type {columns[name]}; it must be "
-                f"{wanted}. Write the file again with such a column"
+                f"{wanted}. Write the file again with that type"
             )
     return file, column
 
@@ -162,13 +164,13 @@ def _change(file: PoolFile) -> str | None:
     if now == file:
         return None
     if now.row_groups == file.row_groups:
-        return f"{file.uri} has other contents than when the round was planned, by its footer"
+        return f"{file.uri} has changed since the round was planned, according to its footer"
     before, after = (f"row groups of {f.row_groups}" for f in (file, now))
-    return f"{file.uri} had {before} when the round was planned; it has {after} now"
+    return f"{file.uri} had {before} when the round was planned; it now has {after}"
 
 
 def _write_listing(root: str, folder: str) -> list[str]:
-    """Write `id` and `uri` of every image file below a root as Parquet, and say where."""
+    """Write `id` and `uri` of every image file below a root as Parquet, and return the files."""
     written = []
     found = (n for n in storage.walk_files(root) if n.lower().endswith(IMAGE_EXTENSIONS))
     while names := list(islice(found, _ROWS_AT_A_TIME)):
@@ -185,14 +187,15 @@ def _write_listing(root: str, folder: str) -> list[str]:
 
 
 def places(listing: PoolListing, wanted: pa.Table) -> Iterator[PoolListing]:
-    """Where in the pool to look for a few images, for `read_pool(place, only=ids)`.
+    """Yield the parts of the pool to search for a few images with `read_pool(place, only=ids)`.
 
-    First come the files that they were in when they were scored. Then, for who has not found them
-    all, the whole pool, as its files may have been renamed or rewritten since.
+    The first part is the files that held the images when they were scored. For a caller who has
+    not found all images there, the second is the whole pool, because its files may have been
+    renamed or rewritten since.
 
     Args:
-        listing: the pool.
-        wanted: their `id` and `source`.
+        listing: Listing of the pool.
+        wanted: Table with the `id` and `source` of the images.
     """
     if not len(wanted):
         return

@@ -1,4 +1,4 @@
-"""Where the images of a pool may lie: under its own folder, or one that `pool.roots` names."""
+"""The places where a pool's images may lie: its own folder, and those in `pool.roots`."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.storage.redaction import redacted
 
-# An encoded "..", encoded again; who encodes it more often is refused as well.
+# How often a URI is decoded to find a "..". A URI that is still encoded after that is refused.
 _DECODINGS = 3
-# Presigned ones have some 2,000 characters.
+# The most characters of a URI. Presigned URIs have about 2,000.
 _LONGEST = 4096
-# HTTP clients strip some of them, which may leave "..".
+# Control characters. HTTP clients strip some of them, which may leave "..".
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -21,28 +21,28 @@ class Roots:
     """The folders and prefixes that images may be fetched from."""
 
     def __init__(self, own: str, further: Iterable[str] = ()) -> None:
-        """Name the pool's own folder, which relative URIs are below, and further ones."""
+        """Set the pool's own folder, which relative URIs are below, and further roots."""
         self._own = own
         self._resolved = [root for root in map(_resolved, [own, *further]) if root]
 
     def resolve(self, uri: str) -> str:
-        """Where the image that a pool names is: an absolute path without links, or the URI.
+        """Return where an image of the pool is: an absolute path without links, or the URI.
 
-        Other URIs are compared as they are written, since a store may understand another spelling
-        in its own way.
+        URIs other than local paths are compared as they are written, because a store may interpret
+        another spelling in its own way.
 
         Raises:
-            StorageError: it is under none of the roots, a URI with control characters or
-                an endless one.
+            StorageError: If the image is under none of the roots, or its URI contains control
+                characters or is too long.
         """
         if len(uri) > _LONGEST:
             raise StorageError(
-                f"a URI of {len(uri)} characters is not fetched; {_LONGEST} are the most"
+                f"a URI of {len(uri)} characters is not fetched; it may have at most {_LONGEST}"
             )
         place = uri if "://" in uri or uri.startswith("/") else storage.join(self._own, uri)
         if "://" in place and _CONTROL.search(place):
             raise StorageError(
-                redacted(f"{uri!r} is not fetched, as it has a control character in it. Rename it")
+                redacted(f"{uri!r} is not fetched, as it contains a control character. Rename it")
             )
         resolved = _resolved(place)
         if resolved and any(_is_below(resolved, root) for root in self._resolved):
@@ -51,13 +51,13 @@ class Roots:
         raise StorageError(
             redacted(
                 f"{uri}{linked} is not fetched, as it is not under {self._own}. Move it there, or "
-                "add the folder it is in to pool.roots"
+                "add its folder to pool.roots"
             )
         )
 
 
 def _resolved(uri: str) -> str | None:
-    """A local path without links or "..", another URI as it is; None if it is neither for sure."""
+    """Return a local path without links or "..", a URI as it is, or None if neither is safe."""
     path = uri.removeprefix("file://")
     if path == uri and "://" in uri:
         return None if _climbs(uri) else uri
@@ -65,7 +65,7 @@ def _resolved(uri: str) -> str | None:
 
 
 def _climbs(uri: str) -> bool:
-    """Whether a server could take a part of a URI for "..", however often it is encoded."""
+    """Return whether a server could read a part of a URI as "..", however often it is encoded."""
     for _ in range(_DECODINGS):
         uri = unquote(uri)
     parts = re.split(r"[/\\]", uri)

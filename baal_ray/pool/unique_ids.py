@@ -1,4 +1,4 @@
-"""Whether every id of the pool is there, once."""
+"""The check that every image of the pool has an id, and that no two share one."""
 
 import math
 from collections.abc import Sequence
@@ -15,41 +15,41 @@ from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.pool.listing import _ROWS_AT_A_TIME, PoolListing, id_column
 from baal_ray.storage.parquet import open_parquet
 
-# 64 MB of hashes in one reducer of the check for doubled ids.
+# Ids per reducer of the check for duplicates: 64 MB of hashes.
 _IDS_PER_PARTITION = 4_000_000
 
 
 def check_ids(listing: PoolListing) -> None:
-    """Refuse null, empty and doubled ids.
+    """Refuse null, empty and duplicate ids.
 
-    Ids are hashed to 16 bytes, which go through the object store by partition of the hash, 64 MB
-    each: 10⁸ ids cost 1.6 GB of it, over all nodes, and the reading of the id column.
+    Ids are hashed to 16 bytes. The hashes go through the object store in partitions of 64 MB. 10⁸
+    ids cost 1.6 GB of the object store over all nodes, plus reading the id column.
 
     Raises:
-        PoolError: with examples.
+        PoolError: If there are such ids. The message gives examples.
     """
     partitions = max(1, math.ceil(listing.rows / _IDS_PER_PARTITION))
     hash_file = ray.remote(num_returns=1 + partitions)(_hash_file)
     doubled = ray.remote(_doubled)
-    # Typed as one object a call, whatever `num_returns` says.
+    # Typed as one object per call, whatever `num_returns` says.
     parts: list[Any] = [hash_file.remote(file.uri, partitions) for file in listing.files]
     for file, none in zip(listing.files, ray.get([part[0] for part in parts]), strict=True):
         if len(none):
             raise PoolError(
                 f"{file.uri} has {len(none)} rows with a null or empty id (rows "
-                f"{', '.join(map(str, none[:5]))}, counted from 0); every image needs one"
+                f"{', '.join(map(str, none[:5]))}, counted from 0); every image needs an id"
             )
     by_partition = [[part[1 + i] for part in parts] for i in range(partitions)]
     again = np.concatenate(ray.get([doubled.remote(*hashes) for hashes in by_partition]))
     if len(again):
         raise PoolError(
-            f"{len(again)} ids stand more than once in the pool; an id names one image. Such as "
-            f"{_where(listing, IdSet(np.sort(again)[:5]))}"
+            f"{len(again)} ids occur more than once in the pool; an id must name one image. "
+            f"Examples: {_where(listing, IdSet(np.sort(again)[:5]))}"
         )
 
 
 def _hash_file(uri: str, partitions: int) -> tuple[npt.NDArray[np.int64] | Hashes, ...]:
-    """Rows without an id, then the other rows' hashes by partition."""
+    """Return the rows without an id, then the other rows' hashes by partition."""
     without, hashed, start = [np.empty(0, np.int64)], [hash_ids([])], 0
     with open_parquet(uri) as parquet:
         for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id"]):
@@ -69,7 +69,7 @@ def _doubled(*parts: Hashes) -> Hashes:
 
 
 def _where(listing: PoolListing, ids: IdSet) -> str:
-    """A few ids and the files they stand in."""
+    """Describe a few ids and the files that contain them."""
     places: dict[str, list[str]] = {}
     for rows in listing.read_ids():
         found = rows.filter(pa.array(ids.contains(rows["id"])))

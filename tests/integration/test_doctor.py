@@ -159,7 +159,7 @@ def test_where_much_is_wrong(half_blind: HalfBlind):
     )
     shared, apart, memory = asked.stdout.splitlines()
     assert shared == "2 nodes"
-    assert apart.startswith("1 of 2 nodes do not read what the driver wrote in the workspace")
+    assert apart.startswith("1 of 2 nodes do not see what the driver wrote to the workspace")
     assert "No such file" in apart
     assert "memory of one process" in memory
 

@@ -231,10 +231,10 @@ def test_every_id_is_there_once(tmp_path, monkeypatch, per_partition):
     write(tmp_path / "2.parquet", images(20, 40))
     check_ids(listed(tmp_path))
     third = write(tmp_path / "3.parquet", images(39, 42))
-    with pytest.raises(PoolError, match=r"1 ids stand .* '39' in .*2\.parquet and .*3\.parquet"):
+    with pytest.raises(PoolError, match=r"1 ids occur .* '39' in .*2\.parquet and .*3\.parquet"):
         check_ids(listed(tmp_path))
     write(third, {"id": ["x", "y", "x"], "image": [b""] * 3})
-    with pytest.raises(PoolError, match=r"1 ids stand more than once .* 'x' in .*3\.parquet$"):
+    with pytest.raises(PoolError, match=r"1 ids occur more than once .* 'x' in .*3\.parquet$"):
         check_ids(listed(tmp_path))
     write(third, {"id": [*"abcd", None, "", "f"], "image": [b""] * 7}, row_group_size=3)
     with pytest.raises(

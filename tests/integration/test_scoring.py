@@ -365,9 +365,9 @@ def test_an_output_that_is_not_finite_is_an_error_row(tmp_path: Path, checkpoint
 def test_what_the_cluster_can_never_give_is_told_at_once(checkpoint: str) -> None:
     pool = ray.data.from_arrow(table(0, 3))
     for resources, needed in (
-        (ResourcesConfig(scoring_actors=2), "needs 3 CPUs, and the cluster has at most 2"),
+        (ResourcesConfig(scoring_actors=2), "needs 3 CPUs, but the cluster has at most 2"),
         (ResourcesConfig(max_scoring_actors=3), r"scoring \(3 actors.* needs 4 CPUs"),
-        (ResourcesConfig(scoring_gpus=1), "needs 1 GPUs, and the cluster has at most 0"),
+        (ResourcesConfig(scoring_gpus=1), "needs 1 GPUs, but the cluster has at most 0"),
     ):
         with pytest.raises(ResourceError, match=needed):
             score_pool(pool, checkpoint, "/nowhere", resources=resources)

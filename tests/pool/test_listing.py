@@ -137,7 +137,9 @@ def test_files_with_images_and_files_with_uris_do_not_mix(tmp_path):
 def test_a_pool_that_is_not_there_or_empty(tmp_path, form):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "none", "none.parquet"):
-        with pytest.raises(PoolError, match=r"where no .* files are; correct it, or pool\.format"):
+        with pytest.raises(
+            PoolError, match=r"where there are no .* files; correct it or pool\.format"
+        ):
             listed(tmp_path / name, tmp_path / "listing", form)
 
 
@@ -169,8 +171,8 @@ def test_what_has_become_of_the_files_since_is_told(tmp_path):
     missing, rewritten, lacking = found.changes()
     assert missing.startswith(f"{gone} cannot be read: ")
     assert rewritten == (
-        f"{longer} had row groups of [4] when the round was planned; it has row groups of [3, 1] "
-        "now"
+        f"{longer} had row groups of [4] when the round was planned; it now has row groups of "
+        "[3, 1]"
     )
     assert lacking.startswith(f"pool file {other} has no column `image`")
 
@@ -180,7 +182,7 @@ def test_a_file_with_other_contents_and_as_many_rows_is_a_change(tmp_path):
     planned = listed(tmp_path)
     write(file, {"id": ["b"], "image": [b"x"]})
     assert planned.changes() == [
-        f"{file} has other contents than when the round was planned, by its footer"
+        f"{file} has changed since the round was planned, according to its footer"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The labelled manifest, and the files of labels that go into it and out of it."""
+"""The labelled manifest, and the label files that are read into it and written from it."""
 
 from baal_ray.manifest.table import Manifest
 

@@ -1,4 +1,4 @@
-"""What a change to the manifest comes to: checked against its rows, as the rows to write."""
+"""Changes to the manifest: each is checked against its rows and returned as rows to write."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ _TEXT = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 
 def addition(current: pa.Table, rows: pa.Table) -> pa.Table:
-    """The rows of a round to add: none where the round is there already."""
+    """Return the rows of a round to add, or none if the round is there already."""
     if rows.num_rows == 0:
         return rows
     there = current.filter(pc.equal(current["round"], rows["round"][0]))
@@ -29,7 +29,7 @@ def addition(current: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def relabelling(current: pa.Table, answers: pa.Table, overwrite: bool) -> pa.Table:
-    """The rows of answered images as they shall be, less those that are so now."""
+    """Return the rows of answered images with their labels, less those that have them already."""
     before = _matching(current, answers)
     if not overwrite:
         _refuse_other_labels(before, answers, "Pass overwrite=True to change them.")
@@ -44,7 +44,7 @@ def relabelling(current: pa.Table, answers: pa.Table, overwrite: bool) -> pa.Tab
 
 
 def settling(current: pa.Table, asked: pa.Table, status: str) -> pa.Table:
-    """The rows of images that wait for a label with another status, less those that have it."""
+    """Return rows that wait for a label with a new status, less those that have it already."""
     before = _matching(current, asked)
     before = before.filter(pc.not_equal(before["status"], status))
     other = before.filter(pc.not_equal(before["status"], ACQUIRED))
@@ -52,15 +52,15 @@ def settling(current: pa.Table, asked: pa.Table, status: str) -> pa.Table:
         pairs = other.slice(0, _EXAMPLES).select(["id", "status"]).to_pylist()
         examples = ", ".join(f"{row['id']!r} is {row['status']}" for row in pairs)
         raise ManifestError(
-            f"{len(other)} images do not wait for a label ({examples}); only those that do can be "
-            f"{status}. Leave them out."
+            f"{len(other)} images are not waiting for a label ({examples}); only waiting images "
+            f"can be {status}. Leave the others out."
         )
     columns = {name: before[name] for name in MANIFEST.names if name != "status"}
     return new_rows(columns, status=status)
 
 
 def new_rows(columns: dict[str, Any], **same: Any) -> pa.Table:
-    """Manifest rows from columns and from values that all rows share; the rest is null."""
+    """Return manifest rows from columns and from values that all rows share. The rest is null."""
     if "round" in same and not same["round"]:
         raise ManifestError("round_id is empty; it must be a name, such as '2026-11-22'")
     count = len(columns["id"])
@@ -70,7 +70,7 @@ def new_rows(columns: dict[str, Any], **same: Any) -> pa.Table:
 
 
 def _matching(current: pa.Table, asked: pa.Table) -> pa.Table:
-    """The manifest's rows for these ids, in their order."""
+    """Return the manifest's rows for these ids, in the order of the ids."""
     found = pc.index_in(asked["id"], current["id"])
     if found.null_count:
         unknown = asked["id"].filter(pc.is_null(found))
@@ -86,8 +86,8 @@ def _refuse_other_ids(there: pa.Table, rows: pa.Table) -> None:
     if len(new) or rows.num_rows != there.num_rows:
         raise ManifestError(
             f"round {there['round'][0].as_py()!r} is in the manifest with {there.num_rows} ids, "
-            f"but these are {rows.num_rows}, of which {len(new)} are not among them "
-            f"({_examples(new)}); a round is committed once. Choose another round id."
+            f"but now it has {rows.num_rows} ids, of which {len(new)} are not among them "
+            f"({_examples(new)}); a round is committed only once. Choose another round id."
         )
 
 
@@ -99,31 +99,33 @@ def _refuse_other_labels(before: pa.Table, answers: pa.Table, remedy: str) -> No
     if len(ids):
         triples = zip(*(c.slice(0, _EXAMPLES).to_pylist() for c in (ids, old, new)), strict=True)
         examples = ", ".join(f"{id!r} is {was!r}, not {now!r}" for id, was, now in triples)
-        raise ManifestError(f"{len(ids)} images are labelled otherwise ({examples}). {remedy}")
+        raise ManifestError(
+            f"{len(ids)} images already have a different label ({examples}). {remedy}"
+        )
 
 
 def kept_ids(rows: pa.Table) -> pa.ChunkedArray:
-    """The ids that are not in the pool again."""
+    """Return the ids of all rows that were not released back to the pool."""
     return rows.filter(pc.not_equal(rows["status"], RELEASED))["id"]
 
 
 def ids_of(table: pa.Table) -> pa.Array:
-    """The column of ids, none of which is null or doubled."""
+    """Return the column of ids, of which none may be null or duplicated."""
     ids = column(table, "id", needed=True)
     counts = ids.value_counts()
     doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(doubled):
         examples = _examples(doubled)
-        raise ManifestError(f"{len(doubled)} ids are doubled ({examples}); each may be there once")
+        raise ManifestError(f"{len(doubled)} ids are duplicated ({examples}); each must be unique")
     return ids
 
 
 def column(table: pa.Table, name: str, *, needed: bool = False) -> pa.Array:
-    """A column as the manifest has it; nulls where the table does not."""
+    """Return a column with the manifest's type, or nulls if the table does not have it."""
     kind = MANIFEST.field(name).type
     if name not in table.column_names:
         if needed:
-            raise ManifestError(f"column {name!r} is missing; there are {table.column_names}")
+            raise ManifestError(f"column {name!r} is missing; the table has {table.column_names}")
         return pa.nulls(table.num_rows, kind)
     values = table[name].combine_chunks()
     if needed and values.null_count:

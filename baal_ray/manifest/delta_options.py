@@ -1,17 +1,17 @@
-"""What Delta Lake must be told for the environment to mean what it means to fsspec's clients."""
+"""Options with which Delta Lake reads the environment as fsspec's clients do."""
 
 from collections.abc import Mapping
 
 
 def delta_options(environment: Mapping[str, str]) -> dict[str, str]:
-    """Storage options for Delta Lake; none of them is a secret.
+    """Return storage options for Delta Lake. None of them is a secret.
 
-    It reads credentials, region, endpoint and account from the same variables as the others. Two
-    things it would take otherwise: it refuses endpoints without TLS, and it does not know how
-    often to try.
+    Delta Lake reads credentials, region, endpoint and account from the same variables as fsspec's
+    clients, but differs in two ways. It refuses endpoints without TLS, and it ignores the variable
+    for the number of attempts.
 
     Args:
-        environment: `os.environ`.
+        environment: Environment variables, as in `os.environ`.
     """
     options = {}
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL", "")
@@ -19,5 +19,5 @@ def delta_options(environment: Mapping[str, str]) -> dict[str, str]:
         options["AWS_ALLOW_HTTP"] = "true"
     attempts = environment.get("AWS_MAX_ATTEMPTS", "")
     if attempts.isdigit():
-        options["max_retries"] = str(max(0, int(attempts) - 1))  # less the first
+        options["max_retries"] = str(max(0, int(attempts) - 1))  # without the first attempt
     return options

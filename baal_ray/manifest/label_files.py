@@ -1,4 +1,4 @@
-"""Files of labels: their rows as text, and everything that is wrong with them."""
+"""Label files: their rows as text, and all faults in them."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from baal_ray.errors import LabelError
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.storage.redaction import redacted
 
-Row = tuple[str, dict[str, Any]]  #: where in the file it is, and its values by column
+Row = tuple[str, dict[str, Any]]  #: the place of a row in its file, and its values by column
 
 COLUMNS = ("id", "label", "labelled_by")
 _NEEDED = ("id", "label")
@@ -23,7 +23,7 @@ _MOST_CLASSES = 5
 
 
 class Answer(NamedTuple):
-    """A row of a file of labels, with where in the file it is; no label is None."""
+    """A row of a label file, with its place in the file. A missing label is None."""
 
     where: str
     id: str
@@ -32,21 +32,21 @@ class Answer(NamedTuple):
 
 
 def read_answers(path: str, faults: list[str]) -> Iterator[Answer]:
-    """The rows of a file that annotators filled in; what is wrong with others is noted.
+    """Yield the valid rows of a file that annotators filled in. Faults in others are noted.
 
     Raises:
-        LabelError: the name has none of the extensions, or the text is not UTF-8.
-        StorageError: the file cannot be read, or is no whole Parquet file.
+        LabelError: If the name has none of the known extensions, or the text is not UTF-8.
+        StorageError: If the file cannot be read, or is not a complete Parquet file.
     """
     return answers(_READERS[extension_of(path)](path, faults), faults)
 
 
 def read_ids(path: str) -> list[str]:
-    """The ids in a file that has at least a column of them, each once.
+    """Return the ids in a file that has at least a column of ids, each of them unique.
 
     Raises:
-        LabelError: everything that is wrong with the file.
-        StorageError: the file cannot be read, or is no whole Parquet file.
+        LabelError: If anything is wrong with the file. The error lists every fault.
+        StorageError: If the file cannot be read, or is not a complete Parquet file.
     """
     faults: list[str] = []
     rows = _READERS[extension_of(path)](path, faults, ("id",))
@@ -57,10 +57,10 @@ def read_ids(path: str) -> list[str]:
 
 
 def extension_of(path: str) -> str:
-    """Which of the known extensions a file's name has.
+    """Return which of the known extensions a file's name has.
 
     Raises:
-        LabelError: none.
+        LabelError: If it has none of them.
     """
     for extension in _READERS:
         if path.lower().endswith(extension):
@@ -76,7 +76,7 @@ def _csv_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> 
     line = 1
     try:
         for row in reader:
-            # A quoted value may have line breaks in it, so a row is told by its first line.
+            # A quoted value may have line breaks in it, so a row is identified by its first line.
             where, line = f"line {line}", reader.line_num + 1
             if not any(row):
                 continue
@@ -90,7 +90,7 @@ def _csv_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> 
                 found = f"{len(row)} values where the header has {len(header)}"
                 faults.append(f"{where}: {found}; a value with a comma in it needs quotes")
     except csv.Error as error:
-        faults.append(f"line {line}: {error}; what follows was not read")
+        faults.append(f"line {line}: {error}; the lines after it were not read")
     if not header:
         _has_columns(header, "line 1", faults, needed)
 
@@ -113,7 +113,7 @@ def _json_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) ->
 def parquet_rows(
     path: str, faults: list[str], needed: Sequence[str] = _NEEDED, *, of: str = ""
 ) -> Iterator[Row]:
-    """The rows of a Parquet file; `of` says which, where there are several."""
+    """Yield the rows of a Parquet file. If there are several files, `of` says which this is."""
     with open_parquet(path) as file:
         if not _has_columns(file.schema_arrow.names, f"{of}schema", faults, needed):
             return
@@ -127,11 +127,13 @@ def parquet_rows(
 def _has_columns(
     names: Sequence[str], where: str, faults: list[str], needed: Sequence[str]
 ) -> bool:
-    """Whether the columns needed are there once; if not, that is noted."""
+    """Return whether each needed column is there exactly once. If not, that is noted."""
     wrong = [name for name in needed if list(names).count(name) != 1]
     for name in wrong:
-        count = "is there more than once" if name in names else "is missing"
-        faults.append(f"{where}: column {name!r} {count}; there are {', '.join(names) or 'none'}")
+        count = "occurs more than once" if name in names else "is missing"
+        faults.append(
+            f"{where}: column {name!r} {count}; columns found: {', '.join(names) or 'none'}"
+        )
     return not wrong
 
 
@@ -144,7 +146,7 @@ def _text(path: str) -> str:
 
 
 def answers(rows: Iterable[Row], faults: list[str]) -> Iterator[Answer]:
-    """The rows with an id that none before has, as text; what is wrong with others is noted."""
+    """Yield the valid rows, each with a new id, as text. Faults in others are noted."""
     seen: set[str] = set()
     for where, row in rows:
         texts = [as_text(row.get(name)) for name in COLUMNS]
@@ -154,24 +156,24 @@ def answers(rows: Iterable[Row], faults: list[str]) -> Iterator[Answer]:
         if not id and "id" not in wrong:
             faults.append(f"{where}: the id is empty")
         elif id in seen:
-            faults.append(f"{where}: id {id!r} is there before; each may be there once")
+            faults.append(f"{where}: id {id!r} occurs in an earlier row; each id must be unique")
         elif not wrong:
             seen.add(id)
             yield Answer(where, id, label or None, labelled_by or None)
 
 
 def as_text(value: object) -> str | None:
-    """A value as text, null being empty; None if it is neither text nor an integer."""
+    """Return a value as text ("" for null), or None if it is neither text nor an integer."""
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    # JSON can spell half of a surrogate pair, which is not text, and which Arrow refuses.
+    # JSON can contain half of a surrogate pair, which is not text and which Arrow refuses.
     return value if isinstance(value, str) and not _SURROGATE.search(value) else None
 
 
 def check_class(row: Answer, classes: Sequence[str], faults: list[str]) -> None:
-    """Note a label that is missing or none of the classes."""
+    """Note a label that is missing or is not one of the classes."""
     if row.label is None:
         faults.append(f"{row.where}: {row.id!r} has no label")
     elif row.label not in classes:

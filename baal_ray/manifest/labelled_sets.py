@@ -1,4 +1,4 @@
-"""Bring in an existing labelled set with its own images."""
+"""Import of an existing labelled set with its own images."""
 
 import hashlib
 import json
@@ -30,12 +30,12 @@ from baal_ray.workspace.schema import BATCH, RELEASED
 
 _BINARY = ("binary", "large_binary", "binary_view")
 
-#: Bounds of one file of images, and of what is read at a time.
+#: The most rows and bytes of one file of images, and the rows read at a time.
 _FILE_ROWS = 10_000
 _FILE_BYTES = 128 * 1024**2
 _READ_ROWS = 16
 
-# Whether an image can be decoded does not depend on the size that it is squashed to.
+# Side of the images decoded as a check. Whether decoding works does not depend on the size.
 _SIDE = 32
 
 
@@ -49,30 +49,30 @@ def import_labelled_set(
     labelled_by: str | None = None,
     max_pixels: int = ScoringConfig().max_pixels,
 ) -> int:
-    """Bring in images that are labelled already and not in the pool, all of them or none.
+    """Import images that are labelled already and not in the pool, all of them or none.
 
-    The images are copied below `rounds/` in the workspace, as those of an acquisition round are, a
-    few at a time; the manifest learns of them when all are there.
+    The images are copied below `rounds/` in the workspace, like those of an acquisition round, a
+    few at a time. They are added to the manifest once all of them are copied.
 
     Args:
-        manifest: where the images shall be.
-        path: a Parquet file or a folder of them, local or at a URI, with columns `id`, `image`
-            (encoded bytes) and `label`; others are ignored.
-        workspace: the workspace of the manifest.
-        classes: the labels that may be.
-        round_id: names this labelled set; its own ids and labels do by default. The same set
-            is brought in once.
-        labelled_by: who labelled the images.
-        max_pixels: most pixels that an image may have, as `scoring.max_pixels` for the pool.
+        manifest: Manifest to add the images to.
+        path: Parquet file or folder of Parquet files, local or at a URI, with columns `id`,
+            `image` (encoded bytes) and `label`. Other columns are ignored.
+        workspace: Workspace of the manifest.
+        classes: Labels that are allowed.
+        round_id: Name of this labelled set, by default derived from its ids and labels. The same
+            set is imported only once.
+        labelled_by: Name of whoever labelled the images.
+        max_pixels: Largest number of pixels of an image, as `scoring.max_pixels` for the pool.
 
     Returns:
-        The number of images brought in; 0 if they all were before.
+        The number of images imported, or 0 if all of them were there before.
 
     Raises:
-        LabelError: everything that is wrong with the set, images that cannot be decoded among it;
-            nothing was written.
-        ManifestError: another process brought in some of the images in between.
-        StorageError: a file cannot be read or written.
+        LabelError: If anything is wrong with the set, such as an image that cannot be decoded. The
+            error lists every fault, and nothing was written.
+        ManifestError: If another process imported some of the images in between.
+        StorageError: If a file cannot be read or written.
     """
     faults: list[str] = []
     files = storage.list_files(path, ".parquet") or [path]
@@ -83,7 +83,7 @@ def import_labelled_set(
     own_id = "labelled-" + _sha256(rows)[:12]
     round_id = round_id or own_id
     if _is_there(manifest, rows, round_id, faults):
-        if round_id != own_id:  # else labels that differ were corrected after this very import
+        if round_id != own_id:  # otherwise labels that differ were corrected after this import
             refuse(path, faults)
         return 0
     refuse(path, faults)
@@ -97,7 +97,7 @@ def import_labelled_set(
 def _check_new(row: Answer, there: dict[str, dict[str, Any]], faults: list[str]) -> None:
     if row.id in there and there[row.id]["status"] != RELEASED:
         before = there[row.id]["round"]
-        faults.append(f"{row.where}: {row.id!r} is in the manifest already, in round {before!r}")
+        faults.append(f"{row.where}: {row.id!r} is already in the manifest, in round {before!r}")
 
 
 def _set_rows(files: Sequence[str], faults: list[str]) -> Iterator[Row]:
@@ -121,7 +121,7 @@ def _sha256(rows: Sequence[Answer]) -> str:
 def _is_there(
     manifest: Manifest, rows: Sequence[Answer], round_id: str, faults: list[str]
 ) -> bool:
-    """Whether the round is in the manifest with these rows; what contradicts it is noted."""
+    """Return whether the manifest has the round with these rows. Contradictions are noted."""
     there = in_manifest(manifest, rows)
     count = int(manifest.rows(round_id=round_id).num_rows)
     in_round = [row for row in rows if there.get(row.id, {}).get("round") == round_id]
@@ -132,15 +132,17 @@ def _is_there(
         for row in rows:
             check_same(row, there[row.id], faults)
     else:
-        told = f"{count} ids, {len(in_round)} of these {len(rows)} among them"
-        faults.append(f"round {round_id!r} is there with {told}; choose another round id")
+        told = f"{count} ids, including {len(in_round)} of these {len(rows)}"
+        faults.append(
+            f"round {round_id!r} is already in the manifest with {told}; choose another round id"
+        )
     return count > 0
 
 
 def _image_faults(files: Sequence[str], rows: Sequence[Answer], max_pixels: int) -> Iterator[str]:
-    """What is wrong with the images, in the order of rows."""
+    """Yield the faults of the images, in the order of rows."""
     fault_of = partial(_image_fault, max_pixels=max_pixels)
-    with ThreadPoolExecutor() as threads:  # decoders let go of the interpreter
+    with ThreadPoolExecutor() as threads:  # decoders release the interpreter lock
         for _, these, pictures in _image_batches(files, rows):
             for row, fault in zip(these, threads.map(fault_of, pictures.to_pylist()), strict=True):
                 if fault is not None:
@@ -158,7 +160,7 @@ def _image_fault(image: bytes | None, max_pixels: int) -> str | None:
 
 
 def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> list[str]:
-    """Copy the images to the folder, some thousands a file; gives the file each came from."""
+    """Copy the images to the folder, thousands per file, and return the file each came from."""
     sources: list[str] = []
     pending: list[pa.RecordBatch] = []
     size = 0
@@ -178,7 +180,7 @@ def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> l
 def _image_batches(
     files: Sequence[str], rows: Sequence[Answer]
 ) -> Iterator[tuple[str, Sequence[Answer], pa.Array]]:
-    """The images, a few at a time, with the file that they are in and their rows."""
+    """Yield the images, a few at a time, with the file that they are in and their rows."""
     first = 0
     for uri in files:
         with open_parquet(uri) as file:
@@ -186,7 +188,7 @@ def _image_batches(
                 these = rows[first : first + batch.num_rows]
                 if [as_text(id) for id in batch["id"].to_pylist()] != [row.id for row in these]:
                     raise LabelError(
-                        redacted(uri), ["it changed while it was read; import it again"]
+                        redacted(uri), ["the file changed while it was read; import it again"]
                     )
                 yield uri, these, batch["image"]
                 first += batch.num_rows

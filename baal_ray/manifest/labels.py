@@ -1,4 +1,4 @@
-"""Labels in from annotators' files and out to them."""
+"""Import of labels from annotators' files, and export of files for annotators."""
 
 import io
 import json
@@ -26,18 +26,19 @@ from baal_ray.manifest.table import Manifest
 from baal_ray.workspace.rounds import unfinished_rounds
 from baal_ray.workspace.schema import ACQUIRED, LABELLED
 
-# What does not tell how an image was picked, nor for what: a label should not depend on that.
+# The exported columns. Score, rule and model are not among them, because a label should not depend
+# on how an image was picked, nor for what.
 _EXPORTED = ("id", "source", "round", "rank", "status", "label", "labelled_by")
 
 
 @dataclass(frozen=True)
 class LabelImport:
-    """How many rows of a file of labels were new or changed, and what became of the others."""
+    """The number of rows of a label file that were imported, and of those that were not."""
 
     imported: int
-    unchanged: int  #: the manifest had this label already
+    unchanged: int  #: the manifest already had this label
     skipped: int  #: the manifest does not have this image
-    unanswered: int  #: there is no label yet
+    unanswered: int  #: the row has no label yet
 
 
 def import_labels(
@@ -52,19 +53,22 @@ def import_labels(
     """Put the labels of a file into the manifest, all of them or none.
 
     Args:
-        manifest: where the images are.
-        path: a `.csv`, `.parquet`, `.jsonl` or `.ndjson` file, local or at a URI, with columns
-            `id`, `label` and perhaps `labelled_by`; others are ignored, and so are rows without
-            a label.
-        classes: the labels that may be.
-        labelled_by: who labelled the images; without it, the file's own column says so.
-        overwrite: replace labels that say otherwise.
-        skip_unknown: leave out ids that the manifest does not have, where they are faults else.
+        manifest: Manifest that has the images.
+        path: `.csv`, `.parquet`, `.jsonl` or `.ndjson` file, local or at a URI, with columns `id`,
+            `label` and optionally `labelled_by`. Other columns are ignored, and so are rows
+            without a label.
+        classes: Labels that are allowed.
+        labelled_by: Name of whoever labelled the images, instead of the file's own column.
+        overwrite: Whether to replace labels that differ.
+        skip_unknown: Whether to skip ids that the manifest does not have. Otherwise they are
+            faults.
 
     Raises:
-        LabelError: everything that is wrong with the file; nothing was written.
-        ManifestError: another process labelled some of the images in between; nothing was written.
-        StorageError: the file cannot be read, or the manifest cannot be read or written.
+        LabelError: If anything is wrong with the file. The error lists every fault, and nothing
+            was written.
+        ManifestError: If another process labelled some of the images in between. Nothing was
+            written.
+        StorageError: If the file cannot be read, or the manifest cannot be read or written.
     """
     faults: list[str] = []
     rows = list(read_answers(path, faults))
@@ -93,19 +97,19 @@ def release_images(
     """Give images that nobody labelled back to the pool, all of them or none.
 
     Args:
-        manifest: where the images are.
-        workspace: the workspace of the manifest.
-        path: a file with a column `id`, as `import_labels` reads them, that says which.
-        round_id: without a file, all of this round that wait for a label.
+        manifest: Manifest that has the images.
+        workspace: Workspace of the manifest.
+        path: File with a column `id`, of a kind that `import_labels` reads, that names the images.
+        round_id: Id of the round whose waiting images are released if no file is given.
 
     Returns:
-        The number of images released; those that were before are left alone.
+        The number of images released. Images released before are left alone.
 
     Raises:
-        LabelError: everything that is wrong with the file.
-        ManifestError: an image does not wait for a label, or is not in the manifest.
-        UnfinishedRoundError: the round that acquired them could not finish without them.
-        StorageError: the file cannot be read, or the manifest cannot be read or written.
+        LabelError: If anything is wrong with the file. The error lists every fault.
+        ManifestError: If an image is not waiting for a label, or is not in the manifest.
+        UnfinishedRoundError: If the round that acquired the images could not finish without them.
+        StorageError: If the file cannot be read, or the manifest cannot be read or written.
     """
     waiting = manifest.rows(round_id=round_id, status=ACQUIRED)
     ids = waiting["id"] if path is None else pa.array(read_ids(path), pa.string())
@@ -120,16 +124,16 @@ def reject_images(manifest: Manifest, path: str) -> int:
     """Mark images that cannot be labelled, so that they are not picked again, all or none.
 
     Args:
-        manifest: where the images are.
-        path: a file with a column `id`, as `import_labels` reads them, that says which.
+        manifest: Manifest that has the images.
+        path: File with a column `id`, of a kind that `import_labels` reads, that names the images.
 
     Returns:
-        The number of images rejected; those that were before are left alone.
+        The number of images rejected. Images rejected before are left alone.
 
     Raises:
-        LabelError: everything that is wrong with the file.
-        ManifestError: an image does not wait for a label, or is not in the manifest.
-        StorageError: the file cannot be read, or the manifest cannot be read or written.
+        LabelError: If anything is wrong with the file. The error lists every fault.
+        ManifestError: If an image is not waiting for a label, or is not in the manifest.
+        StorageError: If the file cannot be read, or the manifest cannot be read or written.
     """
     return manifest.reject(pa.table({"id": pa.array(read_ids(path), pa.string())}))
 
@@ -137,23 +141,23 @@ def reject_images(manifest: Manifest, path: str) -> int:
 def export_labels(
     manifest: Manifest, path: str, *, status: str | None = ACQUIRED, round_id: str | None = None
 ) -> int:
-    """Write a file of images for annotators, oldest round first, each in order of rank.
+    """Write a file of images for annotators, oldest round first and each round in order of rank.
 
     With its label column filled in, the file is ready for `import_labels`.
 
     Args:
-        manifest: where the images are.
-        path: a `.csv`, `.parquet`, `.jsonl` or `.ndjson` file, local or at a URI.
-        status: only images with this status; all of them with None.
-        round_id: only images of this round.
+        manifest: Manifest that has the images.
+        path: `.csv`, `.parquet`, `.jsonl` or `.ndjson` file to write, local or at a URI.
+        status: Status of the images to write, or None for all.
+        round_id: Id of the round whose images to write, or None for all rounds.
 
     Returns:
         The number of images written.
 
     Raises:
-        LabelError: the file's extension is not one of these.
-        ManifestError: there is no such status.
-        StorageError: the manifest cannot be read or the file cannot be written.
+        LabelError: If the file's extension is not one of these.
+        ManifestError: If there is no such status.
+        StorageError: If the manifest cannot be read or the file cannot be written.
     """
     extension = extension_of(path)
     rows = manifest.rows(round_id=round_id, status=status)
@@ -167,21 +171,21 @@ def export_labels(
 
 
 def check_same(row: Answer, there: dict[str, Any], faults: list[str]) -> None:
-    """Note a label that differs from the one which the manifest has."""
+    """Note a label that differs from the one in the manifest."""
     if there["status"] == LABELLED and there["label"] != row.label:
-        before = f"{row.id!r} is labelled {there['label']!r} already, not {row.label!r}"
-        faults.append(f"{row.where}: {before}; overwrite changes it")
+        before = f"{row.id!r} is already labelled {there['label']!r}, not {row.label!r}"
+        faults.append(f"{row.where}: {before}; use overwrite to change it")
 
 
 def in_manifest(manifest: Manifest, rows: Sequence[Answer]) -> dict[str, dict[str, Any]]:
-    """Round, status and label of those of the rows that the manifest has, by id."""
+    """Return the round, status and label of those rows that are in the manifest, by id."""
     table = manifest.rows().select(["id", "round", "status", "label"])
     found = table.filter(pc.is_in(table["id"], pa.array([row.id for row in rows], pa.string())))
     return {entry.pop("id"): entry for entry in found.to_pylist()}
 
 
 def answer_table(rows: Sequence[Answer], labelled_by: str | None = None) -> pa.Table:
-    """The rows as a table of `COLUMNS`, for the manifest."""
+    """Return the rows as a table of `COLUMNS`, for the manifest."""
     who = [labelled_by or row.labelled_by for row in rows]
     columns = ([row.id for row in rows], [row.label for row in rows], who)
     return pa.table([pa.array(c, pa.string()) for c in columns], names=list(COLUMNS))

@@ -1,9 +1,9 @@
 """The labelled manifest: a Delta Lake table of every image ever acquired or labelled.
 
-Every change is a compare-and-swap: read the table at some version, check the change against it,
-merge at that very version. If another process committed in between, Delta refuses the merge, and
-the change is checked and merged again on what is there now. So no change is lost, none is made
-twice, and a reader sees all of one or nothing.
+Every change is a compare-and-swap: it is checked against the table at some version, and merged at
+that very version. If another process committed in between, Delta refuses the merge, and the change
+is checked and merged again at the new version. So no change is lost, none is made twice, and a
+reader sees all of a change or nothing.
 """
 
 import os
@@ -38,7 +38,8 @@ from baal_ray.storage.redaction import redacted
 from baal_ray.storage.remedies import told
 from baal_ray.workspace.schema import ACQUIRED, LABELLED, MANIFEST, REJECTED, RELEASED, STATUSES
 
-#: Tries of one change and the bounds of the waits between them: on average half a minute in all.
+#: The most tries of one change, and the bounds of the waits between them: on average half a minute
+#: in all.
 _TRIES = 16
 _FIRST_WAIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 8.0
@@ -47,8 +48,9 @@ _LONGEST_WAIT_SECONDS = 8.0
 _FORMAT = "1"
 _FORMAT_PROPERTY = "baal_ray.format"
 
-#: Time travel needs the whole log; Delta deletes entries older than 30 days by default. And it
-#: writes the first and last value of each column there, where no image could be forgotten.
+#: Table settings. Time travel needs the whole log, but by default Delta deletes entries older than
+#: 30 days. Delta would also write the first and last value of each column to the log, from which
+#: no image could be forgotten.
 _CONFIGURATION = {
     "delta.enableExpiredLogCleanup": "false",
     "delta.dataSkippingNumIndexedCols": "0",
@@ -60,24 +62,24 @@ _CONFIGURATION = {
 class Manifest:
     """The labelled manifest at a local path or a URI that Delta Lake opens (`s3://`, `gs://`).
 
-    Every read sees the latest version, unless the manifest is kept `at` one. The store must have
-    conditional writes, as local disks, S3, GCS and Azure do: without them two processes that
+    Every read sees the latest version, unless `at` pins the manifest to another. The store must
+    have conditional writes, as local disks, S3, GCS and Azure do. Without them, two processes that
     commit at once could both believe that they won.
 
-    Besides what they say themselves, all methods raise `StorageError` when the table cannot be
-    read or written, and `ManifestError` when it is a Delta table of something else; a change
-    raises `ManifestError` also when others kept committing first. Then nothing was written.
+    Besides the errors they document, all methods raise `StorageError` if the table cannot be read
+    or written, and `ManifestError` if it is a Delta table of something else. A change also raises
+    `ManifestError` if other processes kept committing first. Nothing is written then.
     """
 
     def __init__(self, uri: str, *, storage_options: dict[str, str] | None = None) -> None:
-        """Name the table; nothing is opened yet, and it is created at the first write.
+        """Name the table. Nothing is opened yet, and the table is created at the first write.
 
         Args:
-            uri: where the table is.
-            storage_options: more for Delta Lake than it finds in the environment.
+            uri: Location of the table.
+            storage_options: Options for Delta Lake beyond those in the environment.
 
         Raises:
-            StorageError: Delta Lake would take it for another place than fsspec does.
+            StorageError: If Delta Lake would take the URI for another place than fsspec does.
         """
         if rule := rule_broken(uri):
             raise StorageError(redacted(f"the manifest is at {uri!r}; {rule}. Use another name."))
@@ -95,10 +97,10 @@ class Manifest:
         return -1 if table is None else int(table.version())
 
     def at(self, version: int) -> "Manifest":
-        """The manifest as it was at a version, read-only; version -1 is empty.
+        """Return the manifest as it was at a version, read-only. Version -1 is empty.
 
         Raises:
-            ManifestError: the table has no such version.
+            ManifestError: If the table has no such version.
         """
         latest = self._latest().version
         if not -1 <= version <= latest:
@@ -111,16 +113,18 @@ class Manifest:
         """Add an acquisition batch, all of it or nothing, once.
 
         Args:
-            batch: column `id`, and where known `source`, `rank`, `score`, `rule` and `model`;
-                others are ignored. Without `rank`, rows are ranked as they come, from 1.
-            round_id: the acquisition round; committing it again with the same ids does nothing.
+            batch: Table with column `id` and, if known, `source`, `rank`, `score`, `rule` and
+                `model`. Other columns are ignored. Without `rank`, rows are ranked in their order,
+                from 1.
+            round_id: Id of the acquisition round. Committing it again with the same ids does
+                nothing.
 
         Returns:
-            The number of rows added, or acquired again after a release; 0 if all were there.
+            The number of rows added, or acquired again after a release. It is 0 if all were there.
 
         Raises:
-            AlreadyAcquiredError: some ids are in the manifest already and not released.
-            ManifestError: an id is null or doubled, or the round is there with other ids.
+            AlreadyAcquiredError: If some ids are in the manifest already and not released.
+            ManifestError: If an id is null or duplicated, or the round is there with other ids.
         """
         names = ("source", "rank", "score", "rule", "model")
         columns = {"id": ids_of(batch)} | {name: column(batch, name) for name in names}
@@ -133,17 +137,18 @@ class Manifest:
         """Add images that come with their labels, all of them or nothing, once.
 
         Args:
-            table: columns `id` and `label`, and where known `source`; others are ignored.
-            round_id: names this labelled set; adding it again unchanged does nothing.
-            labelled_by: who labelled them.
+            table: Table with columns `id` and `label` and, if known, `source`. Other columns are
+                ignored.
+            round_id: Name of this labelled set. Adding it again unchanged does nothing.
+            labelled_by: Name of whoever labelled the images.
 
         Returns:
-            The number of rows added; 0 if all were there.
+            The number of rows added, or 0 if all were there.
 
         Raises:
-            AlreadyAcquiredError: some ids are in the manifest already and not released.
-            ManifestError: an id or label is null, an id is doubled, or the round is there with
-                other ids or labels.
+            AlreadyAcquiredError: If some ids are in the manifest already and not released.
+            ManifestError: If an id or label is null, an id is duplicated, or the round is there
+                with other ids or labels.
         """
         now = datetime.now(UTC)
         same = {"status": LABELLED, "labelled_by": labelled_by, "labelled_at": now}
@@ -159,15 +164,17 @@ class Manifest:
         """Label images that are in the manifest, all of them or none.
 
         Args:
-            labels: columns `id` and `label`, and where known `labelled_by`; others are ignored.
-            overwrite: replace labels that say otherwise. Rows that say the same are left alone.
+            labels: Table with columns `id` and `label` and, if known, `labelled_by`. Other columns
+                are ignored.
+            overwrite: Whether to replace labels that differ. Rows that already have the label are
+                left alone in any case.
 
         Returns:
             The number of rows changed.
 
         Raises:
-            ManifestError: an id is null, doubled or not in the manifest, a label is null, or an
-                image is labelled otherwise and `overwrite` is false.
+            ManifestError: If an id is null, duplicated or not in the manifest, a label is null, or
+                an image has a different label and `overwrite` is false.
         """
         columns = {"id": ids_of(labels), "label": column(labels, "label", needed=True)}
         answers = pa.table(columns | {"labelled_by": column(labels, "labelled_by")})
@@ -177,14 +184,14 @@ class Manifest:
         """Give images that wait for a label back to the pool, all of them or none.
 
         Args:
-            images: column `id`; others are ignored.
+            images: Table with column `id`. Other columns are ignored.
 
         Returns:
-            The number of rows changed; those that are released already are left alone.
+            The number of rows changed. Rows that are released already are left alone.
 
         Raises:
-            ManifestError: an id is null, doubled or not in the manifest, or an image does not
-                wait for a label.
+            ManifestError: If an id is null, duplicated or not in the manifest, or an image is not
+                waiting for a label.
         """
         ids = pa.table({"id": ids_of(images)})
         return self._commit("release", lambda current: settling(current, ids, RELEASED))
@@ -192,18 +199,18 @@ class Manifest:
     def reject(self, images: pa.Table) -> int:
         """Mark images that wait for a label as unusable, so that they are not picked again.
 
-        Arguments, result and errors are those of `release`.
+        The arguments, result and errors are those of `release`.
         """
         ids = pa.table({"id": ids_of(images)})
         return self._commit("reject", lambda current: settling(current, ids, REJECTED))
 
     def forget(self, images: pa.Table) -> int:
-        """Delete the rows of images; those that are not there are no fault.
+        """Delete the rows of images. It is not an error if some are not there.
 
         The data files of earlier versions still have them.
 
         Args:
-            images: column `id`; others are ignored.
+            images: Table with column `id`. Other columns are ignored.
 
         Returns:
             The number of rows deleted.
@@ -214,14 +221,14 @@ class Manifest:
         )
 
     def labelled(self) -> pa.Table:
-        """The labelled images, sorted by id."""
+        """Return the labelled images, sorted by id."""
         return self.rows(status=LABELLED)
 
     def rows(self, *, round_id: str | None = None, status: str | None = None) -> pa.Table:
-        """The images of a round, with a status, or all of them, sorted by id.
+        """Return the images of a round, with a status, or all images, sorted by id.
 
         Raises:
-            ManifestError: there is no such status.
+            ManifestError: If there is no such status.
         """
         if status is not None and status not in STATUSES:
             raise ManifestError(f"status is {status!r}; it must be one of {', '.join(STATUSES)}")
@@ -233,11 +240,11 @@ class Manifest:
         return table.sort_by("id")
 
     def ids(self) -> pa.ChunkedArray:
-        """The ids that the pool must leave out: all but the released ones."""
+        """Return the ids that the pool must leave out: all but the released ones."""
         return kept_ids(self._read(self._open(), ("id", "status")))
 
     def rounds(self) -> list[str]:
-        """The rounds in the order in which they came into the table, whatever clocks said."""
+        """Return the rounds in the order in which they were committed, whatever clocks said."""
         events = reversed(self.history())
         came = (
             event["round"] for event in events if event["change"] in ("acquire", "add_labelled")
@@ -245,12 +252,12 @@ class Manifest:
         return list(dict.fromkeys(came))
 
     def history(self) -> list[dict[str, Any]]:
-        """What happened to the table, newest first.
+        """Return what happened to the table, newest first.
 
         Returns:
             For each version `version`, `timestamp` (UTC), `operation` (Delta's name), `change`
-            (the name of the method), `round` (None when rows of several rounds changed) and
-            `rows` (how many); the last three are None for what others did to it.
+            (the name of the method), `round` (None if rows of several rounds changed) and `rows`
+            (their number). The last three are None for changes made in other ways.
         """
         table = self._latest()._open()
         with _storage_errors(self.uri, "read"):
@@ -268,12 +275,13 @@ class Manifest:
         ]
 
     def unneeded_files(self, *, keep: Sequence[int] = ()) -> list[str]:
-        """Names of the data files, in the table's folder, that only old versions need, or none.
+        """Return the names of data files that no version needs, or only old ones.
 
-        Old is what was replaced more than a week ago; time travel there ends without them.
+        The names are relative to the table's folder. A version is old if it was replaced more than
+        a week ago. Without these files, time travel to it is no longer possible.
 
         Args:
-            keep: versions that are to stay readable however old they are.
+            keep: Versions that must stay readable, however old they are.
         """
         table = self._latest()._open()
         if table is None:
@@ -287,7 +295,7 @@ class Manifest:
         return Manifest(self.uri, storage_options=self._storage_options)
 
     def _open(self) -> DeltaTable | None:
-        """The table at the version to read, or None where there is none yet."""
+        """Return the table at the version to read, or None if there is none yet."""
         if self._pinned == -1:
             return None
         with _storage_errors(self.uri, "read"):
@@ -312,17 +320,20 @@ class Manifest:
         lacking = ", ".join(sorted(set(MANIFEST.names) - {f.name for f in table.schema().fields}))
         if lacking:
             raise ManifestError(
-                f"{self.uri} is a Delta table but no manifest: it lacks {lacking}. Give the "
+                f"{self.uri} is a Delta table but not a manifest: it lacks {lacking}. Give the "
                 "manifest a folder of its own."
             )
         with _storage_errors(self.uri, "read"):
             # Rows are filtered after they are read: deltalake 1.6 gives pyarrow 26 the statistics
-            # of longer strings as string_view, and a filter on such a column fails for that.
+            # of longer strings as string_view, and filters on such a column fail because of that.
             dataset = table.to_pyarrow_dataset(filesystem=self._local_files())
             return dataset.to_table(columns=schema.names).cast(schema)
 
     def _local_files(self) -> pyarrow.fs.FileSystem | None:
-        """Arrow's own way to a local table; Delta's calls Python from threads as it ends."""
+        """Return Arrow's own file system of a local table, or None for others.
+
+        Delta's file system calls Python from threads as the process ends.
+        """
         fs, path = storage.arrow_filesystem(self.uri)
         local = isinstance(fs, pyarrow.fs.LocalFileSystem)
         return pyarrow.fs.SubTreeFileSystem(path, fs) if local else None
@@ -340,19 +351,19 @@ class Manifest:
             if rows.num_rows == 0:
                 return 0
             if table is None:
-                self._create()  # whoever else creates it may have filled it by now: look again
+                self._create()  # another process may have created and filled it by now: look again
                 continue
             if self._merge(table, rows, change, delete):
                 return int(rows.num_rows)
             ceiling = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**attempt)
             time.sleep(secrets.SystemRandom().uniform(0, ceiling))
         raise ManifestError(
-            f"{self.uri}: other processes committed first {_TRIES} times running; nothing was "
-            "written. Run this again when fewer of them write."
+            f"{self.uri}: other processes committed first {_TRIES} times in a row; nothing was "
+            "written. Run this again when fewer processes are writing."
         )
 
     def _merge(self, table: DeltaTable, rows: pa.Table, change: str, delete: bool) -> bool:
-        """Whether the rows became the version right after the table's; if not, nothing did."""
+        """Return whether the rows became the version right after the table's. If not, none did."""
         rounds = pc.unique(rows["round"]).to_pylist()
         round_id = rounds[0] if len(rounds) == 1 else None
         about = {"change": change, "round": round_id, "rows": rows.num_rows}
@@ -372,7 +383,7 @@ class Manifest:
         return True
 
     def _create(self) -> None:
-        """Create the empty table; if another process does so first, its table is as good."""
+        """Create the empty table. If another process does so first, its table is as good."""
         if self._reached_by_fsspec and not storage.is_local(self.uri):
             check_racing_creates(self.uri)
         with _storage_errors(self.uri, "created"):

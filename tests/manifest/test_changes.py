@@ -45,12 +45,12 @@ def test_only_images_that_wait_change_and_each_once(manifest, method):
     change(images("b"))
     version = manifest.version
     with pytest.raises(
-        ManifestError, match=f"1 images do not wait for a label .'a' is labelled.*{method}"
+        ManifestError, match=f"1 images are not waiting for a label .'a' is labelled.*{method}"
     ):
         change(images("c", "a"))
     with pytest.raises(ManifestError, match=r"1 ids are not in the manifest \('z'"):
         change(images("c", "z"))
-    with pytest.raises(ManifestError, match="1 ids are doubled"):
+    with pytest.raises(ManifestError, match="1 ids are duplicated"):
         change(images("c", "c"))
     assert change(images("b")) == 0
     assert manifest.version == version

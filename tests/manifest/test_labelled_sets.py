@@ -118,7 +118,7 @@ def test_every_fault_of_a_labelled_set_is_told_before_an_image_is_copied(manifes
     assert set_faults(manifest, table, tmp_path) == [
         "seeds.parquet schema: column 'image' is string; it must be encoded bytes",
         "seeds.parquet row 2: the id is empty",
-        "seeds.parquet row 3: id 's' is there before; each may be there once",
+        "seeds.parquet row 3: id 's' occurs in an earlier row; each id must be unique",
         "seeds.parquet row 4: 't' has no label",
         "seeds.parquet row 5: label 'horse' is not one of the classes 'cat', 'dog', '3'",
     ]
@@ -127,13 +127,15 @@ def test_every_fault_of_a_labelled_set_is_told_before_an_image_is_copied(manifes
 
 def test_a_labelled_set_that_contradicts_the_manifest_is_refused(manifest, tmp_path):
     (fault,) = set_faults(manifest, images("s", "a"), tmp_path)
-    assert fault == "seeds.parquet row 2: 'a' is in the manifest already, in round '2026-11-22'"
+    assert fault == "seeds.parquet row 2: 'a' is already in the manifest, in round '2026-11-22'"
     pq.write_table(images("s", "t"), tmp_path / "first.parquet")
     bring_in(manifest, tmp_path / "first.parquet", tmp_path, round_id="seeds")
     (fault,) = set_faults(manifest, images("s", "u"), tmp_path, round_id="seeds")
-    assert fault.startswith("round 'seeds' is there with 2 ids, 1 of these 2 among them")
+    assert fault.startswith(
+        "round 'seeds' is already in the manifest with 2 ids, including 1 of these 2"
+    )
     faults = set_faults(manifest, images("s", "t", label="dog"), tmp_path, round_id="seeds")
-    assert faults[0].startswith("seeds.parquet row 1: 's' is labelled 'cat' already, not 'dog'")
+    assert faults[0].startswith("seeds.parquet row 1: 's' is already labelled 'cat', not 'dog'")
 
 
 def test_a_missing_image_stops_the_import(manifest, tmp_path):

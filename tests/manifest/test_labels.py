@@ -165,11 +165,11 @@ def test_every_fault_of_a_csv_file_is_told_at_once_with_its_line(manifest, path)
     )
     assert faults_of(manifest, path(text)) == [
         "line 3: the id is empty",
-        "line 8: id 'b' is there before; each may be there once",
+        "line 8: id 'b' occurs in an earlier row; each id must be unique",
         "line 10: 3 values where the header has 2; a value with a comma in it needs quotes",
         "line 2: label 'dgo' is not one of the classes 'cat', 'dog', '3'",
         "line 6: id 'z' is not in the manifest",
-        "line 9: 'c' is labelled 'cat' already, not 'dog'; overwrite changes it",
+        "line 9: 'c' is already labelled 'cat', not 'dog'; use overwrite to change it",
     ]
 
 
@@ -187,7 +187,7 @@ def test_every_fault_of_a_json_lines_file_is_told_at_once(manifest, path):
     ]
     faults = faults_of(manifest, path("\n".join(rows), "l.jsonl"))
     assert [fault.split(":")[0] for fault in faults] == [f"line {n}" for n in range(3, 10)]
-    assert "column 'label' is missing; there are id, tag" in faults[0]
+    assert "column 'label' is missing; columns found: id, tag" in faults[0]
     assert "label is 2.5; it must be a string" in faults[2]
     assert "id is '\\ud800'; it must be a string" in faults[3]
     assert faults[5].startswith("line 8: this is not JSON")
@@ -196,12 +196,20 @@ def test_every_fault_of_a_json_lines_file_is_told_at_once(manifest, path):
 @pytest.mark.parametrize(
     ("content", "name", "told"),
     [
-        ("", "l.csv", "line 1: column 'id' is missing; there are none"),
-        ("name,label\na,cat\n", "l.csv", "line 1: column 'id' is missing; there are name, label"),
-        ("id,label,id\na,cat,a\n", "l.csv", "line 1: column 'id' is there more than once"),
+        ("", "l.csv", "line 1: column 'id' is missing; columns found: none"),
+        (
+            "name,label\na,cat\n",
+            "l.csv",
+            "line 1: column 'id' is missing; columns found: name, label",
+        ),
+        ("id,label,id\na,cat,a\n", "l.csv", "line 1: column 'id' occurs more than once"),
         ('id,label\na,"cat\n', "l.csv", "line 2: unexpected end of data"),
         ("id,label\né,cat\n".encode("latin-1"), "l.csv", "byte 9 is not UTF-8"),
-        (pa.table({"id": ["a"]}), "l.parquet", "schema: column 'label' is missing; there are id"),
+        (
+            pa.table({"id": ["a"]}),
+            "l.parquet",
+            "schema: column 'label' is missing; columns found: id",
+        ),
         (pa.table({"id": ["a"], "label": [3.0]}), "l.parquet", "row 1: label is 3.0"),
         ("id,label\n", "l.txt", "the name of the file must end in one of .csv, .parquet, .jsonl"),
     ],
@@ -352,7 +360,7 @@ def test_every_fault_of_a_file_of_ids_is_told(manifest, path):
         reject_images(manifest, path("id,why\na,dark\n,blurred\na,torn\n"))
     assert caught.value.faults == [
         "line 3: the id is empty",
-        "line 4: id 'a' is there before; each may be there once",
+        "line 4: id 'a' occurs in an earlier row; each id must be unique",
     ]
     with pytest.raises(LabelError, match="line 1: column 'id' is missing"):
         reject_images(manifest, path("label\ncat\n"))

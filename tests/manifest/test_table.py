@@ -142,9 +142,9 @@ def test_a_released_image_returns_to_the_pool_and_can_be_acquired_again(manifest
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (pa.table({"name": ["a"]}), "'id' is missing; there are \\['name'\\]"),
+        (pa.table({"name": ["a"]}), "'id' is missing; the table has \\['name'\\]"),
         (batch("a", None), "'id' is null in 1 of 2 rows"),
-        (batch("a", "b", "a"), "1 ids are doubled \\('a'\\)"),
+        (batch("a", "b", "a"), "1 ids are duplicated \\('a'\\)"),
         (pa.table({"id": [1, 2]}), "'id' is int64; it must be string"),
         (batch("a", score=["high"]), "'score' is string; it must fit float"),
         (batch("a", rank=[2**40]), "'rank' is int64; it must fit int32"),
@@ -216,7 +216,7 @@ def test_another_label_is_refused_unless_overwriting(manifest):
     ("wrong", "told"),
     [
         (labels(a="cat", z="dog"), "1 ids are not in the manifest \\('z'\\)"),
-        (pa.table({"id": ["a", "a"], "label": ["cat", "cat"]}), "1 ids are doubled \\('a'\\)"),
+        (pa.table({"id": ["a", "a"], "label": ["cat", "cat"]}), "1 ids are duplicated \\('a'\\)"),
         (pa.table({"id": ["a"], "label": pa.nulls(1)}), "'label' is null in 1 of 1"),
         (pa.table({"id": ["a"], "label": [3]}), "'label' is int64"),
         (pa.table({"id": ["a"]}), "'label' is missing"),
@@ -314,7 +314,7 @@ def test_the_table_opens_in_other_readers(manifest):
 
 def test_a_delta_table_of_something_else_is_no_manifest(tmp_path):
     DeltaTable.create(str(tmp_path), pa.schema([("x", pa.int32())]))
-    with pytest.raises(ManifestError, match="no manifest: it lacks acquired_at, "):
+    with pytest.raises(ManifestError, match="not a manifest: it lacks acquired_at, "):
         Manifest(str(tmp_path)).ids()
 
 
@@ -426,7 +426,7 @@ def test_a_table_that_another_created_and_filled_is_looked_at_again(manifest, mo
 def test_a_change_gives_up_after_bounded_tries(manifest, monkeypatch):
     monkeypatch.setattr("baal_ray.manifest.table._LONGEST_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(Manifest, "_merge", lambda *_: False)
-    with pytest.raises(ManifestError, match="16 times running; nothing was written"):
+    with pytest.raises(ManifestError, match="16 times in a row; nothing was written"):
         manifest.acquire(batch("a"), "r")
 
 

@@ -57,7 +57,7 @@ def test_a_manifest_of_something_else_and_no_evaluation_set(tmp_path):
     absent = str(tmp_path / "absent.parquet")
     found = examined(tmp_path, training={"evaluation_set": absent})
     assert outcomes(found, "failed") == ["Ray", "manifest", "evaluation set"]
-    assert "is a Delta table but no manifest" in found["manifest"][1]
+    assert "is a Delta table but not a manifest" in found["manifest"][1]
     assert absent in found["evaluation set"][1]
 
 

@@ -1,7 +1,7 @@
 """A race that shows whether a store lets only one of several writers create a file.
 
-The plan of a round and each version of the manifest belong to whoever creates the file. If two
-writers could create the same file, two jobs could commit the same round.
+The plan of a round, and each version of the manifest, is set by the writer that creates its file.
+If two writers could create the same file, two jobs could commit the same round.
 """
 
 import threading

@@ -109,7 +109,7 @@ def publish(uri: str, data: bytes) -> None:
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
-    """Write a file whole unless it exists. Of several racing writers exactly one gets True.
+    """Write a file whole unless it exists. Of several racing writers at most one gets True.
 
     Raises:
         StorageError: If the path cannot be written.
@@ -242,7 +242,7 @@ def read_json(uri: str, remedy: str = "Restore an intact copy of it.") -> dict[s
 
     Args:
         uri: URI of the file.
-        remedy: Advice for the case that the file is damaged.
+        remedy: Advice to give if the file is damaged.
 
     Raises:
         CorruptFileError: If the file does not hold a JSON object.

@@ -1,4 +1,4 @@
-"""Listings of the files below a folder, with a warning about omissions that may be unwanted."""
+"""Listings of the files below a folder, with a warning if they leave out what may be wanted."""
 
 import logging
 import os

@@ -153,7 +153,7 @@ def parquet_bytes(table: pa.Table, rows_per_group: int = 2**20) -> bytes:
 
 
 def _repeats(field: pa.Field) -> bool:
-    """Return whether a column's values repeat.
+    """Return whether a column's values are likely to repeat.
 
     If they do not, a dictionary takes time and makes the column a third larger.
     """

@@ -1,4 +1,4 @@
-"""Reading of the next files while one is being processed."""
+"""Reading ahead: the next files are read while one is being processed."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

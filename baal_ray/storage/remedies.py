@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from baal_ray.storage.redaction import redacted
 
 _SPACE = "Free some space there or add more, then run this again."
-_RIGHTS = "Give the user that runs this permission to read and write there."
+_RIGHTS = "The user that runs this needs permission to read and write there: grant it."
 _READ_ONLY = "It is mounted read-only: mount it for writing, or use another path."
 _THERE = "Correct the path, or restore what was there."
 _ANSWER = (

@@ -75,7 +75,7 @@ def test_a_disk_that_is_mounted_read_only(tmp_path):
 def test_a_folder_that_may_not_be_written(tmp_path):
     (tmp_path / "shut").mkdir(mode=0)
     message = told(storage.publish, str(tmp_path / "shut" / "a"), b"x")
-    assert "Give the user that runs this permission" in message
+    assert "needs permission to read and write there" in message
 
 
 def test_a_file_that_is_gone():

@@ -1,8 +1,8 @@
-"""Acquisition functions: how unsure K posterior predictions are, summed as they come.
+"""Acquisition functions: the uncertainty of K posterior predictions, summed as they arrive.
 
-Everything is in nats. Entropies use p ln p = 0 at p = 0, so a class that is ruled out costs
-nothing and breaks nothing. A NaN anywhere in an image's predictions makes each of its statistics
-NaN, and no one else's.
+All entropies are in nats. They use p ln p = 0 at p = 0, so a class that is ruled out adds nothing
+and causes no NaN. A NaN anywhere in an image's predictions makes all statistics of that image NaN,
+and affects no other image.
 
 References:
     BALD: Houlsby et al. 2011, https://arxiv.org/abs/1112.5745, eq. 2; Gal et al. 2017,
@@ -17,17 +17,17 @@ from torch import Tensor
 
 
 class PredictiveStatistics:
-    """Sums over posterior samples from which every score column follows.
+    """Sums over posterior samples, from which every score column is computed.
 
-    They take O(N·C) memory, whatever K is. They are summed about the first sample: about zero,
-    samples that agree would have a `mean_std` of 3e-4 and a `bald` of 1e-6, float32's rounding,
-    instead of 0.
+    The sums take O(N·C) memory, whatever K is. They are sums of deviations from the first sample.
+    If they were taken about zero, samples that agree would have a `mean_std` of 3e-4 and a `bald`
+    of 1e-6 instead of 0, from rounding in float32.
 
-    The samples are dealt to `GROUPS` groups in turn, each with sums of its own, for what BALD
-    would be without one of them.
+    The samples are dealt to `GROUPS` groups in turn. Each group has its own sums, so that BALD can
+    be computed without any one of them.
 
     Attributes:
-        samples: K so far.
+        samples: Number of samples added so far, K.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class PredictiveStatistics:
 
     @classmethod
     def of(cls, log_probs_N_K_C: Tensor) -> "PredictiveStatistics":
-        """The statistics of all samples at once.
+        """Return the statistics of all samples at once.
 
         Raises:
-            ValueError: the shape is not [N, K ≥ 1, C ≥ 1].
+            ValueError: If the shape is not [N, K ≥ 1, C ≥ 1].
         """
         if log_probs_N_K_C.ndim != 3 or 0 in log_probs_N_K_C.shape[1:]:
             raise ValueError(
@@ -71,37 +71,40 @@ class PredictiveStatistics:
         self._deviation_sum_G_N_C[group] += deviation_N_C
         self._squared_deviation_sum_N_C.addcmul_(deviation_N_C, deviation_N_C)
         self._entropy_deviation_sum_G_N[group] += entropy_N - self._first_entropy_N
-        # NaN is kept: argmax would count it as a vote like any other.
+        # NaN is kept, because argmax would count it as a vote like any other.
         vote_N = torch.ones_like(entropy_N).where(entropy_N.isfinite(), torch.nan)
         predicted_N = probs_N_C.argmax(dim=1)
         self._votes_N_C.scatter_add_(1, predicted_N.unsqueeze(1), vote_N.unsqueeze(1))
         self.samples += 1
 
     def mean_probs(self) -> Tensor:
-        """The Monte Carlo averaged class probabilities [N, C]."""
+        """Return the Monte Carlo averaged class probabilities [N, C]."""
         return self._mean(self._deviation_sum_G_N_C.sum(dim=0), self.samples)
 
     def _mean(self, deviation_sum_N_C: Tensor, samples: int) -> Tensor:
-        # Rounding can take a mean just below 0, where its entropy would be −∞.
+        # Rounding can push a mean just below 0, where its entropy would be −∞.
         return (self._first_N_C + deviation_sum_N_C / samples).clamp(min=0)
 
     def predictive_entropy(self) -> Tensor:
-        """H(mean_k p_k): the entropy of the averaged prediction [N]."""
+        """Return H(mean_k p_k), the entropy of the averaged prediction [N]."""
         return _entropy(self.mean_probs())
 
     def expected_entropy(self) -> Tensor:
-        """mean_k H(p_k): how unsure the samples are on average, each by itself [N]."""
+        """Return mean_k H(p_k), the average entropy of the single samples [N]."""
         return self._mean_entropy(self._entropy_deviation_sum_G_N.sum(dim=0), self.samples)
 
     def bald(self) -> Tensor:
-        """H(mean_k p_k) − mean_k H(p_k), at least 0: what the samples disagree about [N]."""
+        """Return H(mean_k p_k) − mean_k H(p_k), at least 0: the samples' disagreement [N]."""
         return (self.predictive_entropy() - self.expected_entropy()).clamp(min=0)
 
     def _mean_entropy(self, deviation_sum_N: Tensor, samples: int) -> Tensor:
         return self._first_entropy_N + deviation_sum_N / samples
 
     def bald_without(self) -> list[Tensor]:
-        """BALD without each group of samples, at least 0 [N]; NaN if the group has all or none."""
+        """Return BALD without each group of samples in turn, at least 0, each [N].
+
+        It is NaN for a group that holds all samples or none.
+        """
         return [bald_N.clamp(min=0) for bald_N in self._bald_without()]
 
     def _bald_without(self) -> list[Tensor]:
@@ -110,7 +113,7 @@ class PredictiveStatistics:
         without = []
         for group in range(GROUPS):
             left = self.samples - len(range(group, self.samples, GROUPS))
-            if left in (0, self.samples):  # without all, or without none
+            if left in (0, self.samples):  # the group holds all samples, or none
                 without.append(torch.full_like(entropy_sum_N, torch.nan))
                 continue
             mean_N_C = self._mean(deviation_sum_N_C - self._deviation_sum_G_N_C[group], left)
@@ -121,10 +124,11 @@ class PredictiveStatistics:
         return without
 
     def bald_std_error(self) -> Tensor:
-        """How far `bald` is likely to be from that of other K samples [N]; NaN for K = 1.
+        """Return the Monte Carlo standard error of `bald` [N]; NaN for K = 1.
 
-        The grouped jackknife: √((G − 1)/G Σ_g (B_g − mean B)²), where B_g leaves out group g
-        (Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans, chapter 2).
+        It estimates how far `bald` is likely to be from that of K other samples, by the grouped
+        jackknife √((G − 1)/G Σ_g (B_g − mean B)²), where B_g leaves out group g (Efron 1982, The
+        Jackknife, the Bootstrap and Other Resampling Plans, chapter 2).
         """
         groups = min(GROUPS, self.samples)
         if groups < 2:
@@ -133,17 +137,17 @@ class PredictiveStatistics:
         return ((groups - 1) * without_G_N.var(dim=0, correction=0)).sqrt()
 
     def variation_ratio(self) -> Tensor:
-        """The share of samples that do not vote for the commonest class [N]."""
+        """Return the share of samples that do not vote for the commonest class [N]."""
         return 1 - self._votes_N_C.amax(dim=1) / self.samples
 
     def mean_std(self) -> Tensor:
-        """(1/C) Σ_c √(E[p_c²] − E[p_c]²): the samples' spread, averaged over classes [N]."""
+        """Return (1/C) Σ_c √(E[p_c²] − E[p_c]²), the class-averaged spread of the samples [N]."""
         mean_N_C = self._deviation_sum_G_N_C.sum(dim=0) / self.samples
         variance_N_C = self._squared_deviation_sum_N_C / self.samples - mean_N_C.square()
         return variance_N_C.clamp(min=0).sqrt().mean(dim=1)
 
     def margin(self) -> Tensor:
-        """The largest averaged probability less the second [N]; small is informative."""
+        """Return the largest averaged probability minus the second [N]; small is informative."""
         mean_N_C = self.mean_probs()
         if mean_N_C.shape[1] == 1:
             return mean_N_C[:, 0]
@@ -151,22 +155,22 @@ class PredictiveStatistics:
         return first_N - second_N
 
     def confidence(self) -> Tensor:
-        """The averaged probability of the predicted class [N]; small is informative."""
+        """Return the averaged probability of the predicted class [N]; small is informative."""
         return self.mean_probs().amax(dim=1)
 
     def predicted(self) -> Tensor:
-        """The class with the highest averaged probability [N], int64."""
+        """Return the class with the highest averaged probability [N], int64."""
         return self.mean_probs().argmax(dim=1)
 
     def columns(self) -> dict[str, Tensor]:
-        """Every score column, each [N]."""
+        """Return every score column by name, each [N]."""
         return {
             **{name: getattr(self, name)() for name in (*SCORES, "bald_std_error", "predicted")},
             **dict(zip(BALD_WITHOUT, self.bald_without(), strict=True)),
         }
 
 
-#: Groups of samples, each left out in turn. A fifth at a time shows how stable picks are.
+#: Number of groups of samples. Leaving out a fifth at a time shows how stable the picks are.
 GROUPS = 5
 
 BALD_WITHOUT = tuple(f"bald_without_{group}" for group in range(1, GROUPS + 1))
@@ -183,50 +187,62 @@ SCORES = (
 
 
 def bald(log_probs_N_K_C: Tensor) -> Tensor:
-    """BALD: the mutual information between an image's label and the weights.
+    """Return BALD, the mutual information between an image's label and the weights.
 
     It is H(mean_k p_k) − mean_k H(p_k), Houlsby et al. 2011, eq. 2.
 
     Args:
-        log_probs_N_K_C: log-probabilities of N images under K posterior samples over C classes,
-            any float type.
+        log_probs_N_K_C: Log-probabilities of N images under K posterior samples over C classes,
+            in any float type.
 
     Returns:
-        N values in nats, float32 or the input's type if wider.
+        N values in nats, in float32 or the input's type if that is wider.
 
     Raises:
-        ValueError: the shape is not [N, K, C].
+        ValueError: If the shape is not [N, K, C].
     """
     return PredictiveStatistics.of(log_probs_N_K_C).bald()
 
 
 def predictive_entropy(log_probs_N_K_C: Tensor) -> Tensor:
-    """H(mean_k p_k), the entropy of the averaged prediction; arguments and units as for `bald`."""
+    """Return H(mean_k p_k), the entropy of the averaged prediction.
+
+    Arguments and units are those of `bald`.
+    """
     return PredictiveStatistics.of(log_probs_N_K_C).predictive_entropy()
 
 
 def expected_entropy(log_probs_N_K_C: Tensor) -> Tensor:
-    """mean_k H(p_k), the samples' own entropy on average; arguments and units as for `bald`."""
+    """Return mean_k H(p_k), the average entropy of the single samples.
+
+    Arguments and units are those of `bald`.
+    """
     return PredictiveStatistics.of(log_probs_N_K_C).expected_entropy()
 
 
 def variation_ratio(log_probs_N_K_C: Tensor) -> Tensor:
-    """The share of samples not voting for the commonest class; arguments as for `bald`."""
+    """Return the share of samples not voting for the commonest class; arguments as for `bald`."""
     return PredictiveStatistics.of(log_probs_N_K_C).variation_ratio()
 
 
 def mean_std(log_probs_N_K_C: Tensor) -> Tensor:
-    """(1/C) Σ_c √(E[p_c²] − E[p_c]²) over the samples; arguments as for `bald`."""
+    """Return (1/C) Σ_c √(E[p_c²] − E[p_c]²) over the samples; arguments as for `bald`."""
     return PredictiveStatistics.of(log_probs_N_K_C).mean_std()
 
 
 def margin(log_probs_N_K_C: Tensor) -> Tensor:
-    """Largest less second averaged probability, small is informative; arguments as for `bald`."""
+    """Return the largest averaged probability minus the second; arguments as for `bald`.
+
+    A small margin is informative.
+    """
     return PredictiveStatistics.of(log_probs_N_K_C).margin()
 
 
 def confidence(log_probs_N_K_C: Tensor) -> Tensor:
-    """The largest averaged probability, small is informative; arguments as for `bald`."""
+    """Return the largest averaged probability; arguments as for `bald`.
+
+    A small confidence is informative.
+    """
     return PredictiveStatistics.of(log_probs_N_K_C).confidence()
 
 

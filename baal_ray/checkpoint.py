@@ -57,11 +57,11 @@ class Checkpoint:
     """A fitted model.
 
     Attributes:
-        sha256: of `model.safetensors`; its name everywhere.
-        config: how the network is built and fed.
-        classes: the names that its outputs stand for, in order.
-        description: The content of `model.json`.
-        classifier: in evaluation mode, on the CPU.
+        sha256: Hash of `model.safetensors`, and the checkpoint's name everywhere.
+        config: Configuration of the model: how its network is built and fed.
+        classes: Names of the classes that its outputs stand for, in order.
+        description: Contents of `model.json`: config, classes and the facts about the fit.
+        classifier: The network in evaluation mode, on the CPU.
     """
 
     sha256: str
@@ -81,22 +81,22 @@ def save_checkpoint(
     """Publish weights and description under `checkpoints/<sha256>/`, the description last.
 
     Args:
-        workspace: the workspace's URI.
-        classifier: what was fitted.
-        config: how to build it again.
-        classes: the names of its outputs, in order.
-        fit: The fit, if there was one; becomes part of `model.json`.
+        workspace: The workspace's URI.
+        classifier: The fitted model.
+        config: Configuration to build the model from again.
+        classes: Names of the classes that its outputs stand for, in order.
+        fit: The fit, if there was one. It becomes part of `model.json`.
 
     Returns:
         The sha256 of the weights file.
     """
     architecture = {"model": config.model_dump(mode="json"), "classes": classes}
     tensors = {
-        # Cloned as tied weights share memory, row by row as safetensors wants them.
+        # Cloned because tied weights share memory, and contiguous because safetensors requires it.
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in classifier.network.state_dict().items()
     }
-    # The header carries what the weights mean, so that the sha256 vouches for it too.
+    # The header says how to build the model, so the sha256 covers that too.
     weights = safetensors.torch.save(
         tensors, metadata={"baal_ray": json.dumps(architecture, sort_keys=True)}
     )
@@ -109,11 +109,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(uri: str) -> Checkpoint:
-    """Read a checkpoint folder and check its weights against the sha256 that it is named by.
+    """Read a checkpoint folder and check its weights against the sha256 in its name.
 
     Raises:
-        CheckpointError: a file is missing, the weights are not the ones named, or they do not fit
-            the model.
+        CheckpointError: If a file is missing or damaged, the weights do not have the sha256 in the
+            name, or they do not fit the model.
+        ModelError: If the model cannot be built.
     """
     sha256 = uri.rstrip("/").rsplit("/", 1)[-1]
     try:
@@ -124,8 +125,8 @@ def load_checkpoint(uri: str) -> Checkpoint:
     found = storage.sha256(weights)
     if found != sha256:
         raise CheckpointError(
-            f"checkpoint {uri} holds weights with sha256 {found}; they are not the ones it is "
-            "named by. Fit again, or restore the folder"
+            f"checkpoint {uri} holds weights with sha256 {found}; it must be the sha256 that the "
+            "folder is named by. Fit again, or restore the folder"
         )
     config, classes = _architecture(weights, uri)
     network = _build_network(config, len(classes))
@@ -156,8 +157,8 @@ def _architecture(weights: bytes, uri: str) -> tuple[ModelConfig, list[str]]:
         header = json.loads(weights[8 : 8 + header_length])
         architecture = json.loads(header["__metadata__"]["baal_ray"])
         return ModelConfig.model_validate(architecture["model"]), architecture["classes"]
-    except (KeyError, TypeError, ValueError) as error:  # pydantic's are ValueErrors
+    except (KeyError, TypeError, ValueError) as error:  # pydantic's errors are ValueErrors
         raise CheckpointError(
-            f"checkpoint {uri} was not written by this version of baal_ray: its header describes "
-            f"no model that can be built ({described(error)})"
+            f"checkpoint {uri} was not written by this version of baal_ray: its header does not "
+            f"describe a model that can be built ({described(error)}). Fit again"
         ) from error

@@ -1,28 +1,28 @@
 """The errors that baal_ray raises.
 
     BaalRayError
-    ├── ConfigError               a configuration; carries every fault at once
-    ├── StorageError              a path that cannot be read or written
-    │   ├── CorruptFileError      a file that is not what its name promises, by sha256 or by format
-    │   └── FormatError           a file that another version of baal_ray wrote
-    ├── PoolError                 the pool: a missing column, a wrong type, a null or doubled id
-    ├── ImageError                one image that cannot be shown: a row's `error`
+    ├── ConfigError               a configuration is wrong; carries every fault at once
+    ├── StorageError              a path cannot be read or written
+    │   ├── CorruptFileError      a file does not match the sha256 or the format its name promises
+    │   └── FormatError           a file was written by another version of baal_ray
+    ├── PoolError                 the pool: a missing column, a wrong type, a null or duplicate id
+    ├── ImageError                one image cannot be decoded; becomes its row's `error`
     ├── UnreadableImagesError     more images failed than `scoring.max_unreadable` allows
     ├── ModelError                the model cannot be built, loaded or used
     │   ├── TrainingError         the fit failed in its workers
-    │   ├── CheckpointError       a checkpoint is missing, corrupt or made for something else
-    │   └── PosteriorError        a model that cannot be sampled, or would be wrongly
-    ├── SelectionError            scores that cannot be ranked as asked
+    │   ├── CheckpointError       a checkpoint is missing, corrupt or does not fit its model
+    │   └── PosteriorError        a model cannot be sampled, or its samples would be wrong
+    ├── SelectionError            scores cannot be ranked as requested
     ├── ManifestError             the manifest refuses a change
-    │   └── AlreadyAcquiredError  another round took some of these ids first
-    ├── LabelError                a file of labels; carries every fault at once
-    ├── PlanMismatchError         a round was planned otherwise; carries every difference
-    ├── UnfinishedRoundError      a round that is not finished needs what was to be changed
-    ├── ResourceError             the cluster can never give what the configuration asks for
-    └── SubmissionError           a Ray job that could not be submitted or followed
+    │   └── AlreadyAcquiredError  another round acquired some of these ids first
+    ├── LabelError                a label file is wrong; carries every fault at once
+    ├── PlanMismatchError         a round's plan differs from this run; carries every difference
+    ├── UnfinishedRoundError      an unfinished round still needs what was about to be changed
+    ├── ResourceError             the cluster can never provide what the configuration requests
+    └── SubmissionError           a Ray job could not be submitted or followed
 
-Every message says the thing, the value, the rule and the remedy. All of them survive pickling, as
-they cross process borders inside Ray.
+Every message names the thing, the value, the rule and the remedy. Every error can be pickled,
+because Ray passes errors between processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ class _FaultsError(BaalRayError):
 
 
 class ConfigError(_FaultsError):
-    """A configuration is wrong; `faults` lists everything found in it."""
+    """A configuration is wrong. `faults` lists everything found in it."""
 
 
 class StorageError(BaalRayError):
@@ -54,7 +54,7 @@ class StorageError(BaalRayError):
 
 
 class CorruptFileError(StorageError):
-    """A file is not what its name promises: by its sha256, or by its format."""
+    """A file does not match the sha256 or the format that its name promises."""
 
 
 class FormatError(StorageError):
@@ -62,15 +62,15 @@ class FormatError(StorageError):
 
 
 class PoolError(BaalRayError):
-    """The pool cannot be used as it is."""
+    """The pool cannot be used in its present state."""
 
 
 class ImageError(BaalRayError):
-    """An image cannot be decoded; the message becomes the row's `error`."""
+    """An image cannot be decoded. The message becomes the row's `error`."""
 
 
 class UnreadableImagesError(BaalRayError):
-    """More of the pool is unreadable than the configuration allows."""
+    """More images of the pool are unreadable than the configuration allows."""
 
 
 class ModelError(BaalRayError):
@@ -78,27 +78,27 @@ class ModelError(BaalRayError):
 
 
 class TrainingError(ModelError):
-    """The fit failed in its workers, more often than the configuration allows."""
+    """The fit failed in its workers more often than the configuration allows."""
 
 
 class CheckpointError(ModelError):
-    """A checkpoint is missing, corrupt or does not fit."""
+    """A checkpoint is missing, corrupt or does not fit its model."""
 
 
 class PosteriorError(ModelError):
-    """Posterior samples cannot be drawn from this model, or would be wrong."""
+    """Posterior samples cannot be drawn from this model, or they would be wrong."""
 
 
 class SelectionError(BaalRayError):
-    """Scores cannot be ranked as asked."""
+    """Scores cannot be ranked as requested."""
 
 
 class ManifestError(BaalRayError):
-    """The manifest refuses a change; nothing was written."""
+    """The manifest refuses a change. Nothing was written."""
 
 
 class AlreadyAcquiredError(ManifestError):
-    """Some ids of a batch belong to another round by now; nothing was written."""
+    """Some ids of a batch now belong to another round. Nothing was written."""
 
     def __init__(self, ids: Sequence[str]) -> None:
         super().__init__(list(ids))
@@ -107,21 +107,21 @@ class AlreadyAcquiredError(ManifestError):
     def __str__(self) -> str:
         examples = ", ".join(map(repr, self.ids[:5]))
         return (
-            f"{len(self.ids)} ids of this batch are in the manifest already ({examples}); "
-            "an image is acquired once. Select again, leaving them out."
+            f"{len(self.ids)} ids of this batch are already in the manifest ({examples}); "
+            "an image is acquired only once. Select again without them."
         )
 
 
 class LabelError(_FaultsError):
-    """A file of labels is wrong; `faults` lists everything found in it and nothing was written."""
+    """A label file is wrong. `faults` lists everything found in it. Nothing was written."""
 
 
 class PlanMismatchError(_FaultsError):
-    """A round was planned otherwise than it is run now; `faults` lists what differs."""
+    """A round's plan differs from the present run. `faults` lists every difference."""
 
 
 class UnfinishedRoundError(BaalRayError):
-    """Rounds that are not finished need what was to be changed; nothing was."""
+    """Unfinished rounds still need what was about to be changed. Nothing was changed."""
 
     def __init__(self, rounds: Sequence[str]) -> None:
         super().__init__(list(rounds))
@@ -129,14 +129,14 @@ class UnfinishedRoundError(BaalRayError):
 
     def __str__(self) -> str:
         return (
-            f"rounds that are unfinished: {', '.join(self.rounds)}. They need images, scores and "
-            "the manifest as they were when they began. Run each of them to its end first; to "
-            "give up one of which the manifest has no picks, delete its folder below rounds/."
+            f"unfinished rounds: {', '.join(self.rounds)}. They need the images, the scores and "
+            "the manifest as they were when they began. Finish each of them first. To give up one "
+            "whose picks are not in the manifest, delete its folder below rounds/."
         )
 
 
 class ResourceError(BaalRayError):
-    """The cluster can never give what the configuration asks for."""
+    """The cluster can never provide what the configuration requests."""
 
 
 class SubmissionError(BaalRayError):
@@ -145,10 +145,10 @@ class SubmissionError(BaalRayError):
 
 @contextmanager
 def in_plain_words() -> Iterator[None]:
-    """Let a command end with the message of our own error, wherever Ray has wrapped it.
+    """End a command with the message of our own error, however deeply Ray has wrapped it.
 
     Raises:
-        SystemExit: with the message, which makes the exit code 1.
+        SystemExit: If the block raises one of our errors; its message makes the exit code 1.
     """
     try:
         yield
@@ -160,9 +160,9 @@ def in_plain_words() -> Iterator[None]:
 
 
 def our_error(error: BaseException | None) -> BaalRayError | None:
-    """The first error of our own along the chain of causes."""
+    """Return the first error of our own along the chain of causes."""
     while error is not None:
-        # Ray raises a class that is both its own and ours; `cause` is the one that was raised.
+        # Ray raises a class that is both its own and ours. `cause` is the error raised originally.
         cause = getattr(error, "cause", None)
         if isinstance(cause, BaalRayError):
             return cause
@@ -173,5 +173,5 @@ def our_error(error: BaseException | None) -> BaalRayError | None:
 
 
 def described(error: Exception) -> str:
-    """The type of an error and its message."""
+    """Return the type of an error and its message."""
     return f"{type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
-"""Image ids as 128-bit hashes: sets of them in 16 bytes an id, and an order that favours no one.
+"""Image ids as 128-bit hashes: sets of 16 bytes per id, and an order that favours no image.
 
-A set answers wrongly for one of N ids outside it with probability M·N / 2¹²⁸ when it holds M:
-3e-23 at 10⁸ each.
+If a set holds M ids, the probability that it wrongly claims any of N other ids is M·N / 2¹²⁸. That
+is 3e-23 for 10⁸ ids each.
 """
 
 from collections.abc import Iterable
@@ -17,16 +17,16 @@ Ids: TypeAlias = pa.Array | pa.ChunkedArray | Iterable[str]
 
 _WIDTH = 16
 
-# As Python objects, which take ten times the memory of hashes.
+# Number of ids held as Python objects at once; objects take ten times the memory of hashes.
 _AT_ONCE = 2**16
 
 
 def hash_ids(ids: Ids, seed: int | None = None) -> Hashes:
-    """BLAKE2b of each id's UTF-8 bytes, 16 bytes wide (dtype S16), in the ids' order.
+    """Return the BLAKE2b hash of each id's UTF-8 bytes, 16 bytes wide (dtype S16), in their order.
 
     Args:
-        ids: strings, byte for byte: two spellings of one character are two ids.
-        seed: another seed gives another, independent order.
+        ids: Strings, compared byte by byte: two spellings of one character are two ids.
+        seed: Key of the hash. Sorting by hashes of another seed gives an independent order.
     """
     key = b"" if seed is None else str(seed).encode()
     known = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
@@ -44,21 +44,21 @@ def hash_ids(ids: Ids, seed: int | None = None) -> Hashes:
 class IdSet:
     """A set of ids as one sorted array of hashes.
 
-    Ray shares such an array between the workers of a node without copying.
+    Ray shares such an array between the workers of a node without copying it.
     """
 
     def __init__(self, hashes: Hashes) -> None:
-        """Keep hashes that are sorted and distinct."""
+        """Keep hashes, which must be sorted and distinct."""
         self.hashes = hashes
 
     @classmethod
     def of(cls, ids: Ids) -> "IdSet":
-        """The set of these ids."""
+        """Return the set of these ids."""
         return cls.of_hashes([hash_ids(ids)])
 
     @classmethod
     def of_hashes(cls, parts: Iterable[Hashes]) -> "IdSet":
-        """The set of all ids in some parts, in any order, of their hashes."""
+        """Return the set of all ids whose hashes are in the parts, which may be in any order."""
         hashes = np.concatenate([np.empty(0, f"S{_WIDTH}"), *parts])
         hashes.sort()
         repeated = hashes[1:] == hashes[:-1]
@@ -71,11 +71,11 @@ class IdSet:
         return IdSet.of_hashes([self.hashes, other.hashes])
 
     def contains(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Which of these ids are in the set, in their order."""
+        """Return, for each of these ids in order, whether it is in the set."""
         asked = hash_ids(ids)
         if not len(self):
             return np.zeros(len(asked), dtype=bool)
-        # In order, most of each search is in the processor's cache: less than half the time.
+        # Sorted, most of each search stays in the processor's cache: less than half the time.
         order = np.argsort(asked)
         found = np.empty(len(asked), np.intp)
         found[order] = np.searchsorted(self.hashes, asked[order])

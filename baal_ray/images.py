@@ -1,6 +1,6 @@
-"""Encoded image bytes become uint8 arrays, as a person would see the picture.
+"""Decode image bytes to uint8 arrays that show the picture as a person sees it.
 
-Pillow does all of it. torchvision's decoders, deprecated since 0.29, are faster on small
+Pillow does all the decoding. torchvision's decoders, deprecated since 0.29, are faster on small
 photographs and slower on large ones (benchmarks/pipeline/decode.txt). Colour profiles are ignored.
 """
 
@@ -21,15 +21,16 @@ from PIL.WebPImagePlugin import WebPImageFile
 from baal_ray.errors import ImageError
 
 DECODER = "1"
-"""Raise this when the same bytes give other pixels than before; the pool is scored again."""
+"""Version of our decoding. Raise it when pixels change, so that the pool is scored again."""
 
 Pixels = npt.NDArray[np.uint8]
 
-# A JPEG can decode itself at 1/2, 1/4 or 1/8 of its size; we stay this far above the target.
-# Mean difference from a full decode, of 255: photographs 0.2, thin bars 3; at 1, twice that.
+# The least ratio of a JPEG draft's size to the target's. A draft is a JPEG decoded directly at
+# 1/2, 1/4 or 1/8 of its size. Its mean difference from a full decode is 0.2 of 255 for photographs
+# and 3 for thin bars. At a ratio of 1 the difference is twice that.
 _DRAFT_MARGIN = 2
 
-# Of a thumbnail's longer side; JPEG would blur drawings as small as that.
+# The longest side, in pixels, of thumbnails kept as PNG: JPEG would blur drawings that small.
 _EVERY_PIXEL_COUNTS = 40
 
 _OPENERS: dict[bytes, tuple[str, type[ImageFile.ImageFile]]] = {
@@ -55,13 +56,13 @@ _pillow_globals = threading.Lock()
 
 
 def decoder_version() -> str:
-    """Name all that decides the pixels, for a score fingerprint."""
+    """Name everything that determines the pixels, for a score fingerprint."""
     jpeg = features.version("libjpeg_turbo") or features.version("jpg")
     return f"{DECODER} pillow {PIL.__version__} jpeg {jpeg} webp {features.version('webp')}"
 
 
 def decode(data: bytes, height: int, width: int, *, max_pixels: int) -> Pixels:
-    """Decode one JPEG, PNG or WebP image and squash it to a size.
+    """Decode one JPEG, PNG or WebP image and squash it to the given size.
 
     The result is what a person sees: turned as EXIF says, transparency over white, the first frame
     of an animation, 16 bits scaled to 8. Resizing is antialiased bilinear and crops nothing.
@@ -70,13 +71,13 @@ def decode(data: bytes, height: int, width: int, *, max_pixels: int) -> Pixels:
         data: The encoded image.
         height: Height of the result, in pixels.
         width: Width of the result, in pixels.
-        max_pixels: Most pixels that the encoded image may have, judged by its header.
+        max_pixels: Most pixels that the encoded image may have, according to its header.
 
     Returns:
         RGB pixels, uint8 of shape [3, height, width].
 
     Raises:
-        ImageError: The image is unreadable: empty, truncated, of another format, or too large.
+        ImageError: If the image is unreadable: empty, truncated, in another format, or too large.
     """
     if min(height, width, max_pixels) < 1:
         raise ValueError(f"{height=}, {width=}, {max_pixels=}: each must be at least 1")
@@ -84,15 +85,15 @@ def decode(data: bytes, height: int, width: int, *, max_pixels: int) -> Pixels:
 
 
 def thumbnail(data: bytes, longest: int, *, max_pixels: int) -> bytes:
-    """A small copy of an image as a person sees it, its sides in proportion.
+    """Return a small copy of an image as a person sees it, with its proportions kept.
 
     Args:
         data: The encoded image.
-        longest: Most pixels of a side. What is smaller stays as it is.
-        max_pixels: As for `decode`.
+        longest: Most pixels of a side. An image that is smaller keeps its size.
+        max_pixels: Most pixels that the encoded image may have, as for `decode`.
 
     Returns:
-        A JPEG; a PNG where it is so small that every pixel counts.
+        An encoded JPEG, or a PNG if the copy is so small that every pixel counts.
 
     Raises:
         ImageError: As for `decode`.
@@ -100,7 +101,7 @@ def thumbnail(data: bytes, longest: int, *, max_pixels: int) -> bytes:
 
     def within(image: Image.Image) -> tuple[int, int]:
         if not isinstance(image, JpegImageFile):
-            image.load()  # before its orientation is asked for, as in `_squash`
+            image.load()  # before reading its orientation, as in `_squash`
         width, height = _stored_size(image, image.height, image.width)
         shrunk = min(1.0, longest / max(height, width))
         return max(1, round(height * shrunk)), max(1, round(width * shrunk))
@@ -116,16 +117,16 @@ def thumbnail(data: bytes, longest: int, *, max_pixels: int) -> bytes:
 def _decode(
     data: bytes, max_pixels: int, size: Callable[[Image.Image], tuple[int, int]]
 ) -> Pixels:
-    """Pixels [3, height, width] of the size that is asked for, given the opened image."""
+    """Return pixels [3, height, width] of the size that `size` computes from the opened image."""
     name, opener = _recognise(data)
-    # Training code often switches this on, and half a picture would get a score.
+    # Training code often switches this on, and then half a picture would get a score.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = _open(data, opener, max_pixels)
         return _squash(image, *size(image))
     except ImageError:
         raise
-    except Exception as error:  # Pillow raises anything: SyntaxError, struct.error, MemoryError
+    except Exception as error:  # Pillow raises all kinds: SyntaxError, struct.error, MemoryError
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ImageError(f"{name} of {len(data)} bytes cannot be decoded: {reason}") from error
 
@@ -133,18 +134,18 @@ def _decode(
 def decode_many(
     images: Sequence[bytes | None], height: int, width: int, *, max_pixels: int, threads: int = 1
 ) -> tuple[Pixels, list[str | None]]:
-    """Decode a mini-batch, of which some may be unreadable.
+    """Decode a mini-batch, some images of which may be unreadable.
 
     Args:
-        images: N encoded images; None is unreadable.
+        images: N encoded images. None counts as unreadable.
         height: Height of the result, in pixels.
         width: Width of the result, in pixels.
         max_pixels: Most pixels that an encoded image may have.
-        threads: On how many threads.
+        threads: Number of threads to decode on.
 
     Returns:
-        RGB pixels, uint8 of shape [N, 3, height, width], zeros where unreadable, and N errors,
-        None where readable.
+        RGB pixels, uint8 of shape [N, 3, height, width], with zeros for unreadable images; and
+        N errors, with None for readable images.
     """
     pixels = np.zeros((len(images), 3, height, width), np.uint8)
     errors: list[str | None] = [None] * len(images)
@@ -164,14 +165,16 @@ def decode_many(
 
 
 def area_of_plain_jpeg(data: bytes, *, max_pixels: int) -> int | None:
-    """The pixels of a JPEG that other decoders see as we do: whole, RGB or grey, not too large.
+    """Return the area of a JPEG that other decoders read as we do.
+
+    Such a JPEG is complete, RGB or grey, and not too large.
 
     Args:
-        data: The encoded image, of which the header is read, and whether it ends as a JPEG does.
-        max_pixels: Most pixels that it may have.
+        data: The encoded image. Only its header and its end marker are read.
+        max_pixels: Most pixels that the encoded image may have.
 
     Returns:
-        Its width times its height; None where `decode` should judge.
+        Its width times its height, or None if `decode` should decide about it.
     """
     if not data.rstrip(b"\0").endswith(_JPEG_END):
         return None
@@ -181,10 +184,10 @@ def area_of_plain_jpeg(data: bytes, *, max_pixels: int) -> int | None:
         plain = (
             isinstance(image, JpegImageFile)
             and image.mode in ("RGB", "L")
-            and image.info.get("adobe_transform") != 0  # RGB that is stored as such
+            and image.info.get("adobe_transform") != 0  # 0: stored as RGB, not YCbCr
             and _orientation(image) == _orientation_in_exif(image.info.get("exif", b""))
         )
-    except Exception:  # noqa: BLE001  as in `_decode`, which will say what is wrong
+    except Exception:  # noqa: BLE001  as in `_decode`, which will report the fault
         return None
     return image.width * image.height if plain else None
 
@@ -212,7 +215,7 @@ def _looks_like(data: bytes) -> str:
 
 
 def _open(data: bytes, opener: type[ImageFile.ImageFile], max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header, by the format's own class: `Image.open` enforces Pillow's limit."""
+    """Read the header with the format's own class, as `Image.open` enforces Pillow's limit."""
     if opener is PngImageFile and _PNG_END not in data:
         raise ImageError(f"PNG of {len(data)} bytes is truncated: it has no end marker")
     with _pillow_globals:
@@ -221,7 +224,7 @@ def _open(data: bytes, opener: type[ImageFile.ImageFile], max_pixels: int) -> Im
         try:
             image = opener(BytesIO(data))
         except Image.DecompressionBombError:
-            raise ImageError(f"more pixels than max_pixels allows, {max_pixels}") from None
+            raise ImageError(f"more pixels than max_pixels allows ({max_pixels})") from None
         finally:
             Image.MAX_IMAGE_PIXELS = before
     if image.width * image.height > max_pixels:
@@ -232,7 +235,7 @@ def _open(data: bytes, opener: type[ImageFile.ImageFile], max_pixels: int) -> Im
 
 
 def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
-    """Bring a PNG's transparent colour to 8 bits; Pillow does so with the pixels only."""
+    """Scale a PNG's transparent colour to 8 bits, as Pillow scales only the pixels."""
     colour = image.info.get("transparency")
     if image.mode == "RGB" and depth == 16 and colour:
         image.info["transparency"] = tuple(value >> 8 for value in colour)
@@ -243,7 +246,7 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
 def _squash(image: ImageFile.ImageFile, height: int, width: int) -> Pixels:
     if isinstance(image, JpegImageFile):
         image.draft(None, _stored_size(image, height * _DRAFT_MARGIN, width * _DRAFT_MARGIN))
-    image.load()  # a PNG's orientation may follow its pixels, and asking for it hides their faults
+    image.load()  # a PNG's orientation may follow its pixels; reading it first hides their faults
     size = _stored_size(image, height, width)
     seen = _opaque(image).resize(size, Image.Resampling.BILINEAR)
     if (orientation := _orientation(image)) in _TURNS:
@@ -258,12 +261,16 @@ def _stored_size(image: Image.Image, height: int, width: int) -> tuple[int, int]
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001  viewers show broken EXIF unturned, and so do we
+    except Exception:  # noqa: BLE001  like viewers, we do not turn an image with broken EXIF
         return 1
 
 
 def _orientation_in_exif(exif: bytes) -> int | None:
-    """As EXIF's own entry says, 1 without one; None if it is no SHORT, which not all can read."""
+    """Return the orientation stored in EXIF.
+
+    It is 1 if EXIF has no such entry, and None if the entry is not a SHORT, because not every
+    decoder can read other types.
+    """
     little = re.search(rb"\x12\x01([\x01-\x0d])\0\x01\0\0\0(..)", exif, re.DOTALL)
     big = re.search(rb"\x01\x12\0([\x01-\x0d])\0\0\0\x01(..)", exif, re.DOTALL)
     found = little or big
@@ -274,8 +281,8 @@ def _orientation_in_exif(exif: bytes) -> int | None:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Make grey or RGB of any mode, transparency over white."""
-    if image.mode == "I;16":  # Pillow's own conversion makes all above 255 white
+    """Convert an image of any mode to grey or RGB, with transparency over white."""
+    if image.mode == "I;16":  # Pillow's own conversion turns every value above 255 white
         samples = np.asarray(image)
         clear = samples == image.info.get("transparency", -1)
         return Image.fromarray(np.where(clear, 255, samples >> 8).astype(np.uint8))

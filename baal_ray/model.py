@@ -1,4 +1,4 @@
-"""Build the user's model, and keep it as a checkpoint named by the sha256 of its weights."""
+"""Build the user's model, load its initial weights, and check it before a GPU is requested."""
 
 import difflib
 import io
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImageClassifier(nn.Module):
-    """A network behind its normalisation: uint8 images [N, 3, H, W] → what the network returns."""
+    """A network with its normalisation: uint8 images [N, 3, H, W] → the network's output."""
 
     def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
@@ -33,19 +33,19 @@ class ImageClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, images_N: Tensor) -> Tensor:
-        """Scale to 0…1, normalise and classify."""
+        """Scale pixels to 0…1, normalise and classify them."""
         predictions: Tensor = self.network((images_N / 255 - self.mean) / self.std)
         return predictions
 
 
 def small_convnet(num_classes: int, dropout: float = 0.5) -> nn.Module:
-    """Two convolutions and two linear layers with dropout, for small pictures of any size.
+    """Build two convolutions and two linear layers with dropout, for small pictures of any size.
 
-    It has 150,000 weights.
+    The network has about 150,000 weights.
 
     Args:
-        num_classes: C.
-        dropout: probability before each linear layer.
+        num_classes: Number of classes, C.
+        dropout: Dropout probability before each linear layer.
     """
     return nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1),
@@ -64,10 +64,12 @@ def small_convnet(num_classes: int, dropout: float = 0.5) -> nn.Module:
 
 
 def build_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
-    """The user's network with fresh or given weights, behind its normalisation.
+    """Build the user's network with fresh or given weights, and its normalisation.
 
     Raises:
-        ModelError: the factory is unknown, fails or gives no module, or the weights do not fit.
+        ModelError: If the factory is unknown, fails or does not return a module, or if the weights
+            do not fit.
+        StorageError: If the file of weights cannot be read.
     """
     network = _build_network(config, classes)
     if config.weights is not None:
@@ -76,16 +78,17 @@ def build_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
 
 
 def check_model(config: ModelConfig, classes: int) -> None:
-    """Build the model once on the CPU and run it, to tell a mistake before a GPU is asked for.
+    """Build and run the model once on the CPU, to report mistakes before a GPU is requested.
 
     Raises:
-        ModelError: it cannot be built, trained or evaluated on images of the configured size, or
-            gives another number of classes.
-        PosteriorError: it cannot be sampled.
+        ModelError: If the model cannot be built, trained or evaluated on images of the configured
+            size, or returns another number of classes.
+        PosteriorError: If the model cannot be sampled.
+        StorageError: If the file of weights cannot be read.
     """
     classifier = build_classifier(config, classes)
     images = torch.randint(0, 256, (2, 3, *config.image_size), dtype=torch.uint8)
-    # The model itself, not traced: loading PyTorch's tracer takes longer than all the rest.
+    # The model itself, not a trace of it: loading PyTorch's tracer takes longer than all the rest.
     sample = MCDropout(classifier, samples=1, output=config.output).sample(0)
     try:
         with torch.no_grad():
@@ -100,12 +103,12 @@ def check_model(config: ModelConfig, classes: int) -> None:
     if found != classes:
         raise ModelError(
             f"model {config.factory!r} returns {found} classes for num_classes={classes}; its "
-            "factory must heed num_classes"
+            "factory must build a network with num_classes outputs"
         )
     if not isinstance(in_training, Tensor):
         raise ModelError(
             f"model {config.factory!r} returns a {type(in_training).__name__} in training; it "
-            "must return one tensor. Switch its auxiliary outputs off in model.arguments"
+            "must return one tensor. Switch off its auxiliary outputs in model.arguments"
         )
 
 
@@ -120,7 +123,8 @@ def _build_network(config: ModelConfig, classes: int) -> nn.Module:
         ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
-            f"model {config.factory!r} gives a {type(network).__name__}; it must give an nn.Module"
+            f"model factory {config.factory!r} returns a {type(network).__name__}; it must return "
+            "an nn.Module"
         )
     return network
 
@@ -145,7 +149,7 @@ def _factory(name: str) -> Callable[..., nn.Module]:
 
 
 def _torchvision_models() -> Any:
-    # 4 seconds, which each worker and actor with a model of another kind is spared.
+    # Imported late: it takes 4 seconds, which workers and actors with other models are spared.
     import torchvision.models
 
     return torchvision.models
@@ -158,7 +162,7 @@ def _import_factory(name: str) -> Callable[..., nn.Module]:
     except Exception as error:  # the module is the user's code
         raise ModelError(
             f"model.factory is {name!r}, which cannot be imported: {described(error)}. It must be "
-            "on the Python path of every node: install it there, or submit the job with its "
+            "on the Python path of every node. Install it there, or submit the job with its "
             "folder as the working directory"
         ) from error
     return factory
@@ -175,13 +179,13 @@ def _initial_weights(config: ModelConfig) -> Mapping[str, Tensor]:
         )
     except (KeyError, ValueError) as error:
         raise ModelError(
-            f"model.weights is {weights!r}; it must be a .safetensors, .pt or .pth file, or a "
-            f"name that torchvision has for {config.factory!r}, such as DEFAULT"
+            f"model.weights is {weights!r}; it must be a .safetensors, .pt, .pth or .bin file, or "
+            f"a name that torchvision has for {config.factory!r}, such as DEFAULT"
         ) from error
     except (OSError, RuntimeError) as error:
         raise ModelError(
-            f"model.weights {weights!r} cannot be downloaded: {described(error)}. Fetch the file "
-            "elsewhere and name it by its path or URI"
+            f"model.weights {weights!r} cannot be downloaded: {described(error)}. Download the "
+            "file elsewhere and set model.weights to its path or URI"
         ) from error
     return tensors
 
@@ -192,21 +196,21 @@ def _weights_file(uri: str) -> Mapping[str, Tensor]:
         if uri.endswith(".safetensors"):
             return safetensors.torch.load(data)
         tensors = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises anything on a file that is not its own
+    except Exception as error:  # torch raises all kinds on a file that is not its own
         raise ModelError(
-            f"model.weights {uri!r} cannot be loaded: it is no file of tensors alone "
+            f"model.weights {uri!r} cannot be loaded: the file must hold only tensors "
             f"({type(error).__name__}). Write it again with torch.save(model.state_dict(), …)"
         ) from error
     if isinstance(tensors, Mapping) and all(isinstance(t, Tensor) for t in tensors.values()):
         return tensors
     raise ModelError(
-        f"model.weights {uri!r} holds other things than tensors by name; write it again with "
+        f"model.weights {uri!r} must hold only named tensors; write it again with "
         "torch.save(model.state_dict(), …)"
     )
 
 
 def _load_matching(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Load the tensors that fit; a head for other classes stays fresh."""
+    """Load the tensors that fit. A head for other classes keeps its fresh weights."""
     own = network.state_dict()
     fitting = {
         key: value
@@ -215,13 +219,13 @@ def _load_matching(network: nn.Module, weights: Mapping[str, Tensor], name: str)
     }
     if not fitting:
         raise ModelError(
-            f"model.weights {name!r} has no tensor that fits the model, by name and shape"
+            f"model.weights {name!r} has no tensor that fits the model by name and shape"
         )
     network.load_state_dict(fitting, strict=False)
     fresh = sorted(own.keys() - fitting.keys())
     if fresh:
         logger.warning(
-            "%d tensors start fresh, as %s has none of their shape: %s",
+            "%d tensors start fresh because %s has none of their name and shape: %s",
             len(fresh),
             name,
             ", ".join(fresh),

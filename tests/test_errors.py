@@ -50,5 +50,5 @@ def test_errors_survive_pickling_as_they_cross_processes(kind):
 def test_messages_hold_every_fault_and_a_few_examples():
     assert str(ConfigError("f.yaml", ["a", "b"])) == "f.yaml:\n  - a\n  - b"
     told = str(AlreadyAcquiredError([f"id{i}" for i in range(100)]))
-    assert told.startswith("100 ids of this batch are in the manifest already ('id0', 'id1'")
+    assert told.startswith("100 ids of this batch are already in the manifest ('id0', 'id1'")
     assert len(told) < 200

@@ -331,7 +331,7 @@ def test_the_pixel_limit_holds_before_a_webp_has_its_canvas():
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN)]
     data = bytearray(encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
     data[24:30] = b"\xff\x3f\x00\xff\x3f\x00"
-    with pytest.raises(ImageError, match="max_pixels allows, 10000000"):
+    with pytest.raises(ImageError, match=r"max_pixels allows \(10000000\)"):
         decode(bytes(data), 4, 4, max_pixels=LIMIT)
 
 

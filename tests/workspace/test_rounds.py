@@ -50,7 +50,7 @@ def test_a_round_that_was_begun_is_unfinished_until_its_record_is_there(tmp_path
     put(workspace, "labelled-0123", "batch/1.parquet")
     put(workspace, "night", file)
     assert unfinished_rounds(workspace) == ["night"]
-    with pytest.raises(UnfinishedRoundError, match=r"unfinished: night\.") as caught:
+    with pytest.raises(UnfinishedRoundError, match=r"unfinished rounds: night\.") as caught:
         refuse_unfinished(workspace)
     assert caught.value.rounds == ["night"]
     put(workspace, "night", "round.json")

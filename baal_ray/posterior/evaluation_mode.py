@@ -1,4 +1,4 @@
-"""Run a model as it predicts, and put its modes back afterwards."""
+"""Run a model in evaluation mode, and restore its modes afterwards."""
 
 import sys
 from collections.abc import Iterator
@@ -7,17 +7,18 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-# In training mode these leave out the block before them at random, and do nothing else.
+# Classes of modules that leave out the block before them at random in training mode, and do
+# nothing else.
 _STOCHASTIC_DEPTH = {"StochasticDepth", "DropPath"}
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module, *, stochastic_depth: bool = False) -> Iterator[None]:
-    """Evaluation mode for the block; each module's own mode afterwards.
+    """Put a model in evaluation mode for the block, and restore each module's mode afterwards.
 
     Args:
-        model: any module.
-        stochastic_depth: whether blocks are left out at random as in training.
+        model: Any module.
+        stochastic_depth: Whether blocks are left out at random as in training.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -28,7 +29,7 @@ def evaluation_mode(model: nn.Module, *, stochastic_depth: bool = False) -> Iter
         with _uncompiled():
             yield
     finally:
-        # By train() first, which some modules override to do more: LoRA merges its weights.
+        # First by train(), which some modules override to do more: LoRA merges its weights in it.
         for module, training in modes:
             if module.training != training:
                 module.train(training)
@@ -37,14 +38,14 @@ def evaluation_mode(model: nn.Module, *, stochastic_depth: bool = False) -> Iter
 
 
 def is_stochastic_depth(module: nn.Module) -> bool:
-    """Whether a module is one of torchvision's or timm's, or made from one."""
+    """Return whether a module is torchvision's or timm's stochastic depth, or derives from it."""
     return any(kind.__name__ in _STOCHASTIC_DEPTH for kind in type(module).__mro__)
 
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    """Without `torch.compile`, whose kernels are made for the dropouts they were compiled with."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes a second to load
+    """Disable `torch.compile`, as its kernels are tied to the dropouts they were compiled with."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled; importing it takes a second
         yield
         return
     stance = torch.compiler.set_stance("force_eager")

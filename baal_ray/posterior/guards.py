@@ -1,6 +1,7 @@
-"""Refuse a model whose posterior samples would be missing, wrong or someone else's.
+"""Refuse a model whose posterior samples would be missing, wrong or dependent on other images.
 
-It is run on a few images, and what it does there is held against what a posterior sample is.
+The model runs on a few images, and its behaviour is compared with the definition of a posterior
+sample.
 """
 
 import math
@@ -20,37 +21,38 @@ from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.dropout.sites import Site, WatchedDropout, find_axes, unlike
 from baal_ray.posterior.outputs import check_output, log_probs_of
 
-#: Images looked at.
+#: Number of images that the checks run on.
 PROBE = 4
 
-# What two passes over the same images may differ by, of the largest log-probability: kernels that
-# add up in another order each time make 1e-6 of it in float32, 1e-2 in 16 bits.
+# Tolerance between two passes over the same images, as a share of the largest log-probability.
+# Kernels that add up in a different order each time cause 1e-6 of it in float32, 1e-2 in 16 bits.
 _REPEATED, _REPEATED_IN_16_BITS = 1e-5, 2e-2
 
-# The same for an image that has moved, as a share of what other masks change: kernels are chosen
-# by shape, which makes 1e-5 of it in float32, 1e-3 in TF32 and 1e-2 in bfloat16.
+# Tolerance for an image that has moved within the mini-batch, as a share of the change that other
+# masks cause. Kernels are chosen by shape, which causes 1e-5 of it in float32, 1e-3 in TF32 and
+# 1e-2 in bfloat16.
 _MOVED = 0.05
 _MASKS_TRIED = 4
 
-# Of a log-probability, where the masks happen to change nothing.
+# Least tolerance for a moved image, in log-probability, in case the masks change nothing.
 _ROUNDING = 1e-4
 
 
 def check_posterior(model: nn.Module, images: Tensor, output: str) -> tuple[Site, ...]:
-    """Draw from the model a few times on at most `PROBE` images.
+    """Check a model by drawing from it a few times on at most `PROBE` images.
 
     Args:
-        model: the model, in evaluation mode.
-        images: a mini-batch [N, ...], N ≥ 1.
-        output: what the model is declared to return.
+        model: The model, in evaluation mode.
+        images: A mini-batch [N, ...], N ≥ 1.
+        output: The kind of output that the model is declared to return.
 
     Returns:
-        Its dropouts, in the order of the forward pass.
+        The model's dropouts, in the order of the forward pass.
 
     Raises:
-        PosteriorError: no dropout is reached, or not each of them, or the model is not a function
-            of its input and masks, or an image's prediction depends on the others, or the output
-            is not what was declared.
+        PosteriorError: If the model reaches no dropout or not all of them, if it is not a function
+            of its input and masks, if an image's prediction depends on the others, or if the
+            output is not what was declared.
     """
     refuse_hidden_dropout(model)
     probe = _with_neighbour(images[:PROBE])
@@ -68,8 +70,9 @@ def check_posterior(model: nn.Module, images: Tensor, output: str) -> tuple[Site
     )
     moved = max(_ROUNDING, _MOVED * masks_change)
     _check_company(partial(draw, 0), probe, repeated * largest(drawn.log_probs), moved)
-    # A mask may hide what images have of each other; with nothing dropped it shows in the same
-    # place. Elsewhere kernels' rounding, scaled up by 1/(1 − p) each time, has no known bound.
+    # A mask can hide that an image depends on others. With nothing dropped, it shows in an image
+    # that keeps its place. For moved images no bound on the kernels' rounding is known, because
+    # each dropout scales it up by 1/(1 − p).
     whole = draw(None, probe).log_probs
     _check_company(partial(draw, None), probe, repeated * largest(whole), math.inf)
     masks = zip(axes, drawn.mode.mask_shapes, drawn.mode.ps, strict=True)
@@ -85,7 +88,7 @@ class _NothingDropped:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What one posterior sample gives for some images."""
+    """The output of one posterior sample for some images."""
 
     predictions: Tensor
     log_probs: Tensor
@@ -99,7 +102,7 @@ def _draw(
     k: int | None,
     images: Tensor,
 ) -> _Drawn:
-    # Shared masks whatever the user's are: an image then keeps its masks when it is moved.
+    # Shared masks even if the user's are per item, so that an image keeps its masks when it moves.
     masks = _NothingDropped() if k is None else SharedMasks(0, (k,))
     mode = MaskedDropout(masks, len(images), axes)
     with mode:
@@ -108,45 +111,45 @@ def _draw(
 
 
 def refuse_hidden_dropout(model: nn.Module) -> None:
-    """Refuse modules whose dropout happens where no mask reaches it.
+    """Refuse modules whose dropout happens where no mask can reach it.
 
     Raises:
-        PosteriorError: a recurrent module has dropout > 0 between its layers, or a scripted module
-            has any.
+        PosteriorError: If a recurrent module has dropout > 0 between its layers, or a scripted
+            module has any dropout.
     """
     for name, module in model.named_modules():
         where = f"{name or 'the model'} is a {type(module).__name__}"
         if isinstance(module, nn.RNNBase) and module.dropout > 0:
             raise PosteriorError(
                 f"{where} with dropout={module.dropout}, which PyTorch applies inside a fused "
-                "kernel where no posterior sample can reach it; build it with dropout=0, which "
-                "takes the same weights, and put an nn.Dropout after it"
+                "kernel, where no mask can reach it. Build it with dropout=0, which takes the "
+                "same weights, and put an nn.Dropout after it"
             )
         if isinstance(module, torch.jit.ScriptModule) and _scripts_dropout(module):
             raise PosteriorError(
-                f"{where} with dropout inside, where no posterior sample can reach it; use the "
-                "plain module that it was scripted or traced from"
+                f"{where} with dropout inside, where no mask can reach it. Use the plain module "
+                "that it was scripted or traced from"
             )
 
 
 def _scripts_dropout(module: torch.jit.ScriptModule) -> bool:
-    # Containers such as a scripted ModuleList have no graph of their own; what they hold has.
+    # Containers such as a scripted ModuleList have no graph of their own; their modules have.
     return module._c._has_method("forward") and "dropout" in str(module.inlined_graph)
 
 
 def log_prob_distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference between two sets of log-probabilities; NaN counts as none."""
-    smallest = -1e4  # −∞ less −∞ is no number
+    """Return the largest difference between two sets of log-probabilities; NaN counts as 0."""
+    smallest = -1e4  # −∞ minus −∞ is NaN
     return (one.clamp(smallest) - other.clamp(smallest)).abs().nan_to_num().max().item()
 
 
 def largest(log_probs: Tensor) -> float:
-    """The largest finite log-probability by size, at least 1."""
+    """Return the largest magnitude of a finite log-probability, at least 1."""
     return max(1.0, log_probs.where(log_probs.isfinite(), 0).abs().max().item())
 
 
 def in_16_bits(model: nn.Module, predictions: Tensor) -> bool:
-    """Whether a model computes in bfloat16 or float16, wholly or in part."""
+    """Return whether a model computes in bfloat16 or float16, wholly or in part."""
     device = predictions.device.type
     return torch.is_autocast_enabled(device) or any(
         tensor.is_floating_point() and tensor.dtype.itemsize == 2
@@ -164,13 +167,13 @@ def _check_reached(model: nn.Module, probe: Tensor) -> None:
         model(probe.clone())
     if missed:
         raise PosteriorError(
-            f"dropout is not reached at {', '.join(missed)}, though its parent runs: a fused path "
-            "goes around it. Set its p to 0, or call it in forward()"
+            f"dropout is not reached at {', '.join(missed)}, although its parent runs: forward() "
+            "or a fused path bypasses it. Set its p to 0, or call it in forward()"
         )
     if not watched.sites:
         raise PosteriorError(
-            "the model has no dropout with p > 0 on its way from images to predictions, so all "
-            "its posterior samples are the same and every BALD score would be 0; add a dropout "
+            "the model has no dropout with p > 0 between images and predictions, so all its "
+            "posterior samples would be the same and every BALD score would be 0. Add a dropout "
             "layer (torchvision's VGG, AlexNet, MobileNet and EfficientNet have one; ResNet has "
             "none)"
         )
@@ -180,18 +183,19 @@ def _check_repeats(drawn: _Drawn, again: _Drawn, tolerance: float) -> None:
     difference = log_prob_distance(drawn.log_probs, again.log_probs)
     if difference > tolerance:
         raise PosteriorError(
-            "the model gives another result each time on the same images and masks "
-            f"(log-probabilities differ by {difference:.2g}); take out what else is random in it"
+            "the model returns different results for the same images and masks (log-probabilities "
+            f"differ by {difference:.2g}). Remove whatever else is random in it"
         )
 
 
 def _check_company(
     draw: Callable[[Tensor], _Drawn], probe: Tensor, same_place: float, moved: float
 ) -> None:
-    """Compare an image's prediction with the same among other images.
+    """Check that an image's prediction stays the same among other images.
 
-    The first and the last keep their place, which takes the same kernels. So an image is seen that
-    depends on those after it, or on those before it. Then the first comes last of more images.
+    The first and the last image keep their places, so the same kernels compute them. Replacing the
+    others reveals a dependence on the images after the first or before the last. Then the first
+    image moves to the end of a larger mini-batch.
     """
     others = unlike(probe)
     drawn = draw(probe)
@@ -208,8 +212,8 @@ def _check_company(
         difference = log_prob_distance(image, in_other_company)
         if difference > tolerance:
             raise PosteriorError(
-                "the model lets an image's prediction depend on the others in its mini-batch: its "
-                f"log-probabilities differ by {difference:.2g} in other company. Look for "
+                "an image's prediction depends on the others in its mini-batch: its "
+                f"log-probabilities change by {difference:.2g} among other images. Look for "
                 "statistics over the mini-batch, such as a BatchNorm without running averages, "
                 "and for a dropout that sees rows of several images in turn"
             )
@@ -221,13 +225,16 @@ def _check_shapes(
     if shapes != others:
         raise PosteriorError(
             f"dropout masks change with the mini-batch (shapes {shapes} for {images} images, "
-            f"{others} for {images + 1}); they must be the same for one image in any company"
+            f"{others} for {images + 1}); an image's mask must have the same shape in all of them"
         )
 
 
 @contextmanager
 def _watch_dropouts(model: nn.Module, mode: CaughtDropout) -> Iterator[list[str]]:
-    """Once the block has ended, the dropouts that caught no mask while their parent ran."""
+    """Yield a list, and put into it the dropouts that the block missed.
+
+    They are those that caught no mask in the block although their parent ran.
+    """
     missed: list[str] = []
     ran: set[nn.Module] = set()
     masked: set[nn.Module] = set()
@@ -244,7 +251,7 @@ def _watch_dropouts(model: nn.Module, mode: CaughtDropout) -> Iterator[list[str]
     handles = [
         handle
         for module in model.modules()
-        if not isinstance(module, torch.jit.ScriptModule)  # takes no hooks
+        if not isinstance(module, torch.jit.ScriptModule)  # these take no hooks
         for handle in (
             module.register_forward_pre_hook(enter),
             module.register_forward_hook(leave),

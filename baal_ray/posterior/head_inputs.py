@@ -1,4 +1,4 @@
-"""What a model makes of images before it decides: near-duplicates lie close together there."""
+"""Features of images from just before the decision, where near-duplicates lie close together."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from baal_ray.posterior.outputs import log_probs_of
 
 @torch.no_grad()
 def features(classifier: nn.Module, images_N: Tensor, output: str) -> Tensor:
-    """What the last linear layer is given in one pass without dropout, [N, D] float32.
+    """Return the input of the last linear layer in one pass without dropout, [N, D] float32.
 
-    Of a model that has none, or that gives it something else than a row for each image, the
-    log-probabilities.
+    If the model has no linear layer, or the layer's input does not have one row per image, return
+    the log-probabilities instead.
 
     Args:
-        classifier: the model.
-        images_N: a mini-batch, as the model takes it.
-        output: what the model returns, "logits" or "log_probs".
+        classifier: The model.
+        images_N: A mini-batch, as the model takes it.
+        output: The kind of output that the model returns, "logits" or "log_probs".
     """
     layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
     caught: list[Tensor] = []
@@ -30,7 +30,7 @@ def features(classifier: nn.Module, images_N: Tensor, output: str) -> Tensor:
 
     hooks = [layers[-1].register_forward_pre_hook(catch)] if layers else []
     try:
-        # Dropout that is a function need not heed evaluation mode.
+        # Dropout that is called as a function may ignore evaluation mode.
         with evaluation_mode(classifier), WatchedDropout():
             predictions = classifier(images_N)
     finally:

@@ -1,20 +1,20 @@
-"""How much memory posterior samples may take, found from the device."""
+"""The memory that posterior samples may take, derived from the device."""
 
 import os
 
 import torch
 
-# Of the device's memory, for each of: a pass of the tail, masks, thinned weights. The model, the
-# images and the caller's own things need the rest, and a machine often has several actors.
+# Share of the device's memory for each of three uses: a pass of the tail, masks, thinned weights.
+# The model, the images and the caller need the rest, and several actors often share a machine.
 _SHARE = 1 / 8
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def budget(device: torch.device) -> int:
-    """Bytes that one use of memory may take: a share of the whole, not of what is free just now.
+    """Return the bytes that one use may take: a share of all memory, not of what is free just now.
 
-    So it is the same on every machine of a kind, and so are the shapes that kernels see.
+    So the budget is the same on all machines of a kind, and so are the shapes that kernels see.
     """
     total: float
     if device.type == "cuda":
@@ -25,7 +25,7 @@ def budget(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device had no room; PyTorch has a class of its own for GPUs alone."""
+    """Return whether a device ran out of memory; PyTorch has a class for this on GPUs only."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
@@ -38,6 +38,6 @@ def _physical_memory() -> int:
 def _limit(path: str) -> float:
     try:
         with open(path) as file:
-            return float(file.read())  # "max" is none
+            return float(file.read())  # "max" means no limit and is no number
     except (OSError, ValueError):
         return float("inf")

@@ -1,4 +1,4 @@
-"""Read what a model returns as it is declared: logits or log-probabilities, never guessed."""
+"""Read a model's output as it is declared: logits or log-probabilities, never guessed."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ OUTPUTS = ("logits", "log_probs")
 
 
 def log_probs_of(predictions: object, output: str) -> Tensor:
-    """Log-probabilities [N, C], float32 or wider, from what the model returned.
+    """Return log-probabilities [N, C], float32 or wider, from the model's output.
 
     Raises:
-        PosteriorError: it returned something else than a tensor.
+        PosteriorError: If the output is not a tensor.
     """
     if not isinstance(predictions, Tensor):
         raise PosteriorError(
@@ -24,11 +24,11 @@ def log_probs_of(predictions: object, output: str) -> Tensor:
 
 
 def check_output(predictions: Tensor, images: int, output: str) -> None:
-    """Hold what the model returned for a few images against its declaration.
+    """Check the model's output for a few images against its declaration.
 
     Raises:
-        PosteriorError: its shape is not [images, 2 classes or more], or it is not what was
-            declared.
+        PosteriorError: If the shape is not [images, 2 classes or more], or the output is not what
+            was declared.
     """
     shape = list(predictions.shape)
     if len(shape) != 2 or shape[0] != images:
@@ -37,8 +37,8 @@ def check_output(predictions: Tensor, images: int, output: str) -> None:
         )
     if shape[1] < 2:
         raise PosteriorError(
-            f"the model returns shape {shape}, one value an image; it must be two classes or "
-            "more, so give a binary classifier two outputs"
+            f"the model returns shape {shape}, one value per image; it must return at least two "
+            "classes, so give a binary classifier two outputs"
         )
     predictions = predictions.double()
     if output == "log_probs" and not _sum_to_one(predictions.exp()):
@@ -49,11 +49,11 @@ def check_output(predictions: Tensor, images: int, output: str) -> None:
     if output == "logits" and (predictions >= 0).all() and _sum_to_one(predictions):
         raise PosteriorError(
             "the model is declared to return logits, but they are probabilities: none is negative "
-            "and each image's sum to 1. Leave out its softmax, or return log_softmax and declare "
-            "output: log_probs"
+            "and each image's values sum to 1. Remove its softmax, or return log_softmax and "
+            "declare output: log_probs"
         )
 
 
 def _sum_to_one(probs_N_C: Tensor) -> bool:
-    """Whether each row does, less rows of NaN; loosely, as they may come from 16-bit floats."""
+    """Return whether each row sums to 1 within 1e-2, for 16-bit floats; rows of NaN pass."""
     return not ((probs_N_C.sum(dim=1) - 1).abs() > 1e-2).any()

@@ -1,4 +1,4 @@
-"""One posterior sample as a plain module, which faster ways of drawing are held against."""
+"""One posterior sample as a plain module, the reference for faster ways of drawing."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class PosteriorSample(nn.Module):
     """The k-th posterior sample as a plain module: images [N, …] → log-probabilities [N, C].
 
-    It is the reference that faster ways of drawing are held against: the model itself, run once
-    under its masks, with everything else in evaluation mode. The model's own modes are put back
+    It is the reference that faster ways of drawing are compared with: the model itself, run once
+    under its masks, with everything else in evaluation mode. The model's own modes are restored
     afterwards.
     """
 
@@ -27,8 +27,8 @@ class PosteriorSample(nn.Module):
         self._posterior = posterior
 
     def forward(self, images_N: Tensor, ids: Sequence[str] | None = None) -> Tensor:
-        """Log-probabilities [N, C], float32 or wider; `ids` are needed when masks are per item."""
-        if len(images_N) == 1:  # as `_draw` does, for a model that squeezes axes of one
+        """Return log-probabilities [N, C], float32 or wider; per-item masks need `ids`."""
+        if len(images_N) == 1:  # as `MCDropout._draw` does, for models that squeeze axes of 1
             two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
             return self.forward(two, twice)[:1]
         masks = self._posterior.masks_of(images_N, ids)((self.k,))

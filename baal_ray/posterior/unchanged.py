@@ -1,4 +1,4 @@
-"""Notice that a model has changed, and leave it as it was."""
+"""Notice that a model has changed, and restore what a forward pass changes in it."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -8,33 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Numbers compared of each weight, evenly spread: reading all of them would cost as much as a pass.
+# Numbers compared per tensor, evenly spread. Reading all of them would cost as much as a pass.
 _GLIMPSE = 256
 
-# A longer list or dictionary of a module's is known by its length.
+# Longest list or dictionary of a module whose items are compared, not only their number.
 _LONGEST = 64
 
 
 class Watch:
-    """Tells whether tensors are what they were.
+    """A watch over tensors that reports whether they have changed.
 
-    Ordinary changes are counted by PyTorch. Others (fused optimisers, `.data`, NumPy) are seen by
-    some hundred numbers of each tensor; a change of a few numbers by such means may be missed.
+    PyTorch counts ordinary changes. Others (fused optimisers, `.data`, NumPy) are noticed by
+    comparing a few hundred numbers per tensor, so a change of only a few numbers by such means may
+    be missed.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        """Remember them as they are."""
+        """Remember the tensors as they are."""
         self._tensors = list(tensors)
         self.update()
 
     def update(self) -> None:
-        """Remember them as they are now."""
+        """Remember the tensors as they are now."""
         self._places = self._places_now()
         self._glimpses = [_glimpse(tensor) for tensor in self._tensors if tensor.numel()]
         self._numbers = self._numbers_now()
 
     def changed(self) -> bool:
-        """Whether any is not what it was."""
+        """Return whether any tensor differs from what was remembered."""
         return self._places != self._places_now() or not all(
             map(torch.equal, self._numbers, self._numbers_now())
         )
@@ -49,12 +50,12 @@ class Watch:
         by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
         for glimpse in self._glimpses:
             by_device[glimpse.device].append(glimpse.float())
-        # As integers, since NaN is not equal to itself.
+        # As integers, because NaN is not equal to itself.
         return [torch.cat(numbers).view(torch.int32) for numbers in by_device.values()]
 
 
 def _glimpse(tensor: Tensor) -> Tensor:
-    """A view of some of a tensor's numbers; of the first alone if they are not packed."""
+    """Return a view of some of a tensor's numbers, or of the first only if they are not dense."""
     size = tensor.numel()
     dense = tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
     count = min(size, _GLIMPSE) if dense else 1
@@ -63,7 +64,7 @@ def _glimpse(tensor: Tensor) -> Tensor:
 
 
 def structure(model: nn.Module) -> list[Any]:
-    """Everything about a model but its numbers: modules, hooks, settings; not training modes."""
+    """Return everything about a model except its numbers and modes: modules, hooks, settings."""
     parts: list[Any] = []
     for module in model.modules():
         parts.append(type(module))
@@ -74,7 +75,7 @@ def structure(model: nn.Module) -> list[Any]:
     return parts
 
 
-# What every module has and prediction does not depend on.
+# Attributes that every module has and predictions do not depend on.
 _NO_CONCERN = vars(nn.Module()).keys() - {
     *("_parameters", "_buffers", "_modules"),
     *("_forward_hooks", "_forward_pre_hooks"),
@@ -98,11 +99,11 @@ def _add(parts: list[Any], value: Any) -> None:
 
 @contextmanager
 def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put back what the model's forward does to its attributes, buffers and to random states."""
+    """Undo the block's changes to the model's attributes and buffers, and to random states."""
     attributes = [
         (vars(module), dict(vars(module)), module._buffers, dict(module._buffers))
         for module in model.modules()
-        if not isinstance(module, torch.jit.ScriptModule)  # its attributes are not Python's
+        if not isinstance(module, torch.jit.ScriptModule)  # their attributes are not Python's
     ]
     contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

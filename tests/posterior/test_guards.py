@@ -97,7 +97,7 @@ def test_an_image_that_sees_its_neighbours(classes, images):
         drop=nn.Dropout(0.5),
         head=nn.Linear(8, classes),
     )
-    refused(model, "depend on the others", images=images)
+    refused(model, "depends on the others", images=images)
 
 
 def test_an_image_that_depends_on_those_before_it_alone():
@@ -108,7 +108,7 @@ def test_an_image_that_depends_on_those_before_it_alone():
         drop=nn.Dropout(0.8),
         head=nn.Linear(16, 3),
     )
-    refused(model, "depend on the others")
+    refused(model, "depends on the others")
 
 
 def test_stochastic_depth_that_the_model_does_not_have():
@@ -121,7 +121,7 @@ def test_batch_norm_that_stays_in_training_mode():
         def train(self, mode=True):
             return super().train(True)
 
-    refused(nn.Sequential(Stubborn(8), dropout_net()), "depend on the others")
+    refused(nn.Sequential(Stubborn(8), dropout_net()), "depends on the others")
 
 
 def test_batch_norm_without_running_averages():
@@ -130,14 +130,17 @@ def test_batch_norm_without_running_averages():
 
 
 def test_a_model_that_is_random_by_itself():
-    refused(Model(lambda self, x: self.net(x + torch.rand_like(x)), net=dropout_net()), "another")
+    refused(
+        Model(lambda self, x: self.net(x + torch.rand_like(x)), net=dropout_net()),
+        "different results for",
+    )
 
 
 def test_masks_of_ones_own_are_random_too():
     def forward(self, x):
         return self.net(x * torch.bernoulli(torch.full_like(x, 0.5)))
 
-    refused(Model(forward, net=dropout_net()), "another result each time")
+    refused(Model(forward, net=dropout_net()), "different results for the same images and masks")
 
 
 def test_images_mixed_up_along_an_axis():
@@ -183,7 +186,7 @@ def test_a_channel_dropout_that_takes_the_mini_batch_for_channels():
         (lambda self, x: self.net(x).unsqueeze(1), r"shape \[4, 1, 3\] for 4 images"),
         (lambda self, x: self.net(x).mean(dim=0), r"shape \[3\] for 4 images"),
         (lambda self, x: self.net(x)[:, :1], "give a binary classifier two outputs"),
-        (lambda self, x: self.net(x).softmax(1), "they are probabilities.*Leave out its softmax"),
+        (lambda self, x: self.net(x).softmax(1), "they are probabilities.*Remove its softmax"),
         (lambda self, x: self.net(x).bfloat16().softmax(1), "they are probabilities"),
     ],
 )

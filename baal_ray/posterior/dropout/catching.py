@@ -1,4 +1,4 @@
-"""Catch every dropout that a model performs, module or function, and apply given masks instead."""
+"""Catch every dropout of a model, be it a module or a function, and apply masks instead."""
 
 import inspect
 import math
@@ -17,20 +17,20 @@ from baal_ray.errors import PosteriorError
 from baal_ray.posterior.dropout.masks import Masks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 
-# The negative saturation of SELU, where alpha dropout sends what it drops (Klambauer et al. 2017,
-# section 3).
+# The negative saturation of SELU, the value that alpha dropout gives to dropped units (Klambauer
+# et al. 2017, section 3).
 _SELU_SATURATION = -1.7580993408473766
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How one of PyTorch's dropout functions drops: what one unit is, and what it becomes."""
+    """The behaviour of one of PyTorch's dropout functions: its units, and their dropped value."""
 
     signature: inspect.Signature
     channels: bool = False
     alpha: bool = False
     in_place: bool = False
-    # 1d and 3d take an input of this many dimensions for one image without a mini-batch axis.
+    # 1d and 3d treat an input of this number of dimensions as one image without mini-batch axis.
     unbatched_ndim: int | None = None
 
 
@@ -60,15 +60,15 @@ _KINDS: dict[Any, Kind] = {
     torch.feature_alpha_dropout_: _kind(_aten, channels=True, alpha=True, in_place=True),
 }
 
-# PyTorch's attention in plain operations. The original asks first whether a mode like ours is on,
-# and then leaves everything to it; this copy does not ask.
+# PyTorch's attention in plain operations. The original first checks whether a mode like ours is
+# active, and if so leaves everything to it. This copy does not check.
 _attention = FunctionType(
     F.multi_head_attention_forward.__code__,
     {**F.__dict__, "has_torch_function": lambda _: False},
     argdefs=F.multi_head_attention_forward.__defaults__,
 )
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
-# What PyTorch's own functions call in turn.
+# Functions that PyTorch's own dropout functions call in turn.
 _BELOW_REACH = {
     torch.native_dropout,
     torch.ops.aten.dropout,
@@ -76,17 +76,18 @@ _BELOW_REACH = {
     torch.ops.aten.native_dropout,
     torch.ops.aten.native_dropout.default,
 }
-_FUSED_ATTENTION_P = 4  # where it takes `dropout_p` among its positional arguments
+_FUSED_ATTENTION_P = 4  # the place of `dropout_p` among its positional arguments
 
 
 class CaughtDropout(TorchFunctionMode):
-    """Within this context each dropout of a model is left to `drop`, whatever `training` says.
+    """A context in which `drop` replaces each dropout of a model, whatever `training` says.
 
     Call sites are numbered in the order of the forward pass, so a module used twice is two sites.
-    A dropout with p = 0 is none. That of `nn.MultiheadAttention` is one, on the attention weights.
+    A dropout with p = 0 does not count. `nn.MultiheadAttention` has one site, on the attention
+    weights.
 
     Attributes:
-        sites: how many so far.
+        sites: Number of call sites so far.
     """
 
     def __init__(self) -> None:
@@ -95,7 +96,7 @@ class CaughtDropout(TorchFunctionMode):
 
     @abstractmethod
     def drop(self, x: Tensor, p: float, kind: Kind) -> Tensor:
-        """What takes the place of x at the call site that comes next."""
+        """Return the tensor that replaces x at the next call site."""
 
     def __torch_function__(
         self,
@@ -129,7 +130,7 @@ class CaughtDropout(TorchFunctionMode):
         return dropped
 
     def _keep_at_random(self, x: Tensor, p: float = 0.5, *, generator: object = None) -> Tensor:
-        """Ones with probability p, in place: the way of stochastic depth."""
+        """Fill x with ones with probability p and zeros otherwise, as stochastic depth does."""
         if not isinstance(p, float) or p in (0, 1):
             return x.bernoulli_(p)
         kept = self.drop(torch.ones_like(x), 1 - p, _KINDS[F.dropout])
@@ -141,7 +142,7 @@ class CaughtDropout(TorchFunctionMode):
         if call.arguments["dropout_p"] == 0:
             return F.multi_head_attention_forward(*args, **kwargs)
         wanted = call.arguments.get("need_weights", True)
-        # With weights asked for it is softmax, dropout and a product; without, one fused kernel.
+        # Asked for its weights, attention is softmax, dropout and a product, not one fused kernel.
         call.arguments.update(training=True, need_weights=True)
         with self:
             output, weights = _attention(*call.args, **call.kwargs)
@@ -149,11 +150,11 @@ class CaughtDropout(TorchFunctionMode):
 
 
 class MaskedDropout(CaughtDropout):
-    """Within this context a model's dropouts apply `masks`.
+    """A context in which a model's dropouts apply `masks`.
 
     Attributes:
-        mask_shapes: one image's mask at each call site so far.
-        ps: the share that each drops.
+        mask_shapes: Shape of one image's mask at each call site so far.
+        ps: Share of units dropped at each call site so far.
     """
 
     def __init__(
@@ -166,12 +167,12 @@ class MaskedDropout(CaughtDropout):
         """Prepare to mask a forward pass.
 
         Args:
-            masks: of `samples` posterior samples.
-            images: N. The mini-batch has N times `samples` rows: all images under the first
-                sample's masks, then all under the second's, …
-            axes: where they lie in what each call site sees, None if it sees no image; without,
-                along its first axis.
-            samples: K.
+            masks: Masks of `samples` posterior samples.
+            images: Number of images, N. The mini-batch has N times `samples` rows: all images
+                under the first sample's masks, then all under the second's, …
+            axes: The mini-batch axis of each call site's input, or None where the input depends on
+                no image. By default it is the first axis everywhere.
+            samples: Number of posterior samples, K.
         """
         super().__init__()
         self.mask_shapes: list[tuple[int, ...]] = []
@@ -182,11 +183,11 @@ class MaskedDropout(CaughtDropout):
         self._samples = samples
 
     def drop(self, x: Tensor, p: float, kind: Kind) -> Tensor:
-        """The posterior samples' masks applied to x."""
+        """Return x under the posterior samples' masks."""
         if x.ndim == kind.unbatched_ndim:
             raise PosteriorError(
-                f"a channel dropout sees a tensor of shape {list(x.shape)}, which PyTorch takes "
-                "for one image without a mini-batch axis; give it that axis"
+                f"a channel dropout gets a tensor of shape {list(x.shape)}, which PyTorch treats "
+                "as one image without a mini-batch axis; give it that axis"
             )
         axis = self._axis(x)
         unit = tuple((axis.unfold(x, self._samples) if axis else x[None, None]).shape[2:])
@@ -205,34 +206,34 @@ class MaskedDropout(CaughtDropout):
         else:
             raise PosteriorError(
                 f"the model calls dropout {len(self._axes)} times in one forward pass and more "
-                "often in another; it must be the same each time"
+                "often in another; the number must be the same in every pass"
             )
         rows = self._samples * self._images
         if axis and (x.ndim <= axis.axis or x.shape[axis.axis] != rows * axis.rows):
             raise PosteriorError(
-                f"a dropout sees a tensor of shape {list(x.shape)} in a mini-batch of {rows} "
-                f"images; its axis {axis.axis} must be a multiple of the mini-batch"
+                f"a dropout gets a tensor of shape {list(x.shape)} in a mini-batch of {rows} "
+                f"images; the size of its axis {axis.axis} must be a multiple of the mini-batch"
             )
         return axis
 
     def apply(
         self, x: Tensor, keep: Tensor, p: float, alpha: bool, axis: MiniBatchAxis | None
     ) -> Tensor:
-        """X under masks [K, N or 1, *mask_shape]."""
+        """Return x under masks [K, N or 1, *mask_shape]."""
         return apply_mask(x, keep, p, alpha, axis)
 
 
 def apply_mask(
     x: Tensor, keep: Tensor, p: float, alpha: bool, axis: MiniBatchAxis | None
 ) -> Tensor:
-    """X with units dropped, and the others scaled, as PyTorch does it.
+    """Return x with units dropped and the others scaled, as PyTorch does it.
 
     Args:
-        x: any tensor.
-        keep: True where a unit stays, [K, N or 1, *mask_shape].
-        p: the share that is dropped.
-        alpha: dropped to SELU's saturation instead of 0.
-        axis: where the mini-batch lies in x.
+        x: Any tensor.
+        keep: Masks [K, N or 1, *mask_shape], True where a unit is kept.
+        p: Share of units that are dropped.
+        alpha: Whether units are dropped to SELU's saturation instead of 0.
+        axis: The mini-batch axis of x, or None if x depends on no image.
     """
     if axis is None:
         return _masked(x, keep[0, 0], p, alpha)
@@ -242,7 +243,8 @@ def apply_mask(
 def _masked(x: Tensor, keep: Tensor, p: float, alpha: bool) -> Tensor:
     if not alpha:
         return x * (keep.to(x.dtype) / (1 - p) if p < 1 else torch.zeros_like(x))
-    # Mean and variance stay 0 and 1 (ibid.): x or the saturation, scaled by a and shifted by b.
+    # x or the saturation, scaled by a and shifted by b, so that mean 0 and variance 1 are kept
+    # (Klambauer et al. 2017, section 3).
     a = 1 / math.sqrt((_SELU_SATURATION**2 * p + 1) * (1 - p)) if p < 1 else 0.0
     b = -a * _SELU_SATURATION * p
     return torch.where(keep, x, _SELU_SATURATION) * a + b
@@ -258,6 +260,6 @@ def _refuse_unreachable_dropout(func: Any, args: tuple[Any, ...], kwargs: dict[s
         p = kwargs.get("dropout_p", args[place] if len(args) > place else 0.0)
         if p > 0:
             raise PosteriorError(
-                f"the model calls {func.__name__} with dropout_p={p}, which cannot be masked "
-                "inside it; set it to 0 and apply F.dropout to the attention's output"
+                f"the model calls {func.__name__} with dropout_p={p}; dropout inside it cannot be "
+                "masked. Set dropout_p to 0 and apply F.dropout to the attention's output"
             )

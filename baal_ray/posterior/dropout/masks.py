@@ -1,8 +1,9 @@
-"""Which units each posterior sample keeps, as a function of its seed and place alone.
+"""Dropout masks: the units that each posterior sample keeps, as a function of a key alone.
 
 A mask is drawn in float32 on the CPU from a generator keyed by (seed, k, call site, mask shape),
-so neither the device, the precision, the order of images, the number of actors nor a retry changes
-it, and the first 20 of 100 posterior samples are the 20.
+and by the image's id if masks are per item. So neither the device, the precision, the order of
+images, the number of actors nor a retry changes it, and the first 20 of 100 posterior samples are
+the same as when only 20 are drawn.
 """
 
 from collections.abc import Sequence
@@ -15,10 +16,10 @@ from torch import Tensor
 
 
 class MaskCache:
-    """Masks drawn before, as every mini-batch needs the same ones and drawing costs more than use.
+    """A cache of masks, as every mini-batch needs the same ones and drawing costs more than use.
 
-    When it is full, what it holds stays: masks come round in the same order for each mini-batch,
-    so making room for one would throw out another just before its turn. Its copies and pickles
+    A full cache keeps what it holds. Masks are used in the same order for each mini-batch, so
+    making room for one would evict another just before its turn. Copies and pickles of the cache
     are empty.
     """
 
@@ -27,7 +28,7 @@ class MaskCache:
         self._used = 0
         self._masks: dict[tuple[Any, ...], Tensor] = {}
 
-    # A mask made in the caller's inference mode would be refused by autograd in a later call.
+    # Autograd would refuse, in a later call, a mask made in the caller's inference mode.
     @torch.inference_mode(False)
     def keep(
         self,
@@ -38,7 +39,7 @@ class MaskCache:
         p: float,
         device: torch.device,
     ) -> Tensor:
-        """True where a unit stays, [K, *shape]."""
+        """Return masks [K, *shape], True where a unit is kept."""
         place = (seed, tuple(ks), site, shape, p, device)
         mask = self._masks.get(place)
         if mask is None:
@@ -54,28 +55,28 @@ class MaskCache:
 
 @dataclass(frozen=True)
 class SharedMasks:
-    """Posterior samples as one set of masks each, the same for every image."""
+    """Masks of posterior samples, one set per sample, the same for every image."""
 
     seed: int
     ks: Sequence[int]
     cache: MaskCache = field(default_factory=MaskCache, repr=False, compare=False)
 
     def keep(self, site: int, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
-        """True where a unit stays, [K, 1, *shape]: the same for each of the N images."""
+        """Return masks [K, 1, *shape], True where a unit is kept, the same for all N images."""
         return self.cache.keep(self.seed, self.ks, site, shape, p, device).unsqueeze(1)
 
 
 @dataclass(frozen=True)
 class PerItemMasks:
-    """Posterior samples with masks for each image of its own, keyed by its id too."""
+    """Masks of posterior samples, one set per sample and image, keyed by the image's id too."""
 
     seed: int
     ks: Sequence[int]
     ids: Sequence[str]
 
     def keep(self, site: int, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
-        """True where a unit stays, [K, N, *shape]."""
-        # str: NumPy's strings print as np.str_('…').
+        """Return masks [K, N, *shape], True where a unit is kept."""
+        # str(): the repr of NumPy's strings is np.str_('…').
         masks = [
             _keep((self.seed, k, site, str(item)), shape, p) for k in self.ks for item in self.ids
         ]
@@ -86,13 +87,13 @@ class Masks(Protocol):
     """The masks of K posterior samples for each call site of dropout."""
 
     def keep(self, site: int, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
-        """True where a unit stays, [K, N or 1, *shape]."""
+        """Return masks [K, N or 1, *shape], True where a unit is kept."""
         ...
 
 
 def _keep(key: tuple[int | str, ...], shape: tuple[int, ...], p: float) -> Tensor:
     digest = blake2b(repr((key, shape)).encode(), digest_size=8).digest()
-    # Not the top bit: PyTorch's generators take a signed seed.
+    # Shifted, because PyTorch's generators take a signed seed.
     # "cpu" twice: the caller may have set another default device.
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "big") >> 1)
     return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") >= p

@@ -1,7 +1,8 @@
-"""Where the mini-batch lies in a tensor, which is not always its first axis alone.
+"""The axis of a tensor that holds the mini-batch, which is not always simply the first.
 
-Sequence-first networks have it second; windows of a picture, attention heads and crops are counted
-along with the images, an image's together (outer) or those of all images in turn (inner).
+Sequence-first networks have it second. Windows of a picture, attention heads and crops share an
+axis with the images. Either each image's entries lie together (outer), or the entries of all
+images take turns (inner).
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ class MiniBatchAxis:
     """An axis of N·L entries, L of them for each image.
 
     Attributes:
-        axis: which.
-        rows: L.
-        outer: whether an image's L entries are together.
+        axis: Index of the axis.
+        rows: Number of entries per image, L.
+        outer: Whether an image's L entries lie together.
     """
 
     axis: int = 0
@@ -26,7 +27,10 @@ class MiniBatchAxis:
     outer: bool = True
 
     def unfold(self, x: Tensor, samples: int = 1) -> Tensor:
-        """A view of x as [K samples, N images, …, L, …]; samples go round slower than images."""
+        """Return a view of x as [K samples, N images, …, L, …].
+
+        Along the axis, images vary faster than samples.
+        """
         images = x.shape[self.axis] // (samples * self.rows)
         sizes = (samples, images, self.rows) if self.outer else (self.rows, samples, images)
         parted = x.reshape(*x.shape[: self.axis], *sizes, *x.shape[self.axis + 1 :])
@@ -34,15 +38,15 @@ class MiniBatchAxis:
         return parted.movedim((first, first + 1), (0, 1))
 
     def fold(self, x: Tensor) -> Tensor:
-        """What `unfold` took apart."""
+        """Undo `unfold`."""
         first = self.axis if self.outer else self.axis + 1
         return x.movedim((0, 1), (first, first + 1)).flatten(self.axis, self.axis + 2)
 
     def tile(self, x: Tensor, samples: int) -> Tensor:
-        """The same N images for each of K samples: N·L entries become K·N·L."""
+        """Repeat the N images for each of K samples, so that N·L entries become K·N·L."""
         if samples == 1:
             return x
-        if self.outer:  # as cat keeps the memory format
+        if self.outer:  # because cat keeps the memory format
             return torch.cat([x] * samples, dim=self.axis)
         one = self.unfold(x)
         return self.fold(one.expand(samples, *one.shape[1:]))
@@ -51,16 +55,16 @@ class MiniBatchAxis:
 def find_axis(
     shape: Sequence[int], images: int, other_shape: Sequence[int], other_images: int
 ) -> MiniBatchAxis | None:
-    """The axis that grows with the mini-batch; None if nothing does.
+    """Return the axis that grows with the mini-batch, or None if no axis does.
 
     Args:
-        shape: of a tensor in a mini-batch of `images`.
-        images: their number.
-        other_shape: of the same tensor in another mini-batch.
-        other_images: their number.
+        shape: Shape of a tensor in one mini-batch.
+        images: Number of images in that mini-batch.
+        other_shape: Shape of the same tensor in another mini-batch.
+        other_images: Number of images in the other mini-batch.
 
     Raises:
-        ValueError: several axes do, or not in proportion.
+        ValueError: If several axes grow, or one grows but not in proportion.
     """
     sizes = zip(shape, other_shape, strict=True)
     axes = [axis for axis, (size, other_size) in enumerate(sizes) if size != other_size]
@@ -76,15 +80,18 @@ def find_axis(
 
 
 def find_order(axis: MiniBatchAxis, x: Tensor, with_another_last: Tensor) -> MiniBatchAxis:
-    """Whether an image's rows are together, seen by what changes with the last image.
+    """Find out whether an image's rows lie together, from what changes with the last image.
 
     Args:
-        axis: as `find_axis` gives it.
-        x: the tensor for a mini-batch.
-        with_another_last: the tensor for the same mini-batch with another last image.
+        axis: The axis as `find_axis` returns it.
+        x: The tensor for a mini-batch.
+        with_another_last: The tensor for the same mini-batch with a different last image.
+
+    Returns:
+        The axis with `outer` set.
 
     Raises:
-        ValueError: more than that image's rows changed, or what changed does not tell.
+        ValueError: If more than that image's rows changed, or the change fits both orders.
     """
     if axis.rows == 1:
         return axis
@@ -93,8 +100,8 @@ def find_order(axis: MiniBatchAxis, x: Tensor, with_another_last: Tensor) -> Min
     possible = [order for order in orders if not order.unfold(changed)[0, :-1].any()]
     if len(possible) == 1:
         return possible[0]
-    # A guess that is right for this mini-batch, by chance, would be wrong for another.
-    fault = "does not tell which rows are whose, as another image hardly changes it"
+    # A guess might be right for this mini-batch by chance, and wrong for another.
+    fault = "does not show which rows belong to which image, as another image hardly changes it"
     raise ValueError(
         f"{list(x.shape)}: axis {axis.axis} {fault if possible else 'mixes up images'}"
     )

@@ -1,4 +1,4 @@
-"""Find where a model drops out, and where the mini-batch lies in what each dropout sees."""
+"""Find a model's dropouts, and the mini-batch axis of each dropout's input."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ class Site:
     """A dropout of the model.
 
     Attributes:
-        axis: where the mini-batch lies in what it sees; None where that is the same for all.
-        mask_shape: of the mask for one image and sample.
-        p: the share that is dropped.
+        axis: The mini-batch axis of its input, or None if the input is the same for all images.
+        mask_shape: Shape of the mask for one image and sample.
+        p: Share of units that are dropped.
     """
 
     axis: MiniBatchAxis | None
@@ -26,10 +26,10 @@ class Site:
 
 
 class WatchedDropout(CaughtDropout):
-    """Within this context dropouts do nothing but record what they see.
+    """A context in which dropouts do nothing but record their inputs.
 
     Attributes:
-        seen: by each call site.
+        seen: The input of each call site, in order.
     """
 
     def __init__(self) -> None:
@@ -37,22 +37,24 @@ class WatchedDropout(CaughtDropout):
         self.seen: list[Tensor] = []
 
     def drop(self, x: Tensor, p: float, kind: Kind) -> Tensor:
-        """X itself."""
+        """Record x and return it."""
         self.seen.append(x.clone())
         return x
 
 
 def find_axes(model: nn.Module, probe: Tensor) -> tuple[MiniBatchAxis | None, ...]:
-    """Where the mini-batch lies in what each dropout sees; None where it is the same for all.
+    """Find the mini-batch axis of each dropout's input, None if it is the same for all images.
 
-    The model runs on the probe, on one image more, and on the probe with another last image.
+    The model runs on the probe, on the probe and one more image, and on the probe with a different
+    last image.
 
     Args:
-        model: in evaluation mode.
-        probe: two images or more.
+        model: The model, in evaluation mode.
+        probe: Two images or more.
 
     Raises:
-        PosteriorError: a dropout sees images mixed up, or not as many dropouts each time.
+        PosteriorError: If images are mixed up in the input of a dropout, or if the number of
+            dropouts varies with the number of images.
     """
     other = unlike(probe)[:1]
     seen = _watch(model, probe)
@@ -61,12 +63,12 @@ def find_axes(model: nn.Module, probe: Tensor) -> tuple[MiniBatchAxis | None, ..
     except (RuntimeError, ValueError) as error:
         raise PosteriorError(
             f"the model takes {len(probe)} images at a time and fails on {len(probe) + 1}; it "
-            f"must take any number. {error}"
+            f"must take any number: {error}"
         ) from error
     if len(seen) != len(in_more):
         raise PosteriorError(
             f"the model calls dropout {len(seen)} times for {len(probe)} images and "
-            f"{len(in_more)} times for {len(probe) + 1}; it must be the same each time"
+            f"{len(in_more)} times for {len(probe) + 1}; the number must always be the same"
         )
     axes = [_axis(x, more, len(probe)) for x, more in zip(seen, in_more, strict=True)]
     if any(axis and axis.rows > 1 for axis in axes):
@@ -79,7 +81,7 @@ def find_axes(model: nn.Module, probe: Tensor) -> tuple[MiniBatchAxis | None, ..
 
 
 def unlike(images: Tensor) -> Tensor:
-    """As many other images: noise in the range of these."""
+    """Return the same number of other images: noise in the value range of the given ones."""
     finite = images.nan_to_num(posinf=0, neginf=0) if images.is_floating_point() else images
     low, high = finite.min().item(), finite.max().item()
     if low == high:  # one colour
@@ -101,7 +103,7 @@ def _axis(x: Tensor, in_more: Tensor, images: int) -> MiniBatchAxis | None:
     try:
         return find_axis(x.shape, images, in_more.shape, images + 1)
     except ValueError as error:
-        raise PosteriorError(f"a dropout sees a tensor of shape {error}") from None
+        raise PosteriorError(f"a dropout gets a tensor of shape {error}") from None
 
 
 def _order(axis: MiniBatchAxis, x: Tensor, with_another_last: Tensor) -> MiniBatchAxis:
@@ -109,5 +111,5 @@ def _order(axis: MiniBatchAxis, x: Tensor, with_another_last: Tensor) -> MiniBat
         return find_order(axis, x, with_another_last)
     except ValueError as error:
         raise PosteriorError(
-            f"a dropout sees a tensor of shape {error}; keep each image's rows together"
+            f"a dropout gets a tensor of shape {error}; keep each image's rows together"
         ) from None

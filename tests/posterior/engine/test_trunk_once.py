@@ -264,7 +264,7 @@ def test_an_order_of_rows_that_the_first_mini_batch_does_not_show_is_not_guessed
     torch.manual_seed(0)
     model = Model(forward, first=nn.Linear(8, 8), drop=nn.Dropout(0.3), head=nn.Linear(8, 3))
     posterior = MCDropout(model, 5)
-    with pytest.warns(RuntimeWarning, match="does not tell which rows are whose"):
+    with pytest.warns(RuntimeWarning, match="does not show which rows belong to which image"):
         posterior.log_probs(inputs(6).clamp(-1, 1))
     images_N = 3 * inputs(6)
     assert (images_N > 2).any()

@@ -1,22 +1,23 @@
-"""How many posterior samples one pass of the tail may hold."""
+"""Memory of a pass of the tail, which limits how many posterior samples share the pass."""
 
 import torch
 from torch.fx import GraphModule, Node
 
 from baal_ray.posterior.memory import budget
 
-# A pass of the tail on a CPU should not leave its caches far behind, nor ask the system for fresh
-# pages for each tensor: beyond this several passes were faster (two DenseNets, measured by hand).
+# Most bytes of a pass of the tail on a CPU. A larger pass leaves the caches far behind and asks
+# the system for fresh pages for each tensor: several passes were faster (two DenseNets, measured
+# by hand).
 _CPU_PASS = 2**26
 
 
 def pass_budget(device: torch.device) -> int:
-    """Bytes that one pass of the tail may take."""
+    """Return the bytes that one pass of the tail may take."""
     return budget(device) if device.type == "cuda" else min(budget(device), _CPU_PASS)
 
 
 def peak_bytes(graph: GraphModule) -> int:
-    """The most bytes alive at once while a part of a traced model runs, its inputs left out."""
+    """Return the most bytes alive at once, besides the inputs, while a part of a model runs."""
     last_use = {before: node for node in graph.graph.nodes for before in node.all_input_nodes}
     alive = peak = 0
     for node in graph.graph.nodes:

@@ -1,8 +1,8 @@
-"""Let dropout of whole units wait for what gives the same before it.
+"""Postpone dropout of whole units past functions that may as well run before it.
 
-ReLU and pooling work unit by unit, and f(c·x) = c·f(x) for c ≥ 0, so units may be dropped after
-them as well. Before the first dropout they then run once for all samples, and a convolution that
-is followed by dropout and pooling has less to drop.
+ReLU and pooling work unit by unit, and f(c·x) = c·f(x) for c ≥ 0, so units may as well be dropped
+after them. A function that followed the first dropout then runs once for all samples, and after
+pooling there is less to drop.
 """
 
 import operator
@@ -22,12 +22,12 @@ POOLS = {
     aten._adaptive_avg_pool2d.default,
 }
 
-#: Unit by unit, and twice as large of what is twice as large.
+#: Functions that work unit by unit, and for which f(c·x) = c·f(x) if c ≥ 0.
 SCALES = {aten.relu.default, aten.leaky_relu.default} | POOLS
 
 
 def postpone_dropout(graph: GraphModule) -> None:
-    """Move each dropout of whole units behind the functions that it may as well come after."""
+    """Move each dropout of whole units behind the functions that may as well run before it."""
     for node in list(graph.graph.nodes):
         if node.target is DROP and drops_units(node):
             while (result := _commuting(node)) is not None:
@@ -36,7 +36,7 @@ def postpone_dropout(graph: GraphModule) -> None:
 
 
 def drops_units(dropout: Node) -> bool:
-    """Whether a dropout keeps or drops whole channels [N, C, …] or features [N, D]."""
+    """Return whether a dropout keeps or drops whole channels [N, C, …] or features [N, D]."""
     keep: Any = dropout.args[1]
     _, alpha, axis, rows = dropout.args[2:6]
     unit_shape = keep.meta["val"].shape[3:]  # after samples, images, rows
@@ -46,14 +46,14 @@ def drops_units(dropout: Node) -> bool:
 
 
 def _commuting(dropout: Node) -> Node | None:
-    """The result of a function that alone uses what is dropped, if it may come first."""
+    """Return the result of the dropout's only user, if that user may run before the dropout."""
     if len(dropout.users) != 1:
         return None
     (user,) = dropout.users
     if user.target not in SCALES or user.all_input_nodes != [dropout]:
         return None
     if user.target in POOLS and dropout.meta["val"].ndim != 4:
-        return None  # of [N, C, L], which PyTorch takes for one image, it pools channels
+        return None  # PyTorch treats [N, C, L] as one image and pools its channels
     if user.target is not aten.max_pool2d_with_indices.default:
         return user
     picked = [each for each in user.users if each.target is operator.getitem and not each.args[1]]

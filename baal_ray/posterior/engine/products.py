@@ -1,7 +1,7 @@
-"""Multiply large matrices by oneDNN where PyTorch would take MKL on a CPU that MKL is slow on.
+"""Multiply large matrices with oneDNN on CPUs where MKL, PyTorch's choice, is slow.
 
-PyTorch leaves products in float32 to MKL, which on AMD's CPUs reaches half of what oneDNN does;
-small ones gain nothing (benchmarks/engine/products.txt). On Intel's MKL stays.
+PyTorch leaves float32 products to MKL, which reaches half the speed of oneDNN on AMD CPUs. Small
+products gain nothing (benchmarks/engine/products.txt). On Intel CPUs, MKL stays in use.
 """
 
 from functools import cache
@@ -13,12 +13,12 @@ from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
 
-# Multiplications below which calling oneDNN costs more than it saves.
+# Number of multiplications below which calling oneDNN costs more than it saves.
 _WORTHWHILE = 2**22
 
 
 def use_faster_products(graph: GraphModule) -> None:
-    """Change the products of a traced part for which oneDNN is faster, if any are."""
+    """Switch the products of a traced part to oneDNN where it is faster."""
     if not _mkl_is_slow():
         return
     for node in graph.graph.nodes:

@@ -1,7 +1,7 @@
 """Make a traced model cheaper without changing what it computes.
 
-Batch norms go into the convolution before them, weights are laid out once, and activations
-overwrite what nobody else reads.
+Batch norms are folded into the convolutions before them, weights are laid out once, and
+activations overwrite memory that nothing else reads.
 """
 
 import operator
@@ -15,8 +15,9 @@ from baal_ray.posterior.engine.tracing import DROP
 
 aten = torch.ops.aten
 
-# What evaluates a batch norm, by where it takes its epsilon. All begin with x, weight, bias,
-# running mean, running variance; the first two go on with whether it is training.
+# Functions that evaluate a batch norm, with the position of their epsilon. All of them take x,
+# weight, bias, running mean and running variance first. In the first two functions, the next
+# argument says whether the norm is training.
 _BATCH_NORMS = {
     aten.native_batch_norm.default: 7,
     aten.cudnn_batch_norm.default: 7,
@@ -44,13 +45,13 @@ def simplify(graph: GraphModule, layout: torch.memory_format) -> None:
     """Change a traced model before it is cut.
 
     Args:
-        graph: of the model.
-        layout: of its images.
+        graph: Graph of the model.
+        layout: Memory layout of its images.
     """
     for node in list(graph.graph.nodes):
         if node.target in (aten.view.default, aten._unsafe_view.default):
-            # A view was possible for the strides of the trace; kernels may choose others. It
-            # copies where it must, so a copy made for it is none too many.
+            # A view was possible for the strides of the trace, but kernels may choose others.
+            # A reshape copies if it must, so a copy that was made for the view is not needed.
             node.target = aten.reshape.default
             copy = node.args[0]
             if copy.target is aten.clone.default and len(copy.users) == 1:
@@ -67,7 +68,7 @@ def simplify(graph: GraphModule, layout: torch.memory_format) -> None:
 
 
 def reuse_memory(graph: GraphModule) -> None:
-    """Let a part of a model overwrite what it has made and does not need again."""
+    """Let a part of a model overwrite memory that it has made and no longer needs."""
     for node in graph.graph.nodes:
         in_place = _IN_PLACE.get(node.target)
         if in_place is not None and _is_own(node.args[0]) and _alike(node, node.args[0]):
@@ -83,7 +84,7 @@ def _alike(one: Node, other: Any) -> bool:
 
 
 def _is_own(node: Any) -> bool:
-    """Whether a node makes new memory that a single other node reads."""
+    """Return whether a node makes new memory that at most one other node reads."""
     if not isinstance(node, Node) or node.op != "call_function" or len(node.users) > 1:
         return False
     if node.target is operator.getitem:
@@ -97,13 +98,16 @@ def _makes_new(target: Any) -> bool:
 
 
 def _fold(graph: GraphModule, norm: Node) -> None:
-    """γ (W x + b − μ) / √(σ² + ε) + β is a convolution by γ W / √(σ² + ε)."""
+    """Fold a batch norm into the convolution before it.
+
+    γ (W x + b − μ) / √(σ² + ε) + β is a convolution with the weight γ W / √(σ² + ε).
+    """
     convolution, *statistics = norm.args[:5]
     eps_place = _BATCH_NORMS[norm.target]
     if not (
         convolution.target is aten.convolution.default
         and len(convolution.users) == 1
-        and not convolution.args[6]  # transposed: channels are elsewhere
+        and not convolution.args[6]  # transposed: its channels are on another axis
         and all(node is None or node.op == "get_attr" for node in statistics)
         and all(node is None or _is_constant(node) for node in convolution.args[1:3])
         and (eps_place == 6 or not norm.args[5])
@@ -125,7 +129,10 @@ def _fold(graph: GraphModule, norm: Node) -> None:
 
 
 def _lay_out(graph: GraphModule, convolution: Node) -> None:
-    """Lay a weight out once as its images are, not anew for each mini-batch."""
+    """Lay out a weight once like its images, so that no kernel does it for each mini-batch.
+
+    If PyTorch is faster with channels first, lay out the images that way instead.
+    """
     images, weight = convolution.args[:2]
     if weight.meta["val"].ndim != 4:
         return
@@ -139,10 +146,10 @@ def _lay_out(graph: GraphModule, convolution: Node) -> None:
 
 
 def _runs_faster_channels_first(convolution: Node) -> bool:
-    """Whether PyTorch has a faster kernel for it: on a CPU, for many channels of few pixels.
+    """Return whether a convolution is faster channels first: on a CPU, many channels, few pixels.
 
-    Of 3 by 3 convolutions, 256 or 512 channels at 2 by 2 to 6 by 6 pixels take 0.32 to 0.97 of the
-    time, larger maps 0.97 of it and more (benchmarks/engine/layout.txt).
+    3 by 3 convolutions of 256 or 512 channels at 2 by 2 to 6 by 6 pixels take 0.32 to 0.97 of the
+    time. Larger maps take 0.97 of it and more (benchmarks/engine/layout.txt).
     """
     output, weight = convolution.meta["val"], convolution.args[1].meta["val"]
     stride, groups = convolution.args[3], convolution.args[8]
@@ -173,7 +180,7 @@ def _is_constant(node: Node) -> bool:
 
 
 def _scale(gamma: Tensor | None, variance: Tensor, eps: float) -> Tensor:
-    # In double precision, as a small variance makes the difference of large numbers count.
+    # In double precision, because a small variance amplifies the difference of large numbers.
     scale = (variance.double() + eps).rsqrt()
     return scale if gamma is None else gamma * scale
 

@@ -1,8 +1,8 @@
-"""Posterior samples as smaller networks: what a mask drops is left out of the weights around it.
+"""Run posterior samples as smaller networks, without the units that their masks drop.
 
 A dropped unit need not be computed by the layer before, nor multiplied by the layer after. So
-where a mask is the same for all images and positions, Linear, activation, Dropout, Linear is two
-smaller layers. Their weights are copied once for each sample and used for every mini-batch.
+where a mask is the same for all images and positions, Linear, activation, Dropout, Linear becomes
+two smaller layers. Their weights are copied once per sample and used for every mini-batch.
 """
 
 import operator
@@ -22,7 +22,7 @@ from baal_ray.posterior.engine.tracing import DROP, Part, forget_shapes
 
 aten = torch.ops.aten
 
-# Channel by channel, and of zeros they make zeros: what was left out stays left out.
+# Functions that work channel by channel and map zeros to zeros: removed units stay removed.
 _KEEPS_ZEROS = {
     aten.relu.default,
     aten.gelu.default,
@@ -32,21 +32,21 @@ _KEEPS_ZEROS = {
     aten.leaky_relu.default,
     aten.elu.default,
 } | POOLS
-# Channel by channel: what is dropped afterwards need not be computed before.
+# Functions that work channel by channel: units dropped after them need not be computed before.
 _BY_CHANNEL = _KEEPS_ZEROS | {
     aten.sigmoid.default,
     aten.hardsigmoid.default,
     aten.hardtanh.default,
 }
 
-# Thinned samples run one by one, the others together, so a small saving is not worth it: at most
-# this share of the multiplications may be left.
+# Largest share of the multiplications that may be left. Thinned samples run one by one and the
+# others together, so a small saving is not worth it.
 _WORTHWHILE = 0.75
 
 
 @dataclass(frozen=True)
 class _Arguments:
-    """Where a kind of layer takes its arguments; transposed if its weight is [in, out]."""
+    """The positions of a layer's arguments. The layer is transposed if its weight is [in, out]."""
 
     input: int
     weight: int
@@ -66,10 +66,12 @@ class _Layer:
     """A Linear or convolution, and the dropouts that thin it.
 
     Attributes:
-        rows: the dropout of its outputs.
-        columns: the dropout of its inputs.
-        positions: inputs for each unit of that dropout, where it is flattened in between.
-        scaled: whether 1/(1 − p) may go into the weight, past what is in between.
+        node: Node of the layer in the graph.
+        rows: Dropout of its outputs.
+        columns: Dropout of its inputs.
+        positions: Number of inputs per unit of `columns`, above 1 if a flattening is in between.
+        scaled: Whether the factor 1/(1 − p) of `columns` may go into the weight, past the
+            functions in between.
     """
 
     node: Node
@@ -79,7 +81,7 @@ class _Layer:
     scaled: bool = True
 
     def __post_init__(self) -> None:
-        self.arguments = _LAYERS[self.node.target]  # of now: the node may get a faster kernel
+        self.arguments = _LAYERS[self.node.target]  # read now, as the node may get a faster kernel
 
     @property
     def weight(self) -> Node:
@@ -97,16 +99,16 @@ class ThinnedTail:
     """The tail of a model for one posterior sample at a time, as small as its masks allow.
 
     Attributes:
-        share: of the tail's multiplications that are left.
+        share: Share of the tail's multiplications that are left.
     """
 
     def __init__(self, tail: Part, sites: int, max_bytes: int) -> None:
-        """Look for what can be thinned.
+        """Find the layers that can be thinned.
 
         Args:
-            tail: of a model cut for one sample and shared masks; it is left as it is.
-            sites: how many dropouts the model has.
-            max_bytes: that thinned weights may take.
+            tail: Tail of a model cut for one sample and shared masks. It is not modified.
+            sites: Number of dropouts of the model.
+            max_bytes: Most bytes that thinned weights may take.
         """
         graph = Graph()
         graph.output(graph.graph_copy(tail.module.graph, {}))
@@ -133,11 +135,11 @@ class ThinnedTail:
 
     @property
     def worthwhile(self) -> bool:
-        """Whether it saves enough."""
+        """Whether thinning saves enough."""
         return self.share <= _WORTHWHILE
 
     def forget(self) -> None:
-        """Drop the copies of weights, which have changed."""
+        """Drop the copies of the weights, because the weights have changed."""
         self._copies: dict[int, list[Tensor]] = {}
         self._bytes = 0
         self._full = False
@@ -145,11 +147,11 @@ class ThinnedTail:
     def __call__(
         self, k: int, trunk: Sequence[Tensor], constants: Sequence[Tensor], masks: Sequence[Tensor]
     ) -> Tensor | None:
-        """The k-th sample's predictions [N, C]; masks are [1, 1, *mask_shape].
+        """Return the k-th sample's predictions [N, C] under masks [1, 1, *mask_shape].
 
-        None where there is no room for its weights: copying them for every mini-batch anew would
-        cost more than they save. None too where it drops a whole layer, as kernels take no layer
-        without channels.
+        Return None if there is no room for its weights, because copying them again for every
+        mini-batch would cost more than they save. Return None too if the sample drops a whole
+        layer, because kernels do not accept a layer without channels.
         """
         if k not in self._copies and not self._full:
             copies = self._copy(constants, masks)
@@ -181,7 +183,7 @@ class ThinnedTail:
             before.rows = dropout
 
     def _layer_after(self, dropout: Node) -> _Layer | None:
-        """The layer that takes what is dropped, if nothing else does."""
+        """Return the layer that takes the dropout's output, if nothing else does."""
         node, positions, scaled = dropout, 1, True
         flattened: list[Node] = []
         while len(node.users) == 1:
@@ -202,7 +204,7 @@ class ThinnedTail:
         return None
 
     def _layer_before(self, dropout: Node) -> _Layer | None:
-        """The layer that makes what is dropped, if it is used for nothing else."""
+        """Return the layer that makes the dropout's input, if that is used for nothing else."""
         node: Any = dropout.args[0]
         while len(node.users) == 1:
             if self._is_layer(node):
@@ -217,7 +219,7 @@ class ThinnedTail:
         if node.target not in _LAYERS:
             return False
         if node.target is aten.convolution.default and (node.args[6] or node.args[8] != 1):
-            return False  # transposed or in groups
+            return False  # transposed or grouped
         layer = _Layer(node)
         return all(
             weights is None or weights.op == "get_attr" or weights in self._constants
@@ -237,7 +239,7 @@ class ThinnedTail:
         return left / whole if whole else 1.0
 
     def _rewrite(self) -> None:
-        """Take thinned weights as further inputs: `_copy` gives them in the same order."""
+        """Make the thinned weights further inputs, in the order in which `_copy` returns them."""
         graph = self._module.graph
         last = self._masks[-1]
 
@@ -311,18 +313,18 @@ class ThinnedTail:
 
 
 def _maps(node: Node, before: Any, targets: set[Any]) -> bool:
-    """Whether a node is one of these functions of another alone, or picks its first result."""
+    """Return whether a node applies one of `targets` to `before`, or picks its first result."""
     if not isinstance(before, Node) or node.op != "call_function":
         return False
     if node.target is operator.getitem:
         return node.args[1] == 0 and before.target in targets
     if node.target in POOLS and before.meta["val"].ndim != 4:
-        return False  # of [N, C, L], which PyTorch takes for one image, it pools channels
+        return False  # PyTorch treats [N, C, L] as one image and pools its channels
     return node.target in targets and node.all_input_nodes == [before]
 
 
 def _keeps_zero_between(node: Node) -> bool:
-    """Whether a node clamps to a range around 0, as ReLU6 does."""
+    """Return whether a node clamps to a range around 0, as ReLU6 does."""
     if node.target is not aten.hardtanh.default:
         return False
     bounds = [*node.args[1:], *(-1, 1)[len(node.args) - 1 :]]
@@ -330,7 +332,7 @@ def _keeps_zero_between(node: Node) -> bool:
 
 
 def _flattens(node: Node) -> bool:
-    """Whether a node makes [N, C·positions] of [N, C, …]."""
+    """Return whether a node reshapes [N, C, …] to [N, C·positions]."""
     if node.target is not aten.reshape.default:
         return False
     before = node.args[0].meta["val"].shape
@@ -339,7 +341,7 @@ def _flattens(node: Node) -> bool:
 
 
 def _multiplications(node: Node) -> int:
-    """Of a matrix product or a convolution."""
+    """Return the number of multiplications of a matrix product or a convolution."""
     size: int = node.meta["val"].numel()
     if node.target is aten.convolution.default:
         return size * prod(int(n) for n in node.args[1].meta["val"].shape[1:])

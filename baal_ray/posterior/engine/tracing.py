@@ -1,8 +1,8 @@
 """Trace a model into a graph of tensor operations, and cut it where randomness begins.
 
-The graph is PyTorch's own (`torch.fx`, of ATen operations), with in-place operations made pure, so
-what depends on what is exact, whatever Python the model is written in. Python that looks at the
-values of images cannot be traced, and is told by an exception.
+The graph is PyTorch's own (`torch.fx`, of ATen operations). Its in-place operations are made pure,
+so its dependencies are exact, whatever Python the model is written in. Python that looks at the
+values of images cannot be traced and raises an exception.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from baal_ray.posterior.dropout.sites import Site
 def drop(
     x: Tensor, keep: Tensor, p: float, alpha: bool, axis: int, rows: int, outer: bool
 ) -> Tensor:
-    """`apply_mask` as one node of a graph; axis −1 is none."""
+    """Call `apply_mask` as one node of a graph. An axis of −1 stands for None."""
     return apply_mask(x, keep, p, alpha, MiniBatchAxis(axis, rows, outer) if axis >= 0 else None)
 
 
@@ -38,10 +38,10 @@ DROP = torch.ops.baal_ray.drop.default
 
 
 class _TracedDropout(MaskedDropout):
-    """Leaves each dropout in the graph as one node.
+    """A context that leaves each dropout in the graph as one node.
 
-    It also lets the model reshape where it asks for a view, which another memory layout than the
-    model is used to may not allow.
+    It also replaces the model's views by reshapes, because a view may be impossible in a memory
+    layout that the model is not used to.
     """
 
     def __torch_function__(
@@ -79,23 +79,28 @@ def trace(
     samples: int,
     per_item: bool,
 ) -> GraphModule:
-    """The model as a graph of (images, *masks), for K samples of N images in one pass.
+    """Trace the model as a graph of (images, *masks), for K samples of N images in one pass.
 
     Nothing is computed.
 
     Args:
-        model: in evaluation mode.
-        images_N: one mini-batch, for its shape and type.
-        layout: of images in memory.
-        sites: the model's dropouts.
-        samples: K; the graph's images are [K·N, …].
-        per_item: whether masks are [K, N, …] instead of [K, 1, …].
+        model: The model, in evaluation mode.
+        images_N: A mini-batch, for its shape and type.
+        layout: Memory layout of images.
+        sites: The model's dropouts.
+        samples: Number of samples, K. The graph's images are [K·N, …].
+        per_item: Whether masks are [K, N, …] instead of [K, 1, …].
+
+    Raises:
+        NotImplementedError: If the model draws random numbers itself, or overwrites tensors that
+            it computes from its weights alone.
+        Exception: Of any kind, if the model cannot be traced for another reason.
     """
     images = len(images_N)
 
     def predict(images_KN: Tensor, masks: Sequence[Tensor]) -> Tensor:
         with _TracedDropout(_GivenMasks(masks), images, [site.axis for site in sites], samples):
-            predictions: Tensor = model(images_KN.clone())  # not to be overwritten
+            predictions: Tensor = model(images_KN.clone())  # a copy, which the model may overwrite
             return predictions
 
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -113,15 +118,15 @@ def trace(
             for site in sites
         ]
         graph = make_fx(functionalize(predict))(images_KN, masks)
-        if _overwrites(graph):  # in what PyTorch's own recurrent layers are made of
+        if _overwrites(graph):  # in the operations that PyTorch's recurrent layers are made of
             graph = make_fx(functionalize(graph))(images_KN, masks)
     if _overwrites(graph):
-        raise NotImplementedError("it overwrites what it computes from weights alone")
+        raise NotImplementedError("it overwrites tensors that it computes from its weights alone")
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             node.meta["val"] = getattr(graph, node.target)
         elif _draws_at_random(node.target):
-            raise NotImplementedError(f"it draws random numbers itself, by {node.target}")
+            raise NotImplementedError(f"it draws random numbers itself, with {node.target}")
     given = next(node for node in graph.graph.nodes if node.op == "placeholder")
     for copy in [user for user in given.users if user.target is torch.ops.aten.clone.default]:
         copy.replace_all_uses_with(given)
@@ -129,7 +134,7 @@ def trace(
 
 
 def _draws_at_random(target: Any) -> bool:
-    # Attention is marked for its dropout, which is 0 here.
+    # Attention has the tag because of its dropout, which is 0 here.
     return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) and (
         "attention" not in str(target)
     )
@@ -148,9 +153,9 @@ class Part:
     """A part of a graph that runs by itself.
 
     Attributes:
-        constants: () → what it needs that depends on the weights alone.
-        module: (*inputs, *constants, *masks) → its results.
-        results: what they look like.
+        constants: Module () → the tensors that the part needs and that depend on weights alone.
+        module: Module (*inputs, *constants, *masks) → the part's results.
+        results: Placeholders for the results, with their shapes and types.
     """
 
     constants: GraphModule
@@ -163,8 +168,8 @@ class Cut:
     """A graph in two parts.
 
     Attributes:
-        trunk: images → what the tail needs of them.
-        tail: what the trunk gives, masks → the predictions.
+        trunk: Part (images) → the tensors that the tail needs and that no mask touches.
+        tail: Part (the trunk's results, masks) → predictions.
     """
 
     trunk: Part
@@ -172,7 +177,7 @@ class Cut:
 
 
 def cut(graph: GraphModule) -> Cut:
-    """Cut a traced model by what depends on masks."""
+    """Cut a traced model into the part that depends on masks and the part that does not."""
     images, *masks = (node for node in graph.graph.nodes if node.op == "placeholder")
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
     (predictions,) = output.all_input_nodes
@@ -213,7 +218,7 @@ def _dependent(graph: Graph, inputs: Iterable[Node]) -> set[Node]:
 
 
 def _module(graph: GraphModule, inputs: Sequence[Node], outputs: Sequence[Node]) -> GraphModule:
-    """The part of a graph that leads from some nodes to others."""
+    """Return the part of a graph that leads from some nodes to others."""
     needed: set[Node] = set()
     ahead = list(outputs)
     while ahead:
@@ -234,6 +239,6 @@ def _module(graph: GraphModule, inputs: Sequence[Node], outputs: Sequence[Node])
 
 
 def forget_shapes(graph: GraphModule) -> None:
-    """Let go of what tracing noted at each node, which holds on to the model's weights."""
+    """Drop the notes that tracing left at each node, as they keep the model's weights alive."""
     for node in graph.graph.nodes:
         node.meta.clear()

@@ -1,4 +1,4 @@
-"""K posterior samples for one run of the trunk and K of the tail, in few large passes."""
+"""Draw K posterior samples with one run of the trunk and K of the tail, in few large passes."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,15 +16,18 @@ from baal_ray.posterior.engine.thinning import ThinnedTail
 from baal_ray.posterior.engine.tracing import Cut, Part, cut, forget_shapes, trace
 from baal_ray.posterior.memory import budget
 
-# Predictions of thinned samples put together before they are taken further, which costs each piece
-# the same whatever its size.
+# Number of thinned samples whose predictions are stacked before they are passed on, because each
+# piece that is passed on costs the same, whatever its size.
 _THINNED_TOGETHER = 20
 
 
 class TrunkOnce:
     """A model traced and cut for mini-batches of one shape.
 
-    Its tail runs for as many samples at once as memory allows, or thinned for each by itself.
+    Its tail runs for as many samples at once as memory allows, or thinned, one sample at a time.
+
+    Attributes:
+        together: Number of samples that are drawn and passed on together.
     """
 
     def __init__(
@@ -39,15 +42,15 @@ class TrunkOnce:
         """Trace the model.
 
         Args:
-            model: in evaluation mode.
-            images_N: a mini-batch.
-            layout: of images in memory.
-            sites: the model's dropouts.
-            samples: how many are drawn of such a mini-batch.
-            shared: whether all images have the same masks.
+            model: The model, in evaluation mode.
+            images_N: A mini-batch.
+            layout: Memory layout of images.
+            sites: The model's dropouts.
+            samples: Number of samples to draw for such a mini-batch.
+            shared: Whether all images have the same masks.
 
         Raises:
-            Exception: of any kind, where the model cannot be traced.
+            Exception: Of any kind, if the model cannot be traced.
         """
         self._sites = sites
         self._layout = layout
@@ -86,7 +89,7 @@ class TrunkOnce:
     def draw(
         self, images_N: Tensor, masks_of: Callable[[Sequence[int]], Masks], ks: Sequence[int]
     ) -> Iterator[Tensor]:
-        """What the model returns, [K', N, …] at a time, for the samples numbered `ks`."""
+        """Yield the model's output, [K', N, …] at a time, for the samples numbered `ks`."""
         trunk = self._run_trunk(images_N)
         pieces = [
             tuple(ks[start : start + self.together]) for start in range(0, len(ks), self.together)
@@ -106,7 +109,7 @@ class TrunkOnce:
             yield predictions.unflatten(0, (self.together, -1))[: len(piece)]
 
     def _draw_one(self, k: int, trunk: Sequence[Tensor], masks: Masks) -> Tensor:
-        """One sample [N, …] by itself, thinned if there is room for its weights."""
+        """Return the output of one sample [N, …], thinned if there is room for its weights."""
         constants, keep = self._tail_constants, self._masks(masks)
         thinned = self._thinned(k, trunk, constants, keep) if self._thinned else None
         if thinned is not None:
@@ -127,14 +130,14 @@ class TrunkOnce:
         ]
 
     def refresh(self) -> None:
-        """Compute anew what depends on the weights alone, as they have changed."""
+        """Compute the tensors that depend on the weights alone, after the weights have changed."""
         self._trunk_constants = _constants(self._trunk)
         self._tail_constants = _constants(self._tail)
         if self._thinned is not None:
             self._thinned.forget()
 
     def _find_axes(self, images_N: Tensor, several: Part) -> list[MiniBatchAxis | None]:
-        """Where the images lie in what the trunk gives."""
+        """Find the mini-batch axis of each of the trunk's results."""
         images = len(images_N)
         axes = [
             find_axis(one.shape, images, more.shape, images * self.together)
@@ -160,6 +163,6 @@ def _bytes_a_sample(parts: Cut) -> int:
 
 
 def _split_evenly(samples: int, most: int) -> int:
-    """How many samples at once, at most so many, for passes of about equal size."""
+    """Return the number of samples per pass, up to `most`, that makes passes about equal."""
     passes = -(-samples // max(1, min(samples, most)))
     return -(-samples // passes)

@@ -100,7 +100,7 @@ def trace(
 
     def predict(images_KN: Tensor, masks: Sequence[Tensor]) -> Tensor:
         with _TracedDropout(_GivenMasks(masks), images, [site.axis for site in sites], samples):
-            predictions: Tensor = model(images_KN.clone())  # a copy, which the model may overwrite
+            predictions: Tensor = model(images_KN.clone())  # in case it overwrites them
             return predictions
 
     with FakeTensorMode(allow_non_fake_inputs=True):

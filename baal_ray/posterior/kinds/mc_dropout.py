@@ -29,28 +29,28 @@ from baal_ray.posterior.unchanged import Watch, structure, unchanged
 MASKS = ("shared", "per_item")
 
 
-# What the fast way may differ by from the model itself, of the largest log-probability: kernels do
-# by 1e-6 in float32, 1e-3 in TF32, 1e-2 in bfloat16.
+# Tolerance between the fast way and the model itself, as a share of the largest log-probability.
+# Kernels differ by 1e-6 of it in float32, 1e-3 in TF32 and 1e-2 in bfloat16.
 _ROUNDING, _ROUNDING_IN_16_BITS = 1e-4, 0.05
 
-# Images on which another sample than the first is compared, evenly spread.
+# Number of images, evenly spread, on which another sample than the first is compared.
 _FEW = 8
 
-# Mini-batches of so many shapes are prepared for; a pool has two, the last one being smaller.
+# Number of mini-batch shapes to stay prepared for. A pool has two, as its last one is smaller.
 _SHAPES = 4
 
 
 class MCDropout:
-    """Draws K posterior samples of a model with dropout.
+    """A posterior by Monte Carlo dropout, which draws K samples of a model with dropout.
 
-    The first call looks at a few of its images and refuses a model whose samples would be all the
-    same, incomplete or dependent on an image's neighbours (`baal_ray.posterior.guards`). Then the
-    model is traced, so that what no dropout touches runs once for all samples
-    (`posterior.engine.trunk_once`), and the first mini-batch is held against the model itself.
+    The first call checks the model on a few images. It refuses a model whose samples would all be
+    the same, incomplete or dependent on an image's neighbours (`baal_ray.posterior.guards`). Then
+    the model is traced, so that the part that no dropout touches runs once for all samples
+    (`posterior.engine.trunk_once`), and the first mini-batch is compared with the model itself.
     A model that cannot be traced runs K times, and a warning says so.
 
-    Not for several threads at once, as a model in training mode is put in evaluation mode
-    meanwhile.
+    Several threads must not use it at once, because a model in training mode is put in evaluation
+    mode meanwhile.
     """
 
     def __init__(
@@ -64,23 +64,24 @@ class MCDropout:
         stochastic_depth: bool = False,
         frozen: bool = False,
     ) -> None:
-        """Prepare to draw; nothing runs yet.
+        """Prepare to draw. Nothing runs yet.
 
         Args:
-            model: any module, mini-batch of images → [N, C]. Dropout in all its forms is caught,
+            model: Any module, mini-batch of images → [N, C]. Dropout in all its forms is caught,
                 as module or function, whatever its `training` flag says.
-            samples: K, at least 1.
-            seed: of the masks; the first K samples of a larger number are the same.
-            masks: "shared", one set of masks a sample for all images, or "per_item", keyed by
-                image id too.
-            output: what the model returns, "logits" or "log_probs". It is declared, never guessed.
-            stochastic_depth: whether the blocks that torchvision's `StochasticDepth` (timm's
+            samples: Number of samples, K, at least 1.
+            seed: Seed of the masks. If K grows, the samples drawn before stay the same.
+            masks: "shared" for one set of masks per sample for all images, or "per_item" for masks
+                keyed by the image's id too.
+            output: The kind of output that the model returns, "logits" or "log_probs". It is
+                declared, never guessed.
+            stochastic_depth: Whether the blocks that torchvision's `StochasticDepth` (timm's
                 `DropPath`) leaves out in training are left out at random here too.
-            frozen: whether the model stays as it is from the first call on. Otherwise each call
-                looks for changes first, and waits for all that a GPU has to do.
+            frozen: Whether the model stays unchanged from the first call on. Otherwise each call
+                first looks for changes, and so waits for all the work that a GPU has pending.
 
         Raises:
-            PosteriorError: an argument is out of its range.
+            PosteriorError: If an argument is out of its range.
         """
         _check_choice("samples", samples, samples >= 1, "at least 1")
         _check_choice("masks", masks, masks in MASKS, " or ".join(MASKS))
@@ -104,7 +105,7 @@ class MCDropout:
         self._held_against_model: set[Any] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings; what was prepared is made anew where it is needed."""
+        """Return the settings. Preparations are made again where they are needed."""
         settings = {name: value for name, value in vars(self).items() if name[0] != "_"}
         return {**settings, "_warned": self._warned}
 
@@ -113,20 +114,24 @@ class MCDropout:
         self._forget()
 
     def sample(self, k: int) -> PosteriorSample:
-        """The k-th posterior sample as a plain module, counted from 0; k may exceed `samples`."""
+        """Return the k-th posterior sample, from 0, as a plain module. k may exceed `samples`."""
         return PosteriorSample(self, int(k))
 
     def check(self, images_N: Tensor) -> None:
-        """Look at a few images and refuse a model that cannot be sampled rightly.
+        """Run the model on a few images, and refuse it if it cannot be sampled correctly.
 
         Raises:
-            PosteriorError: see `baal_ray.posterior.guards.check_posterior`.
+            PosteriorError: If a check of `baal_ray.posterior.guards.check_posterior` fails.
         """
         self.sites(images_N)
 
     @torch.no_grad()
     def sites(self, images_N: Tensor) -> tuple[Site, ...]:
-        """The model's dropouts, in the order of the forward pass; raises what `check` does."""
+        """Return the model's dropouts, in the order of the forward pass.
+
+        Raises:
+            PosteriorError: If the model cannot be sampled correctly, as for `check`.
+        """
         if len(images_N) == 0:
             raise PosteriorError("the mini-batch has 0 images; it must have at least 1")
         with self._evaluation():
@@ -138,8 +143,8 @@ class MCDropout:
                     sites = check_posterior(self.model, images_N, self.output)
                 if self.masks == "per_item" and not all(site.axis for site in sites):
                     raise PosteriorError(
-                        "a dropout of the model sees what belongs to no image, such as its "
-                        "weights, so it cannot have masks for each; use masks='shared'"
+                        "a dropout of the model gets a tensor that belongs to no image, such as "
+                        "weights, so it cannot have masks per image; use masks='shared'"
                     )
                 self._sites[key] = sites
                 self._watch.update()
@@ -149,7 +154,7 @@ class MCDropout:
         if self.stochastic_depth and not any(map(is_stochastic_depth, self.model.modules())):
             raise PosteriorError(
                 "stochastic_depth is set, but the model has no StochasticDepth (torchvision) or "
-                "DropPath (timm), by these names; unset it"
+                "DropPath (timm) module; unset it"
             )
 
     def log_probs(
@@ -159,16 +164,16 @@ class MCDropout:
         *,
         first_N_K_C: Tensor | None = None,
     ) -> Tensor:
-        """Every prediction, log_probs_N_K_C, float32 or wider: for small sets.
+        """Return every prediction, log_probs_N_K_C, float32 or wider. This is for small sets.
 
         Args:
-            images_N: a mini-batch, as the model takes it, on the model's device.
-            ids: the images' ids, needed when masks are per item.
-            first_N_K_C: log-probabilities of the first samples, where they have been drawn before;
-                the others are drawn now.
+            images_N: A mini-batch, as the model takes it, on the model's device.
+            ids: Ids of the images, needed if masks are per item.
+            first_N_K_C: Log-probabilities of the first samples, if they have been drawn before.
+                Only the others are drawn now.
 
         Raises:
-            PosteriorError: the model cannot be sampled rightly.
+            PosteriorError: If the model cannot be sampled correctly.
         """
         pieces = [] if first_N_K_C is None else [first_N_K_C.transpose(0, 1)]
         self._draw(images_N, ids, sum(map(len, pieces)), pieces.append)
@@ -181,15 +186,15 @@ class MCDropout:
         *,
         first_N_K_C: Tensor | None = None,
     ) -> PredictiveStatistics:
-        """The sums over all K samples, streamed.
+        """Return statistics of all K samples, summed as the samples are drawn.
 
         Args:
-            images_N: as for `log_probs`.
-            ids: as for `log_probs`.
-            first_N_K_C: as for `log_probs`.
+            images_N: A mini-batch, as for `log_probs`.
+            ids: Ids of the images, as for `log_probs`.
+            first_N_K_C: Log-probabilities of the first samples, as for `log_probs`.
 
         Raises:
-            PosteriorError: the model cannot be sampled rightly.
+            PosteriorError: If the model cannot be sampled correctly.
         """
         statistics = PredictiveStatistics()
         if first_N_K_C is not None:
@@ -198,28 +203,28 @@ class MCDropout:
         return statistics
 
     def statistics(self, images_N: Tensor, ids: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Every score column by name and `predicted`, each [N]; arguments as for `log_probs`."""
+        """Return each score column and `predicted` by name, [N]; arguments as for `log_probs`."""
         return self.predict(images_N, ids).columns()
 
     def predict_under(self, masks: Masks, images_N: Tensor) -> Tensor:
-        """What the model returns under one posterior sample's masks, run as it is."""
+        """Return the output of the model itself under one posterior sample's masks."""
         axes = [site.axis for site in self.sites(images_N)]
         with self._evaluation(), MaskedDropout(masks, len(images_N), axes):
-            predictions: Tensor = self.model(images_N.clone())  # not to be overwritten
+            predictions: Tensor = self.model(images_N.clone())  # in case it overwrites them
         return predictions
 
     def masks_of(
         self, images_N: Tensor, ids: Sequence[str] | None
     ) -> Callable[[Sequence[int]], Masks]:
-        """The masks of some posterior samples, by their numbers; arguments as for `log_probs`."""
+        """Return a function from sample numbers to their masks; arguments as for `log_probs`."""
         if self.masks == "shared":
             cache = self._cache = self._cache or MaskCache(budget(images_N.device))
             return lambda ks: SharedMasks(self.seed, ks, cache)
         if ids is None or len(ids) != len(images_N):
             given = "none" if ids is None else len(ids)
             raise PosteriorError(
-                f"masks='per_item' needs an id for each of the {len(images_N)} images; {given} "
-                "given"
+                f"masks='per_item' needs an id for each of the {len(images_N)} images; ids given: "
+                f"{given}"
             )
         return lambda ks: PerItemMasks(self.seed, ks, ids)
 
@@ -234,8 +239,8 @@ class MCDropout:
         start: int,
         take: Callable[[Tensor], None],
     ) -> None:
-        """Give predictions [K', N, C] to `take`, in order of k from the start-th, K' at a time."""
-        if len(images_N) == 1:  # nothing tells its rows in a tensor from those of other images
+        """Pass predictions [K', N, C] to `take`, in order of k from `start` on, K' at a time."""
+        if len(images_N) == 1:  # one image cannot show whether its rows lie together
             two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
             self._draw(two, twice, start, lambda log_probs_K_N_C: take(log_probs_K_N_C[:, :1]))
             return
@@ -257,7 +262,7 @@ class MCDropout:
                     take(log_probs_of(predictions, self.output))
 
     def _notice_changes(self) -> None:
-        """Forget what was found out about a model that has changed since."""
+        """Forget the findings about the model if it has changed since."""
         if self.frozen and self._structure:
             return
         now = structure(self.model)
@@ -274,7 +279,7 @@ class MCDropout:
     def _prepare(
         self, images_N: Tensor, ids: Sequence[str] | None, samples: int
     ) -> TrunkOnce | None:
-        """The fast way to so many samples of such a mini-batch; None: the model must run whole."""
+        """Return the fast way to draw `samples` samples, or None if the model must run whole."""
         device = images_N.device.type
         key = (
             images_N.shape,
@@ -294,7 +299,7 @@ class MCDropout:
         return self._prepared[key]
 
     def _hold_again(self, key: Any, images_N: Tensor, ids: Sequence[str] | None) -> None:
-        """With the weights of now, go on with what was traced before if it is still right."""
+        """Keep an earlier trace if it is still right with the present weights, or drop it."""
         prepared = self._prepared[key]
         try:
             if prepared is not None:
@@ -304,13 +309,13 @@ class MCDropout:
         except PosteriorError:
             del self._prepared[key]
 
-    # What is made in the caller's inference mode would be refused by tracing.
+    # Tracing would refuse tensors that are made in the caller's inference mode.
     @torch.inference_mode(False)
     @torch.no_grad()
     def _trace(
         self, images_N: Tensor, ids: Sequence[str] | None, samples: int
     ) -> TrunkOnce | None:
-        # A model that keeps what depends on the shape has it from here on, not from the trace.
+        # A model that caches tensors by shape fills its cache in this run, not in the trace.
         first_N_C = self._run_whole(0, images_N, ids)
         # Convolutions run faster on channels last.
         layouts = [torch.channels_last] if images_N.ndim == 4 else []
@@ -326,7 +331,7 @@ class MCDropout:
                         self.masks == "shared",
                     )
                 self._hold_against_model(prepared, images_N, ids, first_N_C)
-            except Exception as error:  # a model's code raises anything when traced
+            except Exception as error:  # a model's code may raise any error when traced
                 if is_out_of_memory(error):
                     raise
                 reason = error
@@ -338,7 +343,7 @@ class MCDropout:
         return None
 
     def _run_whole(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Tensor:
-        """What the model itself returns for one sample, left as it was."""
+        """Return the output of the model itself for one sample, and leave the model unchanged."""
         with unchanged(self.model, images_N.device):
             return self.predict_under(self.masks_of(images_N, ids)((k,)), images_N)
 
@@ -349,12 +354,12 @@ class MCDropout:
         ids: Sequence[str] | None,
         first_N_C: Tensor,
     ) -> None:
-        """Hold samples drawn the fast way, twice, against the model itself.
+        """Draw samples the fast way, twice, and compare them with the model itself.
 
-        Of those drawn together, the first is compared on every image, the last on a few.
+        Of the samples drawn together, the first is compared on every image, the last on a few.
 
         Raises:
-            PosteriorError: they differ.
+            PosteriorError: If they differ.
         """
         masks_of, ks = self.masks_of(images_N, ids), range(prepared.together)
         few = sorted({i * (len(images_N) - 1) // (_FEW - 1) for i in range(_FEW)})
@@ -370,8 +375,8 @@ class MCDropout:
             difference = log_prob_distance(fast_N_C, plain_N_C)
             if difference > tolerance or not torch.equal(fast_N_C.isnan(), plain_N_C.isnan()):
                 raise PosteriorError(
-                    f"traced, its log-probabilities differ by {difference:.2g}, more than "
-                    f"{tolerance:.2g}"
+                    f"its log-probabilities change by {difference:.2g} when traced; at most "
+                    f"{tolerance:.2g} is allowed"
                 )
 
 
@@ -384,8 +389,8 @@ def _warn(samples: int, reason: Exception) -> None:
     lines = str(reason).strip().splitlines() or ["no reason given"]
     warnings.warn(
         f"the model cannot be traced, so it runs whole for each of the {samples} posterior "
-        f"samples: {samples} forward passes an image, where only what follows the first dropout "
-        f"need be repeated. {type(reason).__name__}: {lines[0]}",
+        f"samples: {samples} forward passes per image, although only the part after the first "
+        f"dropout has to be repeated. {type(reason).__name__}: {lines[0]}",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -351,7 +351,7 @@ def test_what_cannot_be_traced_runs_whole_and_says_what_that_costs():
         return self.net(x if x.max() > 0 else -x)
 
     posterior = MCDropout(Model(forward, net=dropout_net()), samples=7)
-    with pytest.warns(RuntimeWarning, match="7 forward passes an image"):
+    with pytest.warns(RuntimeWarning, match="7 forward passes per image"):
         log_probs_N_K_C = posterior.log_probs(inputs(6))
     plain = torch.stack([posterior.sample(k)(inputs(6)).detach() for k in range(7)], dim=1)
     assert torch.equal(log_probs_N_K_C, plain)

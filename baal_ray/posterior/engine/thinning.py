@@ -313,7 +313,7 @@ class ThinnedTail:
 
 
 def _maps(node: Node, before: Any, targets: set[Any]) -> bool:
-    """Return whether a node applies one of `targets` to `before`, or picks its first result."""
+    """Return whether a node maps `before` alone by one of `targets`, or picks its first result."""
     if not isinstance(before, Node) or node.op != "call_function":
         return False
     if node.target is operator.getitem:

@@ -10,10 +10,10 @@ References:
     mean standard deviation by these names (section 3).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+
+from baal_ray.names import BALD_WITHOUT, GROUPS, SCORE_COLUMNS
 
 
 class PredictiveStatistics:
@@ -165,25 +165,11 @@ class PredictiveStatistics:
     def columns(self) -> dict[str, Tensor]:
         """Return every score column by name, each [N]."""
         return {
-            **{name: getattr(self, name)() for name in (*SCORES, "bald_std_error", "predicted")},
+            **{name: getattr(self, name)() for name in SCORE_COLUMNS},
+            "bald_std_error": self.bald_std_error(),
+            "predicted": self.predicted(),
             **dict(zip(BALD_WITHOUT, self.bald_without(), strict=True)),
         }
-
-
-#: Number of groups of samples. Leaving out a fifth at a time shows how stable the picks are.
-GROUPS = 5
-
-BALD_WITHOUT = tuple(f"bald_without_{group}" for group in range(1, GROUPS + 1))
-
-SCORES = (
-    "bald",
-    "predictive_entropy",
-    "expected_entropy",
-    "variation_ratio",
-    "mean_std",
-    "margin",
-    "confidence",
-)
 
 
 def bald(log_probs_N_K_C: Tensor) -> Tensor:
@@ -244,20 +230,6 @@ def confidence(log_probs_N_K_C: Tensor) -> Tensor:
     A small confidence is informative.
     """
     return PredictiveStatistics.of(log_probs_N_K_C).confidence()
-
-
-ACQUISITION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    function.__name__: function
-    for function in (
-        bald,
-        predictive_entropy,
-        expected_entropy,
-        variation_ratio,
-        mean_std,
-        margin,
-        confidence,
-    )
-}
 
 
 def _probs(log_probs: Tensor) -> Tensor:

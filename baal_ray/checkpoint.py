@@ -116,7 +116,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
             name, or they do not fit the model.
         ModelError: If the model cannot be built.
     """
-    sha256 = uri.rstrip("/").rsplit("/", 1)[-1]
+    sha256 = storage.name(uri)
     try:
         weights = storage.read(storage.join(uri, WEIGHTS))
         description = describe(uri)

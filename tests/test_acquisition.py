@@ -10,10 +10,6 @@ from hypothesis import strategies as st
 
 from baal_ray import acquisition
 from baal_ray.acquisition import (
-    ACQUISITION_FUNCTIONS,
-    BALD_WITHOUT,
-    GROUPS,
-    SCORES,
     PredictiveStatistics,
     bald,
     confidence,
@@ -23,9 +19,10 @@ from baal_ray.acquisition import (
     predictive_entropy,
     variation_ratio,
 )
+from baal_ray.names import BALD_WITHOUT, GROUPS, SCORE_COLUMNS
 from scenarios import SCENARIOS, random_log_probs
 
-FUNCTIONS = [pytest.param(f, id=name) for name, f in ACQUISITION_FUNCTIONS.items()]
+FUNCTIONS = [pytest.param(getattr(acquisition, name), id=name) for name in SCORE_COLUMNS]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
@@ -39,9 +36,8 @@ def test_closed_forms(scenario, dtype):
 
 
 def test_every_score_column_has_its_function():
-    assert tuple(ACQUISITION_FUNCTIONS) == SCORES
     columns = PredictiveStatistics.of(random_log_probs(5, 4, 3)).columns()
-    assert list(columns) == [*SCORES, "bald_std_error", "predicted", *BALD_WITHOUT]
+    assert list(columns) == [*SCORE_COLUMNS, "bald_std_error", "predicted", *BALD_WITHOUT]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +166,7 @@ def test_bald_is_a_mutual_information(log_probs_N_K_C):
 def test_the_order_of_samples_does_not_matter(log_probs_N_K_C, random):
     order = list(range(log_probs_N_K_C.shape[1]))
     random.shuffle(order)
-    for function in ACQUISITION_FUNCTIONS.values():
+    for function in (getattr(acquisition, name) for name in SCORE_COLUMNS):
         torch.testing.assert_close(
             function(log_probs_N_K_C), function(log_probs_N_K_C[:, order]), rtol=0, atol=1e-7
         )

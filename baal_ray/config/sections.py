@@ -7,23 +7,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from baal_ray.config.document import Section
+from baal_ray.names import JOINT_RULES, Rule
 from baal_ray.storage.redaction import has_secret
 
-Rule = Literal[
-    "bald",
-    "predictive_entropy",
-    "expected_entropy",
-    "variation_ratio",
-    "mean_std",
-    "margin",
-    "confidence",
-    "power_bald",
-    "softmax_bald",
-    "softrank_bald",
-    "batch_bald",
-    "epig",
-    "random",
-]
 # Rules that also work with one posterior sample, as they do not measure disagreement of samples.
 _OF_ONE_SAMPLE_TOO = ("predictive_entropy", "expected_entropy", "margin", "confidence", "random")
 
@@ -193,7 +179,7 @@ class RuleConfig(Section):
     @property
     def joint(self) -> bool:
         """Whether the rule needs the predictions of several images at once."""
-        return self.by in ("batch_bald", "epig")
+        return self.by in JOINT_RULES
 
     @property
     def narrows(self) -> bool:
@@ -233,11 +219,6 @@ class RuleConfig(Section):
             raise ValueError(
                 f"scoring.masks is {scoring.masks!r}; it must be 'shared' when {where} is "
                 f"{self.by}, because joint rules compare predictions of the same posterior samples"
-            )
-        if self.by == "softrank_bald" and scoring.further_stages:
-            raise ValueError(
-                f"{where} is 'softrank_bald', which draws by an image's rank in the whole pool; "
-                "with scoring.further_stages it must be another rule, such as power_bald"
             )
 
 

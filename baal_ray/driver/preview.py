@@ -9,7 +9,7 @@ from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.manifest import Manifest
 from baal_ray.pool import list_pool
 from baal_ray.scoring.batch_size import with_known_batch_size
-from baal_ray.scoring.fingerprint import fingerprint_uri
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.progress import in_words
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.storage.read_ahead import read_ahead
@@ -122,11 +122,12 @@ class _Preview:
             return IdSet.of([])
         config = self._config
         checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
-        scores = scores_uri(config.workspace)
-        scoring = with_known_batch_size(config.scoring, checkpoint, config.resources)
-        if scoring is None:
+        job = with_known_batch_size(
+            ScoringJob(checkpoint, config.scoring, config.resources, mask_seed=config.seed)
+        )
+        if job is None:
             return IdSet.of([])
-        files = score_files(fingerprint_uri(scores, checkpoint, scoring, config.seed))
+        files = score_files(job.folder(scores_uri(config.workspace)))
         return IdSet.of_hashes(read_ahead(_ids_in, files))
 
 

@@ -6,6 +6,7 @@ finished does nothing.
 """
 
 import logging
+from functools import partial
 
 import ray
 
@@ -23,17 +24,16 @@ from baal_ray.manifest import Manifest
 from baal_ray.pool import PoolListing, read_pool
 from baal_ray.report.automatic import report_round
 from baal_ray.scoring.batch_size import with_batch_size
-from baal_ray.scoring.fingerprint import decoder_version, fingerprint_uri
+from baal_ray.scoring.job import ScoringJob, decoder_version
 from baal_ray.scoring.progress import telling_progress
-from baal_ray.scoring.stage import score_images
-from baal_ray.selection.batch import Ranking, pick_batch
+from baal_ray.scoring.stage import ScoreFolder
+from baal_ray.selection.batch import Picker, pick_batch
 from baal_ray.selection.further_stages import score_candidates
 from baal_ray.storage.lock import alone
 from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.training.fit import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
 from baal_ray.workspace.rounds import StageResults
-from baal_ray.workspace.scores import scored_already
 from baal_ray.workspace.stages import (
     BatchResult,
     CandidatesResult,
@@ -98,10 +98,10 @@ class _Round:
         decoder_version(self._config.scoring)  # raises if it is not installed
         plan = follow_plan(self._config, self._round_id, self._results)
         fit = self._results.once(FitResult, lambda: self._fit(plan))
-        self._fix_batch_size(fit)
-        scores = self._results.once(ScoresResult, lambda: self._score(plan, fit))
+        job = self._job(fit)
+        scores = self._results.once(ScoresResult, lambda: self._score(plan, job))
         commit = Commit(self._config.workspace, self._round_id, self._results)
-        attempt, batch = commit.acquire(lambda number: self._batch(plan, fit, scores, number))
+        attempt, batch = commit.acquire(lambda number: self._batch(plan, fit, scores, job, number))
         commit.delete_strays(batch)
         return self._finish(fit, scores, self._results.read(CandidatesResult, attempt), batch)
 
@@ -135,71 +135,61 @@ class _Round:
             reused=fit.reused,
         )
 
-    def _fix_batch_size(self, fit: FitResult) -> None:
-        """Go on with the mini-batch size of this model, where the configuration has none."""
-        config = self._config
-        if fit.checkpoint is not None:
-            checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
-            scoring = with_batch_size(config.scoring, checkpoint, config.resources, config.seed)
-            self._config = config.model_copy(update={"scoring": scoring})
+    def _job(self, fit: FitResult) -> ScoringJob | None:
+        """Return what scores with the round's model, its mini-batch size fixed; None without one.
 
-    def _score(self, plan: Plan, fit: FitResult) -> ScoresResult:
+        The rest of the round goes on with that size.
+        """
+        config = self._config
         if fit.checkpoint is None:
+            return None
+        checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
+        job = ScoringJob(checkpoint, config.scoring, config.resources, mask_seed=config.seed)
+        job = with_batch_size(job)
+        self._config = config.model_copy(update={"scoring": job.config})
+        return job
+
+    def _score(self, plan: Plan, job: ScoringJob | None) -> ScoresResult:
+        if job is None:
             return ScoresResult(scores=None, scored=0, unreadable=0)
         config = self._config
-        checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
-        folder = fingerprint_uri(
-            scores_uri(config.workspace), checkpoint, config.scoring, config.seed
-        )
-        already = scored_already(folder)
-        listing, leave_out = PoolListing.of(plan.pool), self._acquired() | already
-        with telling_progress(folder, max(0, listing.rows - len(leave_out))):
-            done = score_images(
-                read_pool(listing, leave_out=leave_out),
-                checkpoint,
-                folder,
-                already,
-                config.scoring,
-                config.resources,
-                config.seed,
-                keep_by=config.selection.ranked_by,
-            )
+        folder = ScoreFolder(job, scores_uri(config.workspace))
+        listing, leave_out = PoolListing.of(plan.pool), self._acquired() | folder.scored
+        with telling_progress(folder.uri, max(0, listing.rows - len(leave_out))):
+            pool = read_pool(listing, leave_out=leave_out)
+            done = folder.add(pool, keep_by=config.selection.ranked_by)
         allowed = config.scoring.max_unreadable
         if done.unreadable > allowed * done.rows:
             raise UnreadableImagesError(
                 f"{done.unreadable} of {done.rows} images are unreadable; scoring.max_unreadable "
-                f"allows {allowed:.2%}. The column `error` in {folder} says why, image by image; "
-                "mend that or allow more, and run this round again: these images are tried again, "
-                "and the others are not scored twice"
+                f"allows {allowed:.2%}. The column `error` in {folder.uri} gives the reason for "
+                "each image. Correct that or allow more, and run this round again: these images "
+                "are tried again, and the others are not scored twice"
             )
-        return ScoresResult(scores=folder, scored=done.scored, unreadable=done.unreadable)
+        return ScoresResult(scores=folder.uri, scored=done.scored, unreadable=done.unreadable)
 
     def _batch(
-        self, plan: Plan, fit: FitResult, scores: ScoresResult, attempt: int
+        self,
+        plan: Plan,
+        fit: FitResult,
+        scores: ScoresResult,
+        job: ScoringJob | None,
+        attempt: int,
     ) -> BatchResult:
-        """Pick, after the further stages of scoring; picks at random need none of these."""
+        """Pick, after the further stages of scoring. Picks at random need none of these."""
         candidates = None
         staged = self._config.scoring.further_stages and self._config.selection.by != "random"
-        if staged and scores.scores is not None and fit.checkpoint is not None:
-            arguments = (plan, fit.checkpoint, scores.scores)
-            candidates = self._results.once(
-                CandidatesResult, lambda: self._score_candidates(*arguments), attempt
-            )
+        if staged and job is not None and scores.scores is not None:
+            run = partial(self._score_candidates, plan, job, scores.scores)
+            candidates = self._results.once(CandidatesResult, run, attempt)
         return self._results.once(
             BatchResult, lambda: self._pick(plan, fit, scores, candidates), attempt
         )
 
-    def _score_candidates(self, plan: Plan, model: str, scores: str) -> CandidatesResult:
-        config = self._config
+    def _score_candidates(self, plan: Plan, job: ScoringJob, scores: str) -> CandidatesResult:
+        listing, acquired = PoolListing.of(plan.pool), self._acquired()
         stages = list(
-            score_candidates(
-                config,
-                PoolListing.of(plan.pool),
-                checkpoint_uri(config.workspace, model),
-                scores,
-                self._acquired(),
-                plan.draw_seed,
-            )
+            score_candidates(self._config, listing, job, scores, acquired, plan.draw_seed)
         )
         last = stages[-1]
         return CandidatesResult(
@@ -219,18 +209,18 @@ class _Round:
         if candidates is not None:
             with open_parquet(candidates.ids) as ids:
                 only = IdSet.of(ids.read()["id"])
-        ranking = Ranking(
+        picker = Picker(
             config=self._config,
             listing=PoolListing.of(plan.pool),
             model=fit.checkpoint,
             scores=scores.scores,
             last_scores=candidates.scores if candidates else scores.scores,
             candidates=only,
-            seed=plan.draw_seed,
+            draw_seed=plan.draw_seed,
             targets=PoolListing.of(plan.targets) if plan.targets else None,
         )
         folder = batch_uri(self._config.workspace, self._round_id)
-        return pick_batch(ranking, folder, self._acquired())
+        return pick_batch(picker, folder, self._acquired())
 
     def _finish(
         self,

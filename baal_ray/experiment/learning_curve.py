@@ -19,14 +19,14 @@ from baal_ray.experiment.config import ExperimentConfig, TrialConfig
 from baal_ray.experiment.images import LabelledImages
 from baal_ray.ids import hash_ids
 from baal_ray.model import build_classifier
+from baal_ray.names import SCORE_COLUMNS
 from baal_ray.posterior import MCDropout
 from baal_ray.posterior.head_inputs import features
 from baal_ray.selection.joint_rules import best_together
-from baal_ray.selection.ranking import top_k_of
+from baal_ray.selection.ranking import Ranking
 from baal_ray.selection.spread import spread_out
 from baal_ray.training.evaluation import evaluation_sums, metrics, no_images
 from baal_ray.training.optimisation import fit
-from baal_ray.workspace.schema import SCORE_COLUMNS
 
 Rows = npt.NDArray[np.intp]
 
@@ -144,9 +144,9 @@ class Curve:
         left = np.setdiff1d(np.arange(len(self._ids)), labelled)
         candidates = pa.table({"id": self._ids[left].tolist()})
         if rule.by == "random":
-            return top_k_of([candidates], k, rule.by, seed)
+            return Ranking(rule.by, seed).best_of([candidates], k)
         if self._config.scored is not None:
-            candidates = top_k_of([candidates], self._config.scored, "random", seed + 1)
+            candidates = Ranking("random", seed + 1).best_of([candidates], self._config.scored)
         samples, pool = scoring.samples, len(candidates)
         scores = self._score(candidates, samples)
         for stage in scoring.further_stages:
@@ -165,7 +165,7 @@ class Curve:
 
     def _best(self, scores: pa.Table, size: int, seed: int) -> pa.Table:
         rule, size = self._rule, max(size, self._config.k)
-        return top_k_of([scores], size, rule.ranked_by, seed, coldness=rule.coldness)
+        return Ranking(rule.ranked_by, seed, coldness=rule.coldness).best_of([scores], size)
 
     def _score(self, candidates: pa.Table, samples: int) -> pa.Table:
         posterior = self._posterior(samples)
@@ -180,7 +180,7 @@ class Curve:
     def _targets(self, samples: int, seed: int) -> Tensor:
         """Predictions for images that the pool's are drawn like, for EPIG."""
         everything = pa.table({"id": self._ids.tolist()})
-        some = top_k_of([everything], self._config.target_images, "random", seed + 2)
+        some = Ranking("random", seed + 2).best_of([everything], self._config.target_images)
         return self._log_probs(self._rows(some), samples)
 
     def _features(self, rows: Rows) -> Tensor:

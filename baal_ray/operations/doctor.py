@@ -21,7 +21,7 @@ from baal_ray.manifest import Manifest
 from baal_ray.model import check_model
 from baal_ray.operations.dashboard import dashboard_answers
 from baal_ray.pool import PoolListing, check_ids, list_pool, sample_pool
-from baal_ray.scoring.fingerprint import decoder_version
+from baal_ray.scoring.job import decoder_version
 from baal_ray.storage.conditional_writes import check_racing_creates, race
 from baal_ray.storage.scratch import scratch_folder
 from baal_ray.training.examples import evaluation_examples
@@ -108,7 +108,7 @@ class _Patient:
         with scratch_folder(self.config.workspace) as scratch:
             uri, data = storage.join(scratch, "file"), b"baal_ray"
             created = storage.create_if_absent(uri, data)
-            names = [file.rsplit("/", 1)[-1] for file in storage.list_files(scratch)]
+            names = [storage.name(file) for file in storage.list_files(scratch)]
             if not created or storage.read(uri) != data or names != ["file"]:
                 raise StorageError(
                     f"{uri} was written and is not read and listed the same; the workspace must "

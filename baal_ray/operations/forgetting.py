@@ -147,7 +147,7 @@ def _rename(round_folder: str, name: str, new: str) -> None:
     listed = {"row_groups": groups, "footer": footer}
     for uri in storage.list_files(round_folder, ".json"):
         before = storage.read_json(uri)
-        after = _renamed(before, name, new.rsplit("/", 1)[-1], listed)
+        after = _renamed(before, name, storage.name(new), listed)
         if after != before:
             storage.publish(uri, json.dumps(after, indent=2, ensure_ascii=False).encode())
 

@@ -137,7 +137,7 @@ def _old_versions(workspace: str, unfinished: list[str]) -> list[str]:
     manifest = manifest_uri(workspace)
     unneeded = Manifest(manifest).unneeded_files(keep=keep)  # some may be gone already
     there = storage.list_files(manifest, ".parquet")
-    return [uri for uri in there if uri.rsplit("/", 1)[-1] in unneeded]
+    return [uri for uri in there if storage.name(uri) in unneeded]
 
 
 def _removal(what: str, uris: list[str]) -> Removal:

@@ -10,13 +10,13 @@ from baal_ray.config import RoundConfig
 from baal_ray.errors import ConfigError
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
+from baal_ray.names import SCORE_COLUMNS, column_of
 from baal_ray.pool import PoolListing
 from baal_ray.report.comparison import Comparison, compare_picks
 from baal_ray.report.score_summary import ScoreSummary, summarize_scores
 from baal_ray.workspace import batch_uri, manifest_uri
 from baal_ray.workspace.batches import read_batch
 from baal_ray.workspace.rounds import FinishedRound, check_round, read_finished, read_stage
-from baal_ray.workspace.schema import SCORE_COLUMNS, column_of
 from baal_ray.workspace.scores import score_files
 from baal_ray.workspace.stages import Plan, RoundRecord, RoundResult
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from baal_ray import images
 from baal_ray.errors import ImageError
+from baal_ray.names import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 from baal_ray.report import page, plots
 from baal_ray.report.feature_map import FeatureMap
 from baal_ray.report.page import Card, Html
@@ -15,7 +16,6 @@ from baal_ray.report.round_facts import PastRound, RoundFacts
 from baal_ray.report.score_summary import predicted_counts
 from baal_ray.scoring.progress import in_words
 from baal_ray.workspace.batches import encoded_images
-from baal_ray.workspace.schema import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 
 # Pictures: the first in rank, and some of the others.
 _FIRST_CARDS, _OTHER_CARDS = 40, 20

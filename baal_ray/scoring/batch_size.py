@@ -11,16 +11,16 @@ import ray
 from baal_ray import storage
 from baal_ray.checkpoint import describe
 from baal_ray.cluster import actor_cpus, runtime_env
-from baal_ray.config import ResourcesConfig, ScoringConfig
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace.records import Record
 
 logger = logging.getLogger(__name__)
 
 _SIZES = (16, 32, 64, 128, 256, 512, 1024)
-# A larger mini-batch is worth its memory, and the work that a kill costs, for so much more speed.
+# The speedup for which a larger mini-batch is worth its memory, and the work that a kill costs.
 _WORTH = 1.03
-# No larger ones are tried once one takes so many seconds.
+# Seconds per mini-batch from which no larger ones are tried.
 _LONG = 2.0
 
 
@@ -36,60 +36,50 @@ class BatchSizeTrial(Record):
     images_per_second: dict[str, float]
 
 
-def with_batch_size(
-    config: ScoringConfig, checkpoint: str, resources: ResourcesConfig, seed: int
-) -> ScoringConfig:
-    """The settings with a mini-batch size: theirs, or that of an earlier trial, or of one now.
+def with_batch_size(job: ScoringJob) -> ScoringJob:
+    """Return the job with a mini-batch size: as configured, else found by a trial.
 
-    A trial takes seconds of a scoring actor's share of the cluster. What it found is kept with the
-    checkpoint, for these samples and this precision, and of racing trials the first one counts.
-
-    Args:
-        config: how to score.
-        checkpoint: a checkpoint folder.
-        resources: what a scoring actor asks for.
-        seed: of the masks.
+    A trial takes seconds of a scoring actor's share of the cluster. Its result is kept with the
+    checkpoint, for this K and precision. Of racing trials the first one counts.
 
     Raises:
-        BaalRayError: as `PoolScorer` does: the checkpoint cannot be used.
+        BaalRayError: As `PoolScorer` does, if the checkpoint cannot be used.
     """
-    uri = _uri(config, checkpoint, resources)
-    if config.batch_size is None and not storage.exists(uri):
+    uri, gpus = _uri(job), job.resources.scoring_gpus
+    if job.config.batch_size is None and not storage.exists(uri):
+        image_size = describe(job.checkpoint).model.image_size
         task = ray.remote(
-            num_cpus=actor_cpus(resources),
-            num_gpus=resources.scoring_gpus,
-            runtime_env=runtime_env(resources.scoring_gpus, describe(checkpoint).model.image_size),
+            num_cpus=actor_cpus(job.resources),
+            num_gpus=gpus,
+            runtime_env=runtime_env(gpus, image_size),
         )(_try)
-        rates: dict[int, float] = ray.get(
-            task.remote(checkpoint, config, seed, resources.scoring_gpus > 0)
-        )
+        rates: dict[int, float] = ray.get(task.remote(job))
         trial = BatchSizeTrial(
             batch_size=fastest(rates),
             images_per_second={str(size): rate for size, rate in rates.items()},
         )
         storage.create_if_absent(uri, trial.to_json())
-    return with_known_batch_size(config, checkpoint, resources) or config
+    return with_known_batch_size(job) or job
 
 
-def with_known_batch_size(
-    config: ScoringConfig, checkpoint: str, resources: ResourcesConfig
-) -> ScoringConfig | None:
-    """The same without a trial; None if there was none for this model."""
-    if config.batch_size is not None:
-        return config
-    uri = _uri(config, checkpoint, resources)
+def with_known_batch_size(job: ScoringJob) -> ScoringJob | None:
+    """Return the same without a trial; None if there was none for this model."""
+    if job.config.batch_size is not None:
+        return job
+    uri = _uri(job)
     if not storage.exists(uri):
         return None
     found = BatchSizeTrial.read(uri, "Delete it: the mini-batch size is found again.")
     logger.info("mini-batches of %d images, as found for this model", found.batch_size)
-    return config.model_copy(update={"batch_size": found.batch_size})
+    return job.with_config(job.config.model_copy(update={"batch_size": found.batch_size}))
 
 
 def try_sizes(seconds_of: Callable[[int], float | None]) -> dict[int, float]:
-    """Images a second by mini-batch size, as far as there is memory and hope for more.
+    """Return images per second by mini-batch size, as far as there is memory and hope for more.
 
     Args:
-        seconds_of: how long so many images take; None when there is no memory for them.
+        seconds_of: Function from a number of images to the seconds they take; None if there is no
+            memory for them.
     """
     rates: dict[int, float] = {}
     for size in _SIZES:
@@ -104,17 +94,17 @@ def try_sizes(seconds_of: Callable[[int], float | None]) -> dict[int, float]:
 
 
 def fastest(rates: dict[int, float]) -> int:
-    """The smallest size that no larger one is much faster than; the smallest if none was tried."""
+    """Return the smallest size that no larger one beats clearly; the smallest without a trial."""
     enough = max(rates.values(), default=0) / _WORTH
     return next((size for size, rate in sorted(rates.items()) if rate >= enough), _SIZES[0])
 
 
-def _try(checkpoint: str, config: ScoringConfig, seed: int, on_gpu: bool) -> dict[int, float]:
-    smallest = config.model_copy(update={"batch_size": _SIZES[0]})
-    return try_sizes(PoolScorer(checkpoint, smallest, seed, on_gpu).seconds_of)
+def _try(job: ScoringJob) -> dict[int, float]:
+    smallest = job.config.model_copy(update={"batch_size": _SIZES[0]})
+    return try_sizes(PoolScorer(job.with_config(smallest)).seconds_of)
 
 
-def _uri(config: ScoringConfig, checkpoint: str, resources: ResourcesConfig) -> str:
-    device = "gpu" if resources.scoring_gpus else "cpu"
+def _uri(job: ScoringJob) -> str:
+    config, device = job.config, "gpu" if job.on_gpu else "cpu"
     name = f"batch-size-{device}-{config.precision}-{config.samples}-{config.masks}.json"
-    return storage.join(checkpoint, name)
+    return storage.join(job.checkpoint, name)

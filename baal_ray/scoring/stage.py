@@ -1,4 +1,4 @@
-"""The actor that scores images, and the Ray Data stage around it."""
+"""The Ray Data stage that scores images: decode, score in actors, write Parquet."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,23 +14,25 @@ from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.errors import ConfigError
 from baal_ray.ids import IdSet
+from baal_ray.names import column_of
 from baal_ray.pool.decoding import decode
+from baal_ray.scoring.actor import ModelActor
 from baal_ray.scoring.batch_size import with_batch_size
-from baal_ray.scoring.fingerprint import decoder_version, fingerprint, fingerprint_uri
+from baal_ray.scoring.job import ScoringJob, decoder_version
 from baal_ray.scoring.kept_samples import KeptLogProbs
 from baal_ray.scoring.scorer import PoolScorer, kept_share
 from baal_ray.storage.datasink import PublishedParquet
-from baal_ray.workspace.schema import FINGERPRINT, SCORES, column_of
+from baal_ray.workspace.schema import FINGERPRINT, SCORES
 from baal_ray.workspace.scores import scored_already
 
-# A kill costs the work on the files that are being filled.
-_ROWS_PER_FILE, _BYTES_A_ROW = 20_000, 100
+# The size of a score file. A kill costs the work on the files that are being filled.
+_ROWS_PER_FILE, _BYTES_PER_ROW = 20_000, 100
 _MOST_BYTES_PER_FILE = 128 * 1024**2
 
-# An actor makes one mini-batch ready while its device works on the other.
+# Mini-batches that an actor has at once: it prepares one while its device works on the other.
 _CALLS_AT_ONCE = 2
 
-# Of decoded images, which come in blocks of whole mini-batches: an actor pads what is less.
+# Bytes per block of decoded images. Blocks hold whole mini-batches, because an actor pads others.
 _BYTES_PER_BLOCK = 16 * 1024**2
 
 
@@ -39,10 +41,10 @@ class Scores:
     """The scores of one fingerprint.
 
     Attributes:
-        uri: their folder.
-        scored: images scored by this call.
-        rows: images with a score or an error, from this call and earlier ones.
-        unreadable: how many of those have an error, which is always of this call: they are tried
+        uri: Location of their folder.
+        scored: Number of images scored by this call.
+        rows: Number of images with a score or an error, from this call and earlier ones.
+        unreadable: Number of those with an error. All are from this call, because they are tried
             again each time.
     """
 
@@ -62,118 +64,116 @@ def score_pool(
     seed: int = 0,
     keep_by: str | None = None,
 ) -> Scores:
-    """Score every image that this model has not scored yet, one row an image.
+    """Score every image that this model has not scored yet, one row per image.
 
     Args:
-        pool: any dataset with `id` (string) and `image` (encoded bytes); `source` and `error` are
-            used when there.
-        checkpoint: a checkpoint folder, `…/checkpoints/<sha256>`.
-        scores: the folder under which each fingerprint has its own.
-        config: how to score.
-        resources: what to ask of the cluster.
-        seed: of the masks.
-        keep_by: the rule by which candidates will be chosen, if `config` has further stages: what
-            is drawn now for promising images is kept, and not drawn again then.
+        pool: Any dataset with `id` (string) and `image` (encoded bytes). `source` and `error` are
+            used if they are there.
+        checkpoint: Checkpoint folder, `…/checkpoints/<sha256>`.
+        scores: Folder under which each fingerprint has its own.
+        config: Settings for scoring.
+        resources: Resources to request from the cluster.
+        seed: Seed of the masks.
+        keep_by: Rule by which candidates will be chosen, if `config` has further stages. Samples
+            drawn now for promising images are kept, and are not drawn again then.
 
     Returns:
-        Where the scores are, and how many.
+        The location of the scores and their number.
 
     Raises:
-        ConfigError: images cannot be decoded as asked.
-        ResourceError: the cluster can never run the actors asked for.
-        CheckpointError: the checkpoint is missing or corrupt.
-        PosteriorError: the model cannot be sampled.
+        ConfigError: If images cannot be decoded as configured.
+        ResourceError: If the cluster can never run the requested actors.
+        CheckpointError: If the checkpoint is missing or damaged.
+        PosteriorError: If the model cannot be sampled.
     """
-    config, resources = config or ScoringConfig(), resources or ResourcesConfig()
-    if config.decode_on == "gpu" and not resources.scoring_gpus:
-        unfit = "is gpu, and resources.scoring_gpus is 0; raise that, or set it to cpu"
+    job = ScoringJob(checkpoint, config or ScoringConfig(), resources or ResourcesConfig(), seed)
+    if job.config.decode_on == "gpu" and not job.on_gpu:
+        unfit = "is gpu, but resources.scoring_gpus is 0; raise that, or set it to cpu"
         raise ConfigError("scoring.decode_on", [unfit])
-    decoder_version(config)  # raises if it is not installed
-    check_resources(resources)
-    config = with_batch_size(config, checkpoint, resources, seed)
-    folder = fingerprint_uri(scores, checkpoint, config, seed)
-    already = scored_already(folder)
-    leave_out = ray.put(already.hashes)
+    decoder_version(job.config)  # raises if it is not installed
+    check_resources(job.resources)
+    folder = ScoreFolder(with_batch_size(job), scores)
+    leave_out = ray.put(folder.scored.hashes)
 
     def not_scored_yet(rows: pa.Table) -> pa.Table:
         return rows.filter(pa.array(~IdSet(ray.get(leave_out)).contains(rows["id"])))
 
-    if len(already):
+    if len(folder.scored):
         pool = pool.map_batches(not_scored_yet, batch_format="pyarrow")
-    return score_images(
-        pool, checkpoint, folder, already, config, resources, seed, keep_by=keep_by
-    )
+    return folder.add(pool, keep_by=keep_by)
 
 
-def score_images(
-    pool: ray.data.Dataset,
-    checkpoint: str,
-    folder: str,
-    already: IdSet,
-    config: ScoringConfig,
-    resources: ResourcesConfig,
-    seed: int,
-    *,
-    keep_by: str | None = None,
-    first: KeptLogProbs | None = None,
-) -> Scores:
-    """Score a dataset that holds only what is not in `folder` yet.
+class ScoreFolder:
+    """The folder of one job's scores, and the way to add to it.
 
-    decode (CPU tasks, or the actors) → `PoolScorer` (actors) → Parquet files, published whole.
-
-    Args:
-        pool: as for `score_pool`.
-        checkpoint: as for `score_pool`.
-        folder: of the fingerprint.
-        already: the images that have scores in it.
-        config: as for `score_pool`.
-        resources: as for `score_pool`.
-        seed: as for `score_pool`.
-        keep_by: as for `score_pool`.
-        first: log-probabilities of the first samples, so that only the others are drawn.
+    Attributes:
+        uri: Location of the folder.
+        scored: Ids of the images that have scores in it; those are to be left out.
     """
-    keep_by = column_of(keep_by) if keep_by and config.further_stages else None
-    depends_on = fingerprint(checkpoint, config, seed)
-    storage.publish(storage.join(folder, "_fingerprint.json"), depends_on.to_json())
-    more = (keep_by, first)
-    scored = through_actors(pool, PoolScorer, checkpoint, config, resources, seed, *more)
-    schema = SCORES.with_metadata({FINGERPRINT: folder.rsplit("/", 1)[-1]})
-    sink = PublishedParquet(folder, schema, _bytes_per_file(checkpoint, config, keep_by))
-    scored.write_datasink(sink, ray_remote_args={"num_cpus": 0})
-    written = sink.written
-    return Scores(
-        folder, written.rows - written.errors, written.rows + len(already), written.errors
-    )
+
+    def __init__(self, job: ScoringJob, scores: str) -> None:
+        """Find what is scored already.
+
+        Args:
+            job: What scores.
+            scores: Folder under which each fingerprint has its own.
+        """
+        self._job = job
+        self.uri = job.folder(scores)
+        self.scored = scored_already(self.uri)
+
+    def add(
+        self,
+        pool: ray.data.Dataset,
+        *,
+        keep_by: str | None = None,
+        first: KeptLogProbs | None = None,
+    ) -> Scores:
+        """Score a dataset without the images that are scored already.
+
+        decode (CPU tasks, or the actors) → `PoolScorer` (actors) → Parquet files, published whole.
+
+        Args:
+            pool: As for `score_pool`.
+            keep_by: As for `score_pool`.
+            first: Log-probabilities of the first samples, so that only the others are drawn.
+        """
+        job = self._job
+        keep_by = column_of(keep_by) if keep_by and job.config.further_stages else None
+        storage.publish(storage.join(self.uri, "_fingerprint.json"), job.fingerprint.to_json())
+        rows = through_actors(pool, PoolScorer, job, keep_by, first)
+        schema = SCORES.with_metadata({FINGERPRINT: storage.name(self.uri)})
+        sink = PublishedParquet(self.uri, schema, _bytes_per_file(job, keep_by))
+        rows.write_datasink(sink, ray_remote_args={"num_cpus": 0})
+        written = sink.written
+        return Scores(
+            self.uri,
+            written.rows - written.errors,
+            written.rows + len(self.scored),
+            written.errors,
+        )
 
 
 def through_actors(
-    pool: ray.data.Dataset,
-    actor: type[PoolScorer],
-    checkpoint: str,
-    config: ScoringConfig,
-    resources: ResourcesConfig,
-    seed: int,
-    *more: Any,
+    pool: ray.data.Dataset, actor: type[ModelActor], job: ScoringJob, *more: Any
 ) -> ray.data.Dataset:
     """Give images in mini-batches to actors that hold the model.
 
     Args:
-        pool: `id` and `image`, as for `score_pool`.
-        actor: what is made of a mini-batch.
-        checkpoint: as for `score_pool`.
-        config: as for `score_pool`.
-        resources: as for `score_pool`.
-        seed: as for `score_pool`.
-        *more: further arguments of the actor.
+        pool: Images with `id` and `image`, as for `score_pool`.
+        actor: Class of the actors.
+        job: What they hold, and the resources they request.
+        *more: Further arguments of the actor's constructor.
     """
-    image_size = describe(checkpoint).model.image_size
+    config, resources = job.config, job.resources
+    image_size = describe(job.checkpoint).model.image_size
     decoded = config.decode_on == "cpu"
     blocks = (
         _decoded_blocks(pool, image_size, config) if decoded else _encoded_blocks(pool, config)
     )
     return blocks.map_batches(
         actor,
-        fn_constructor_args=(checkpoint, config, seed, resources.scoring_gpus > 0, *more),
+        fn_constructor_args=(job, *more),
         batch_format="numpy" if decoded else "pyarrow",
         batch_size=config.mini_batch,
         compute=ActorPoolStrategy(
@@ -191,7 +191,7 @@ def through_actors(
 def _decoded_blocks(
     pool: ray.data.Dataset, image_size: list[int], config: ScoringConfig
 ) -> ray.data.Dataset:
-    """Of whole mini-batches, decoded by CPU tasks."""
+    """Decode images in CPU tasks, and give blocks of whole mini-batches."""
     height, width = image_size
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
@@ -204,16 +204,16 @@ def _decoded_blocks(
 
 
 def _encoded_blocks(pool: ray.data.Dataset, config: ScoringConfig) -> ray.data.Dataset:
-    """Of one mini-batch, as read."""
+    """Give blocks of one mini-batch, as read."""
     # Ray Data would not do this inside a task that only reads.
     read = pool.map_batches(lambda rows: rows, batch_format="pyarrow")
     return read.repartition(target_num_rows_per_block=config.mini_batch)
 
 
-def _bytes_per_file(checkpoint: str, config: ScoringConfig, keep_by: str | None) -> int:
-    """Of as many rows as make few files, unless log-probabilities make them too large."""
-    a_row: float = _BYTES_A_ROW
+def _bytes_per_file(job: ScoringJob, keep_by: str | None) -> int:
+    """Return the size of a few large files, or less if log-probabilities would make them huge."""
+    per_row: float = _BYTES_PER_ROW
     if keep_by is not None:
-        log_probs = config.samples * len(describe(checkpoint).classes) * 4
-        a_row += kept_share(config) * log_probs
-    return min(int(_ROWS_PER_FILE * a_row), _MOST_BYTES_PER_FILE)
+        log_probs = job.config.samples * len(describe(job.checkpoint).classes) * 4
+        per_row += kept_share(job.config) * log_probs
+    return min(int(_ROWS_PER_FILE * per_row), _MOST_BYTES_PER_FILE)

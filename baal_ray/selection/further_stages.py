@@ -6,20 +6,20 @@ Successive halving (Jamieson and Talwalkar 2016): each stage draws more samples 
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from baal_ray.config import RoundConfig, ScoringConfig
+from baal_ray.config import RoundConfig
 from baal_ray.ids import IdSet
 from baal_ray.pool import PoolListing, read_pool
 from baal_ray.pool.listing import places
-from baal_ray.scoring.fingerprint import fingerprint_uri
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.kept_samples import kept_log_probs
-from baal_ray.scoring.stage import score_images
-from baal_ray.selection.ranking import count_eligible, top_ids
+from baal_ray.scoring.stage import ScoreFolder
+from baal_ray.selection.ranking import Ranking
 from baal_ray.workspace import scores_uri
-from baal_ray.workspace.scores import score_files, scored_already
+from baal_ray.workspace.scores import score_files
 from baal_ray.workspace.stages import FurtherStage
 
 logger = logging.getLogger(__name__)
@@ -43,103 +43,82 @@ class ScoredCandidates:
 def score_candidates(
     config: RoundConfig,
     listing: PoolListing,
-    checkpoint: str,
+    job: ScoringJob,
     scores: str,
     leave_out: IdSet,
-    seed: int,
+    draw_seed: int,
 ) -> Iterator[ScoredCandidates]:
     """Run the further stages of scoring, each on the most promising images of the one before.
 
-    A stage has its share of the pool, but not less than what the batch is picked from. What is
-    scored already is not scored again, and the next best take the place of candidates that cannot
-    be found in the pool any more.
+    A stage has its share of the pool, but not fewer images than the batch is picked from. Images
+    that are scored already are not scored again. The next best take the place of candidates that
+    are no longer in the pool.
 
     Args:
-        config: of the round.
-        listing: the pool.
-        checkpoint: the folder of the model that scored it.
-        scores: the folder of the first stage's scores.
-        leave_out: ids that are no candidates.
-        seed: of the round's draws.
+        config: Configuration of the round.
+        listing: The pool.
+        job: What scored the pool in the first stage.
+        scores: Folder of the first stage's scores.
+        leave_out: Ids that are no candidates.
+        draw_seed: Seed of the round's draws.
     """
     selection = config.selection
     least = selection.candidate_count if selection.narrows else selection.k
-    eligible = count_eligible(score_files(scores), selection.ranked_by, leave_out=leave_out)
-    before, only = config.scoring, None
+    ranking = Ranking(selection.ranked_by, draw_seed, leave_out, coldness=selection.coldness)
+    eligible = ranking.count(score_files(scores))
     for number, stage in enumerate(config.scoring.further_stages):
         size = max(least, math.ceil(stage.share * eligible))
-        scoring = config.scoring.at_stage(number)
-        run = _Stage(config, listing, checkpoint, scores, before.samples, scoring, size, seed)
-        done = run(leave_out, only)
+        then = job.with_config(config.scoring.at_stage(number))
+        run = _Stage(listing, then, scores_uri(config.workspace), job.config.samples, scores, size)
+        done = run(ranking)
         yield done
         if not len(done.candidates):
             return
-        scores, before, only = done.uri, scoring, IdSet.of(done.candidates["id"])
+        scores, job = done.uri, then
+        ranking = replace(ranking, only=IdSet.of(done.candidates["id"]))
 
 
 @dataclass(frozen=True)
 class _Stage:
     """One stage: from the scores of the one before to its own."""
 
-    config: RoundConfig
     listing: PoolListing
-    checkpoint: str
-    scores_before: str
+    job: ScoringJob
+    scores: str
     samples_before: int
-    scoring: ScoringConfig
+    scores_before: str
     size: int
-    seed: int
 
-    def __call__(self, leave_out: IdSet, only: IdSet | None) -> ScoredCandidates:
-        selection = self.config.selection
+    def __call__(self, ranking: Ranking) -> ScoredCandidates:
         files = score_files(self.scores_before)
         scored = kept = 0
         while True:
-            candidates = top_ids(
-                files,
-                self.size,
-                selection.ranked_by,
-                self.seed,
-                leave_out=leave_out,
-                only=only,
-                coldness=selection.coldness,
-            )
-            lost, already = self._missing(candidates)
+            candidates = ranking.ids(files, self.size)
+            folder, lost = self._missing(candidates)
             for place in places(self.listing, lost):
                 ids = IdSet.of(lost["id"])
                 first = kept_log_probs(files, ids, self.samples_before)
-                done = score_images(
-                    read_pool(place, only=ids),
-                    self.checkpoint,
-                    self._folder,
-                    already,
-                    self.scoring,
-                    self.config.resources,
-                    self.config.seed,
-                    keep_by=selection.ranked_by,
-                    first=first,
-                )
+                done = folder.add(read_pool(place, only=ids), keep_by=ranking.by, first=first)
                 scored, kept = scored + done.scored, kept + first.images
-                lost, already = self._missing(candidates)
+                folder, lost = self._missing(candidates)
                 if not len(lost):
                     break
             if not len(lost):
                 figures = FurtherStage(
-                    samples=self.scoring.samples,
+                    samples=self.job.config.samples,
                     images=len(candidates),
                     scored=scored,
                     kept=kept,
                 )
-                return ScoredCandidates(self._folder, candidates, figures)
+                return ScoredCandidates(folder.uri, candidates, figures)
             logger.warning("%d candidates are gone: the next best take their place", len(lost))
-            leave_out, only = leave_out | IdSet.of(lost["id"]), only or self.listing.ids()
+            ranking = replace(
+                ranking,
+                leave_out=(ranking.leave_out or IdSet.of([])) | IdSet.of(lost["id"]),
+                only=ranking.only or self.listing.ids(),
+            )
 
-    @property
-    def _folder(self) -> str:
-        scores = scores_uri(self.config.workspace)
-        return fingerprint_uri(scores, self.checkpoint, self.scoring, self.config.seed)
-
-    def _missing(self, candidates: pa.Table) -> tuple[pa.Table, IdSet]:
-        """Which candidates have no scores yet, and which images have."""
-        already = scored_already(self._folder)
-        return candidates.filter(pa.array(~already.contains(candidates["id"]))), already
+    def _missing(self, candidates: pa.Table) -> tuple[ScoreFolder, pa.Table]:
+        """Return the folder of the stage's scores, and the candidates that have none yet."""
+        folder = ScoreFolder(self.job, self.scores)
+        return folder, candidates.filter(pa.array(~folder.scored.contains(candidates["id"])))

@@ -11,7 +11,9 @@ from baal_ray.ids import IdSet
 from baal_ray.pool import PoolListing, read_pool
 from baal_ray.pool.listing import places
 from baal_ray.posterior.memory import budget
-from baal_ray.scoring.scorer import PoolFeatures, PoolPredictor, PoolScorer
+from baal_ray.scoring.actor import ModelActor
+from baal_ray.scoring.job import ScoringJob
+from baal_ray.scoring.predictor import PoolFeatures, PoolPredictor
 from baal_ray.scoring.stage import through_actors
 
 # Of a log-probability, in double precision.
@@ -52,19 +54,19 @@ def _draw(
     wanted: pa.Table,
     checkpoint: str,
     config: RoundConfig,
-    actor: type[PoolScorer],
+    actor: type[ModelActor],
     column: str,
 ) -> tuple[pa.Table, Tensor]:
     """What an actor makes of some images, a row of float32 numbers for each."""
+    scoring = config.scoring.last_stage
+    job = ScoringJob(checkpoint, scoring, config.resources, mask_seed=config.seed)
     found: dict[str, bytes] = {}
     for place in places(listing, wanted):
         missing = IdSet.of(
             image_id for image_id in wanted["id"].to_pylist() if image_id not in found
         )
         pool = read_pool(place, only=missing)
-        made = through_actors(
-            pool, actor, checkpoint, config.scoring.last_stage, config.resources, config.seed
-        )
+        made = through_actors(pool, actor, job)
         for row in made.iter_rows():
             found[row["id"]] = row[column]
         if len(found) == len(wanted):

@@ -153,6 +153,11 @@ def _write_beside(path: str, data: bytes) -> str:
     return temporary
 
 
+def name(uri: str) -> str:
+    """Return the last part of a URI: the name of a file or folder."""
+    return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
 def sha256(data: bytes) -> str:
     """Return the sha256 of some bytes in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -222,7 +227,7 @@ def read_verified(uri: str) -> bytes:
         CorruptFileError: If the name contains no sha256, or not that of the bytes.
         StorageError: If the file is missing or cannot be read.
     """
-    named = _SHA256.fullmatch(uri.rsplit("/", 1)[-1])
+    named = _SHA256.fullmatch(name(uri))
     if named is None:
         raise CorruptFileError(
             f"{uri} is not named by a sha256, so it was not written by baal_ray"
@@ -262,7 +267,7 @@ def read_json(uri: str, remedy: str = "Restore an intact copy of it.") -> dict[s
 
 def is_named_by_sha256(uri: str) -> bool:
     """Return whether a file's name is a sha256, with or without an extension."""
-    return _SHA256.fullmatch(uri.rsplit("/", 1)[-1]) is not None
+    return _SHA256.fullmatch(name(uri)) is not None
 
 
 def delete(uri: str) -> None:

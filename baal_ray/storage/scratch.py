@@ -45,7 +45,7 @@ def scratch_folders(parent: str) -> dict[str, int]:
             below = fs.ls(path, detail=False)
         except FileNotFoundError:
             return {}
-    names = [found.rstrip("/").rsplit("/", 1)[-1] for found in below]
+    names = [storage.name(found) for found in below]
     return {
         storage.join(parent, name): int(it[1])
         for name in names

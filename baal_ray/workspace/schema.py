@@ -2,26 +2,9 @@
 
 import pyarrow as pa
 
+from baal_ray.names import SCORE_COLUMNS, STABILITY_COLUMNS
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
-
-SCORE_COLUMNS = (
-    "bald",
-    "predictive_entropy",
-    "expected_entropy",
-    "variation_ratio",
-    "mean_std",
-    "margin",
-    "confidence",
-)
-
-#: Of these scores little is informative; of the others, much.
-SMALL_IS_INFORMATIVE = ("margin", "confidence")
-
-#: BALD with each fifth of the posterior samples left out.
-BALD_WITHOUT = tuple(f"bald_without_{group}" for group in range(1, 6))
-
-#: How far `bald` may be off, as K is finite; null where that is undefined.
-STABILITY_COLUMNS = ("bald_std_error", *BALD_WITHOUT)
 
 #: One row per pool image scored by one model. `error` is null when the image was scored; else it
 #: says why not, and the scores are null. `source` is the pool file that the image came from,
@@ -78,13 +61,3 @@ MANIFEST = pa.schema(
 
 ACQUIRED, LABELLED, REJECTED, RELEASED = "acquired", "labelled", "rejected", "released"
 STATUSES = (ACQUIRED, LABELLED, REJECTED, RELEASED)
-
-#: Rules that draw at random, the rather the higher an image's BALD.
-STOCHASTIC = ("power_bald", "softmax_bald", "softrank_bald")
-
-
-def column_of(rule: str) -> str | None:
-    """The score column that a rule ranks by; none for "random"."""
-    if rule == "random":
-        return None
-    return "bald" if rule in STOCHASTIC else rule

@@ -26,6 +26,7 @@ from baal_ray.checkpoint import save_checkpoint
 from baal_ray.cluster import runtime_env
 from baal_ray.config import ModelConfig, ScoringConfig
 from baal_ray.model import build_classifier
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 
@@ -39,7 +40,7 @@ def score(folder, side):
     config = ModelConfig(image_size=side)
     sha256 = save_checkpoint(folder, build_classifier(config, len(CLASSES)), config, CLASSES)
     config = ScoringConfig(samples=20, batch_size=BATCH_SIZE)
-    scorer = PoolScorer(checkpoint_uri(folder, sha256), config, 0, on_gpu=False)
+    scorer = PoolScorer(ScoringJob(checkpoint_uri(folder, sha256), config))
     shape = (BATCH_SIZE, 3, side, side)
     ids = np.array(CLASSES[:1] * BATCH_SIZE, dtype=object)
     nothing = np.array([""] * BATCH_SIZE, dtype=object)

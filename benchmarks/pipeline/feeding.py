@@ -30,6 +30,7 @@ from baal_ray.checkpoint import load_checkpoint, save_checkpoint
 from baal_ray.config import ModelConfig, PoolConfig, ResourcesConfig, ScoringConfig
 from baal_ray.model import build_classifier
 from baal_ray.pool import list_pool, read_pool
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.scoring.stage import through_actors
 from baal_ray.workspace import checkpoint_uri
@@ -90,7 +91,7 @@ def stage(checkpoint, config, device, folder, listing):
     """Of the whole stage."""
     pool = read_pool(list_pool(PoolConfig(uri=str(folder), format="files"), str(listing)))
     resources = ResourcesConfig(scoring_gpus=1 if device == "cuda" else 0)
-    return through_actors(pool, Watched, checkpoint, config, resources, 0).to_pandas()
+    return through_actors(pool, Watched, ScoringJob(checkpoint, config, resources)).to_pandas()
 
 
 def rates(batches: pd.DataFrame):

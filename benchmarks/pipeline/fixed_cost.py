@@ -48,6 +48,7 @@ def work(folder):
     from baal_ray.config import RoundConfig
     from baal_ray.images import decode_many
     from baal_ray.model import build_classifier
+    from baal_ray.scoring.job import ScoringJob
     from baal_ray.scoring.scorer import PoolScorer
     from baal_ray.training.optimisation import fit
     from baal_ray.workspace import checkpoint_uri
@@ -63,7 +64,7 @@ def work(folder):
     fitted = time.perf_counter()
     sha256 = save_checkpoint(str(folder / "alone"), model, config.model, CLASSES)
     checkpoint = checkpoint_uri(str(folder / "alone"), sha256)
-    scorer = PoolScorer(checkpoint, config.scoring, 0, on_gpu=False)
+    scorer = PoolScorer(ScoringJob(checkpoint, config.scoring))
     ids, images = (np.array(pool[name].to_pylist(), dtype=object) for name in ("id", "image"))
     loaded = time.perf_counter()
     for start in range(0, len(ids), BATCH_SIZE):

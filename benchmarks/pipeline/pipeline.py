@@ -39,6 +39,7 @@ from baal_ray.images import decode_many
 from baal_ray.model import build_classifier
 from baal_ray.pool import list_pool, read_pool
 from baal_ray.scoring import score_pool
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 
@@ -82,7 +83,7 @@ def alone(folder, checkpoint, side):
     """CPU seconds of decoding and scoring all files."""
     torch.set_num_threads(1)
     config = ScoringConfig(samples=SAMPLES, batch_size=BATCH_SIZE)
-    scorer = PoolScorer(checkpoint, config, 0, on_gpu=False)
+    scorer = PoolScorer(ScoringJob(checkpoint, config))
     files = sorted(folder.iterdir())
     nothing = np.array([""] * BATCH_SIZE, dtype=object)
 

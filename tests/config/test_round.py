@@ -165,11 +165,6 @@ def test_one_sample_cannot_disagree(faults, read, by):
             "{masks: per_item}",
             "scoring.masks is 'per_item'; it must be 'shared' when selection.by is batch_bald",
         ),
-        (
-            "by: softrank_bald",
-            "{further_stages: [{samples: 99, share: 0.1}]}",
-            "selection.by is 'softrank_bald', which draws by an image's rank in the whole pool",
-        ),
     ],
 )
 def test_rules_that_ask_for_what_there_is_not(faults, selection, scoring, told):

@@ -10,7 +10,7 @@ from baal_ray import storage
 from baal_ray.driver.preview import preview_round
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
-from baal_ray.scoring.fingerprint import fingerprint_uri
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.storage.parquet import publish_table
 from baal_ray.training.fit import _job
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
@@ -99,7 +99,7 @@ def test_what_is_fitted_and_scored_already_is_not_done_again(config, tmp_path, c
     record = FitRecord(checkpoint=CHECKPOINT, labels=27, history=[])
     storage.publish(_job(config, manifest_of(config).labelled()).record, record.to_json())
     checkpoint = checkpoint_uri(config.workspace, CHECKPOINT)
-    folder = fingerprint_uri(scores_uri(config.workspace), checkpoint, config.scoring, config.seed)
+    folder = ScoringJob(checkpoint, config.scoring).folder(scores_uri(config.workspace))
     ids = pa.array([f"image-{i:04}" for i in range(60)])
     nulls = {f.name: pa.nulls(60, f.type) for f in SCORES if f.name != "id"}
     publish_table(folder, pa.table({"id": ids, **nulls}).select(SCORES.names))

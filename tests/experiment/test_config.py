@@ -45,13 +45,6 @@ def test_rules_are_named_or_have_settings(tmp_path):
             {"scoring": {"samples": 1}},
             "scoring.samples is 1; it must be at least 2 when rules.1.by is bald",
         ),
-        (
-            {
-                "rules": ["softrank_bald"],
-                "scoring": {"further_stages": [{"samples": 50, "share": 0.1}]},
-            },
-            "rules.0.by is 'softrank_bald', which draws by an image's rank",
-        ),
         ({"classes": ["left", "left"]}, "classes is ['left', 'left']; class names must be unique"),
         ({"rule": ["bald"]}, "rule is not a setting; did you mean rules?"),
     ],

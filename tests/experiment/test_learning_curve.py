@@ -10,7 +10,7 @@ from baal_ray.experiment.learning_curve import CURVE, Curve
 from baal_ray.posterior import MCDropout
 from pools import CLASSES, experiment_config, label_of
 
-RULES = ["random", "bald", "margin", "power_bald", "softrank_bald", "batch_bald", "epig"]
+RULES = ["random", "bald", "margin", "power_bald", "batch_bald", "epig"]
 
 
 def curve(folder, by="bald", seed=0, **settings):

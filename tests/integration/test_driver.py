@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,11 @@ from baal_ray.errors import ConfigError, PlanMismatchError, PoolError, Unreadabl
 from baal_ray.images import decode
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
-from baal_ray.scoring.fingerprint import fingerprint_uri
+from baal_ray.names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.selection import top_k
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import manifest_uri
-from baal_ray.workspace.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.workspace.stages import FurtherStage
 from pools import label_of, picture, round_config, table, write_labelled, write_pool
 
@@ -316,8 +315,9 @@ def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path
     done = json.loads((folder / "candidates.json").read_text())
     first = pq.read_table(scores_of(staged, "night")).to_pandas().set_index("id")
     assert (len(first), first["log_probs"].notna().sum()) == (120, 120)
-    fingerprint = partial(fingerprint_uri, str(Path(staged.workspace, "scores")))
-    second = fingerprint(result.checkpoint, staged.scoring.at_stage(0), staged.seed)
+    second = ScoringJob(result.checkpoint, staged.scoring.at_stage(0)).folder(
+        str(Path(staged.workspace, "scores"))
+    )
     middle = pq.read_table(second).to_pandas().set_index("id")
     assert {*middle.index} == {*first.nlargest(90, "bald").index}
     again = pq.read_table(done["scores"]).to_pandas().set_index("id").sort_index()

@@ -10,8 +10,7 @@ from answering import answering
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet
-from baal_ray.pool import check_ids, list_pool, read_pool, sample_pool
-from baal_ray.pool import listing as pool_listing
+from baal_ray.pool import check_ids, list_pool, read_pool, sample_pool, unique_ids
 from baal_ray.pool.dataset import _parts, _reader, _Wanted
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -226,7 +225,7 @@ def test_a_pool_in_a_bucket(bucket, tmp_path):
 
 @pytest.mark.parametrize("per_partition", [4_000_000, 7])
 def test_every_id_is_there_once(tmp_path, monkeypatch, per_partition):
-    monkeypatch.setattr(pool_listing, "_IDS_PER_PARTITION", per_partition)
+    monkeypatch.setattr(unique_ids, "_IDS_PER_PARTITION", per_partition)
     write(tmp_path / "1.parquet", images(0, 20), row_group_size=6)
     write(tmp_path / "2.parquet", images(20, 40))
     check_ids(listed(tmp_path))

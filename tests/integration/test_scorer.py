@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from baal_ray.checkpoint import save_checkpoint
 from baal_ray.config import ModelConfig, ScoringConfig
-from baal_ray.model import build_classifier, save_checkpoint
+from baal_ray.model import build_classifier
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 
@@ -29,7 +31,7 @@ rows = {"id": np.array([f"i{n}" for n in range(64)], object), "source": np.full(
         "image": pixels, "error": np.full(64, "", object)}
 
 def score():
-    scorer = PoolScorer(checkpoint_uri(workspace, sha256), ScoringConfig(samples=3), 0, False)
+    scorer = PoolScorer(ScoringJob(checkpoint_uri(workspace, sha256), ScoringConfig(samples=3)))
     return [scorer(rows)["bald"].to_pylist() for _ in range(2)]
 
 free = score() if megabytes > 100 else None

@@ -23,17 +23,17 @@ from baal_ray.errors import ConfigError, ResourceError
 from baal_ray.ids import IdSet
 from baal_ray.images import decode_many
 from baal_ray.model import build_classifier
+from baal_ray.names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.pool import list_pool, read_pool
 from baal_ray.pool.decoding import decode
 from baal_ray.posterior import MCDropout
 from baal_ray.scoring import score_pool
-from baal_ray.scoring.fingerprint import fingerprint_uri
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.kept_samples import kept_log_probs
 from baal_ray.scoring.scorer import Columns, PoolScorer
 from baal_ray.scoring.stage import through_actors
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import checkpoint_uri
-from baal_ray.workspace.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from pools import CLASSES, round_config, table, write_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -100,7 +100,9 @@ def test_mini_batches_are_whole_and_made_apart_from_the_actor(
     # Of as many CPUs as a task that decodes, which Ray Data would rather run inside it.
     resources = ResourcesConfig(scoring_cpus=1)
     config = ScoringConfig.model_validate({"samples": 2, "batch_size": 48, "decode_on": decode_on})
-    done = through_actors(pool, RowsOfEach, checkpoint, config, resources, 0).materialize()
+    done = through_actors(
+        pool, RowsOfEach, ScoringJob(checkpoint, config, resources)
+    ).materialize()
     # Read by tasks of 512, 512 and 76.
     assert sorted(row["rows"] for row in done.take_all()) == [28, 32, 32] + [48] * 21
     made = "decode" if decode_on == "cpu" else "<lambda>"
@@ -114,7 +116,7 @@ def test_images_may_be_decoded_where_they_are_scored(tmp_path: Path, checkpoint:
     config, resources = ScoringConfig(samples=3, batch_size=64), ResourcesConfig()
     on_gpu = config.model_copy(update={"decode_on": "gpu"})
     by_tasks, by_actors = (
-        through_actors(pool, PoolScorer, checkpoint, each, resources, 0).to_pandas()
+        through_actors(pool, PoolScorer, ScoringJob(checkpoint, each, resources)).to_pandas()
         for each in (config, on_gpu)
     )
     assert len(by_actors) == 150
@@ -127,7 +129,7 @@ def test_images_may_be_decoded_where_they_are_scored(tmp_path: Path, checkpoint:
 
 def test_a_scorer_may_be_called_by_several_threads(checkpoint: str) -> None:
     rows = [decode(table(i, 20).select(["id", "image"]), 12, 12, 10**6) for i in range(0, 200, 20)]
-    scorer = PoolScorer(checkpoint, ScoringConfig(samples=5), seed=0, on_gpu=False)
+    scorer = PoolScorer(ScoringJob(checkpoint, ScoringConfig(samples=5)))
     one_by_one = [scorer(each) for each in rows]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(scorer, rows * 3)) == one_by_one * 3
@@ -153,7 +155,7 @@ def test_an_actor_keeps_its_memory_for_the_next_mini_batch(tmp_path: Path) -> No
     checkpoint = checkpoint_uri(str(tmp_path), sha256)
     pool = read_pool(list_pool(PoolConfig(uri=str(write_pool(tmp_path, images=10))), ""))
     config, resources = ScoringConfig(samples=2), ResourcesConfig(scoring_cpus=0.5)
-    done = through_actors(pool, FreshPages, checkpoint, config, resources, 0)
+    done = through_actors(pool, FreshPages, ScoringJob(checkpoint, config, resources))
     # Not of the first few: the bytes of another thread may lie where 300 MiB were, once or twice.
     assert done.to_pandas()["pages"].median() < 420 * 2**20 / resource.getpagesize() / 100
 
@@ -167,7 +169,7 @@ def test_where_that_gains_nothing_an_actor_starts_sooner(
 
 def test_one_sample_has_scores_but_no_error_of_them(checkpoint: str) -> None:
     rows = decode(table(0, 3).select(["id", "image"]), 12, 12, max_pixels=10**6)
-    scores = PoolScorer(checkpoint, ScoringConfig(samples=1), 0, on_gpu=False)(rows).to_pandas()
+    scores = PoolScorer(ScoringJob(checkpoint, ScoringConfig(samples=1)))(rows).to_pandas()
     assert scores["error"].isna().all()
     assert scores[list(SCORE_COLUMNS)].notna().all().all()
     assert scores[list(STABILITY_COLUMNS)].isna().all().all()
@@ -181,7 +183,7 @@ def test_the_model_may_run_in_16_bits_and_scores_change_a_little(
     scores = []
     for name in ("float32", precision):
         config = ScoringConfig.model_validate({"samples": 5, "precision": name})
-        scored = PoolScorer(checkpoint, config, seed=0, on_gpu=False)(rows)
+        scored = PoolScorer(ScoringJob(checkpoint, config))(rows)
         scores.append(scored.select(list(SCORE_COLUMNS)).to_pandas())
     np.testing.assert_allclose(*scores, atol=0.02)
     assert (scores[0] != scores[1]).any().any()
@@ -197,9 +199,9 @@ def test_the_most_promising_of_each_mini_batch_keep_their_log_probs(
     rows = decode(table(0, 20).select(["id", "image"]), 12, 12, max_pixels=10**6)
     rows["error"][3] = "cut short"
     config = ScoringConfig.model_validate(SMALL)
-    plain = PoolScorer(checkpoint, config, 0, on_gpu=False)(rows)
+    plain = PoolScorer(ScoringJob(checkpoint, config))(rows)
     assert plain["log_probs"].null_count == 20
-    scored = PoolScorer(checkpoint, config, 0, on_gpu=False, keep_by=by)(rows)
+    scored = PoolScorer(ScoringJob(checkpoint, config), keep_by=by)(rows)
     # Bit for bit, whether log-probabilities are kept or not.
     assert scored.drop_columns("log_probs").equals(plain.drop_columns("log_probs"))
     scores = scored.to_pandas().dropna(subset=by)
@@ -219,7 +221,7 @@ def test_a_further_stage_draws_only_the_samples_that_the_one_before_has_not(
     parts = [
         {name: column[s] for name, column in rows.items()} for s in (slice(16), slice(16, 30))
     ]
-    first_stage = PoolScorer(checkpoint, config, 0, on_gpu=False, keep_by="bald")
+    first_stage = PoolScorer(ScoringJob(checkpoint, config), keep_by="bald")
     files = [publish_table(str(tmp_path / "first"), first_stage(part)) for part in parts]
     ids = pa.concat_tables(map(pq.read_table, files)).to_pandas().dropna(subset="log_probs")["id"]
     assert len(ids) == 6 + 6
@@ -227,14 +229,14 @@ def test_a_further_stage_draws_only_the_samples_that_the_one_before_has_not(
     everything = kept_log_probs(files, IdSet.of(rows["id"].tolist()), 2)
     assert everything.images == 12
     candidates = {name: column[np.isin(rows["id"], ids)] for name, column in rows.items()}
-    flat = PoolScorer(checkpoint, more, 0, on_gpu=False)
+    flat = PoolScorer(ScoringJob(checkpoint, more))
     columns = [*SCORE_COLUMNS, *STABILITY_COLUMNS]
 
     def scored(scorer: PoolScorer, rows: Columns) -> pd.DataFrame:
         return scorer(rows).select(columns).to_pandas()
 
     expected = scored(flat, candidates)
-    further = PoolScorer(checkpoint, more, 0, on_gpu=False, first=everything)
+    further = PoolScorer(ScoringJob(checkpoint, more), first=everything)
     assert further._first is not None
     with monkeypatch.context() as patch:  # nothing is drawn again
         patch.delattr(further._first, "_posterior")
@@ -243,14 +245,14 @@ def test_a_further_stage_draws_only_the_samples_that_the_one_before_has_not(
     some = {name: column[:16] for name, column in rows.items()}
     np.testing.assert_allclose(scored(further, some), scored(flat, some), atol=1e-5)
     nothing = kept_log_probs(files, IdSet.of([]), 2)
-    further = PoolScorer(checkpoint, more, 0, on_gpu=False, first=nothing)
+    further = PoolScorer(ScoringJob(checkpoint, more), first=nothing)
     assert nothing.images == 0
     np.testing.assert_allclose(scored(further, candidates), expected, atol=1e-5)
 
     # And what was kept counts: other log-probabilities are other scores.
     arrays = [np.roll(array, 1, axis=-1) for array in ray.get(everything.log_probs_N_K_C)]
     wrong = replace(everything, log_probs_N_K_C=[ray.put(array) for array in arrays])
-    further = PoolScorer(checkpoint, more, 0, on_gpu=False, first=wrong)
+    further = PoolScorer(ScoringJob(checkpoint, more), first=wrong)
     assert np.abs(scored(further, candidates) - expected).to_numpy().max() > 1e-3
 
 
@@ -267,14 +269,14 @@ def test_what_changes_scores_changes_where_they_are_kept() -> None:
         {"max_pixels": 10**6},
     ]
     folders = [
-        fingerprint_uri("scores", "a/model", ScoringConfig.model_validate(setting), seed=0)
+        ScoringJob("a/model", ScoringConfig.model_validate(setting)).folder("scores")
         for setting in settings
     ]
     assert len({*folders}) == len(settings)
     stages = [StageConfig(samples=100, share=0.05)]
     same = ScoringConfig(max_unreadable=1, further_stages=stages)
-    assert fingerprint_uri("scores", "b/model/", same, seed=0) == folders[0]
-    assert fingerprint_uri("scores", "b/model", same.at_stage(0), seed=0) == folders[2]
+    assert ScoringJob("b/model/", same).folder("scores") == folders[0]
+    assert ScoringJob("b/model", same.at_stage(0)).folder("scores") == folders[2]
 
 
 @pytest.mark.parametrize("masks", ["shared", "per_item"])
@@ -285,7 +287,7 @@ def test_an_image_has_the_same_score_in_mini_batches_of_1_7_and_256(
     scores = []
     for size in (1, 7, 256):
         config = ScoringConfig.model_validate({"samples": 3, "batch_size": size, "masks": masks})
-        scorer = PoolScorer(checkpoint, config, seed=0, on_gpu=False)
+        scorer = PoolScorer(ScoringJob(checkpoint, config))
         parts = [
             scorer({name: column[start : start + size] for name, column in rows.items()})
             for start in range(0, 40, size)
@@ -347,14 +349,14 @@ def test_a_mini_batch_size_is_found_once_for_a_model(tmp_path: Path, checkpoint:
     kept.write_text(json.dumps(trial | {"batch_size": 17}))
     again = score_pool(pool, checkpoint, str(tmp_path / "scores"), config=config)
     with_17 = ScoringConfig(samples=4, batch_size=17)
-    assert again.uri == fingerprint_uri(str(tmp_path / "scores"), checkpoint, with_17, 0)
+    assert again.uri == ScoringJob(checkpoint, with_17).folder(str(tmp_path / "scores"))
     assert again.uri != found.uri
 
 
 def test_an_output_that_is_not_finite_is_an_error_row(tmp_path: Path, checkpoint: str) -> None:
-    scorer = PoolScorer(checkpoint, ScoringConfig(samples=2), seed=0, on_gpu=False)
+    scorer = PoolScorer(ScoringJob(checkpoint, ScoringConfig(samples=2)))
     with torch.no_grad():
-        for weights in scorer._posterior.model.parameters():
+        for weights in scorer._samples.model.parameters():
             weights.fill_(torch.nan)
     rows = decode(table(0, 3).select(["id", "image"]), 12, 12, max_pixels=10**6)
     scores = scorer(rows).to_pandas()

@@ -16,6 +16,7 @@ from baal_ray.checkpoint import save_checkpoint
 from baal_ray.config import ModelConfig, ScoringConfig
 from baal_ray.model import build_classifier
 from baal_ray.pool.decoding import decode
+from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
 from pools import CLASSES, table, write_pool
@@ -64,7 +65,7 @@ def check_scores(folder: Path) -> None:
     """Hold them against what one process scores."""
     scores = pq.read_table(folder / "scores").to_pandas().sort_values("id")
     quick = saved_model(folder / "quick", folder, seconds=0)
-    scorer = PoolScorer(quick, ScoringConfig(samples=4, batch_size=BATCH_SIZE), 0, False)
+    scorer = PoolScorer(ScoringJob(quick, ScoringConfig(samples=4, batch_size=BATCH_SIZE)))
     rows = decode(table(0, IMAGES).select(["id", "image"]), 12, 12, max_pixels=10**6)
     with pytest.warns(RuntimeWarning, match="cannot be traced"):
         expected = [

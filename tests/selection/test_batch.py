@@ -5,13 +5,14 @@ import pyarrow as pa
 import pytest
 
 from baal_ray.ids import IdSet
+from baal_ray.names import BALD_WITHOUT
 from baal_ray.pool import list_pool
 from baal_ray.selection import batch as batch_module
 from baal_ray.selection import top_k
-from baal_ray.selection.batch import Ranking, pick_batch
+from baal_ray.selection.batch import Picker, pick_batch
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace.batches import read_batch
-from baal_ray.workspace.schema import BALD_WITHOUT, BATCH, SCORES
+from baal_ray.workspace.schema import BATCH, SCORES
 from pools import CLASSES, round_config, write_pool
 
 IMAGES = 200
@@ -50,7 +51,7 @@ def ranking(tmp_path, scores):
     def make(seed=5, **selection):
         settings = {"k": 20, "random_share": 0.25} | selection
         config = round_config(tmp_path, selection=settings)
-        return Ranking(config, None, "model", scores, scores, None, seed)
+        return Picker(config, None, "model", scores, scores, None, seed)
 
     return make
 
@@ -119,8 +120,8 @@ def test_the_best_of_a_last_stage_have_a_control_from_the_whole_pool(ranking, tm
     """The last stage has scored the 30 best alone, in another order."""
     last = publish_scores(tmp_path / "last", BEST[:30])
     chosen = ranking()
-    staged = Ranking(
-        chosen.config, None, "model", chosen.scores, last, IdSet.of(BEST[:30]), chosen.seed
+    staged = Picker(
+        chosen.config, None, "model", chosen.scores, last, IdSet.of(BEST[:30]), chosen.draw_seed
     )
     picks = staged.picks(IdSet.of([]), None)
     assert control_of(picks) == control_of(chosen.picks(IdSet.of([]), None))
@@ -140,7 +141,7 @@ def test_without_scores_all_picks_are_random(tmp_path):
     write_pool(tmp_path, images=30)
     config = round_config(tmp_path, selection={"random_share": 0.2})
     listing = list_pool(config.pool, str(tmp_path / "listing"))
-    picks = Ranking(config, listing, None, None, None, None, 0).picks(IdSet.of([]), None)
+    picks = Picker(config, listing, None, None, None, None, 0).picks(IdSet.of([]), None)
     assert picks["rule"].to_pylist() == ["random"] * 10
     assert picks["predicted"].null_count == 10
 
@@ -168,7 +169,7 @@ def test_what_is_lost_is_replaced_by_its_own_kind(ranking, tmp_path, monkeypatch
     pool = Pool([active[0], active[3], control[1], control[4], *IDS[:40:2]])
     monkeypatch.setattr(batch_module, "write_batch", pool.write_batch)
     chosen = ranking()
-    chosen = Ranking(chosen.config, pool, "model", chosen.scores, chosen.scores, None, 5)
+    chosen = Picker(chosen.config, pool, "model", chosen.scores, chosen.scores, None, 5)
     done = pick_batch(chosen, str(tmp_path / "batch"), IdSet.of([]))
     assert (done.acquired, done.random, done.rule) == (20, 5, "bald")
     picks = read_batch([f"{tmp_path}/batch/{name}" for name in done.files])

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from baal_ray import acquisition, storage
 from baal_ray.errors import CorruptFileError, SelectionError
 from baal_ray.ids import IdSet, hash_ids
+from baal_ray.names import BALD_WITHOUT, RANKING_RULES, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.selection import top_k
-from baal_ray.selection.ranking import count_eligible, overlaps, top_ids, top_k_of
-from baal_ray.selection.rules import RANKING_RULES
+from baal_ray.selection.ranking import Ranking
 from baal_ray.storage.parquet import publish_table
-from baal_ray.workspace.schema import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.workspace.scores import score_files
 from score_tables import picks, scores
 
 SMALL_FIRST = ("margin", "confidence")
@@ -55,7 +55,7 @@ def test_however_scores_are_sharded_the_picks_are_those_of_a_global_sort(rows, c
     bounds = [0, *sorted(cuts), len(rows)]
     shards = [rows[a:b] for a, b in pairwise(bounds)]
     tables = [scores([i for i, _ in shard], [s for _, s in shard]) for shard in shards]
-    found = top_k_of(tables, k, by, seed)
+    found = Ranking(by, seed).best_of(tables, k)
     assert picks(found) == reference(rows, k, by, seed)
     assert found["rank"].to_pylist() == list(range(1, len(found) + 1))
     assert found["score"].equals(found[by])
@@ -80,9 +80,8 @@ def test_overlaps_are_those_of_a_global_sort_by_each_column(tmp_path_factory, wi
     for start in range(0, 30, 7):
         publish_table(folder, table[start : start + 7])
     picked = picks(top_k(folder, k, seed=seed, leave_out=IdSet.of("3"), only=IdSet.of(ids[:25])))
-    found = overlaps(
-        folder, picked, "bald", seed, leave_out=IdSet.of("3"), only=IdSet.of(ids[:25])
-    )
+    ranking = Ranking("bald", seed, IdSet.of("3"), IdSet.of(ids[:25]))
+    found = ranking.overlaps(score_files(folder), picked)
     others = [
         reference([r for r in zip(ids[:25], w, strict=False) if r[0] != "3"], k, "bald", seed)
         for w in withouts
@@ -104,9 +103,9 @@ def test_overlaps_are_of_the_same_luck(tmp_path, by):
     expected = []
     for name in BALD_WITHOUT:
         without = table.set_column(table.column_names.index("bald"), "bald", table[name])
-        others = picks(top_k_of([without], 40, **options))
+        others = picks(Ranking(**options).best_of([without], 40))
         expected.append(len({*others} & {*picked}) / 40)
-    assert overlaps(str(tmp_path), picked, **options) == expected
+    assert Ranking(**options).overlaps(score_files(str(tmp_path)), picked) == expected
     assert min(expected) < 1
 
 
@@ -118,9 +117,10 @@ def test_what_may_be_picked_is_counted_and_named_without_reading_all_columns(tmp
     errors = pa.array(["cut" if n == 12 else None for n in range(14)])
     publish_table(str(tmp_path), scores(ids, values, error=errors))
     leave_out = IdSet.of(ids[:1])
-    assert count_eligible(str(tmp_path), by) == 12
-    assert count_eligible(str(tmp_path), by, leave_out=leave_out) == 11
-    found = top_ids(str(tmp_path), 4, by, leave_out=leave_out, only=IdSet.of(ids[:11]))
+    files = score_files(str(tmp_path))
+    assert Ranking(by).count(files) == 12
+    assert Ranking(by, leave_out=leave_out).count(files) == 11
+    found = Ranking(by, leave_out=leave_out, only=IdSet.of(ids[:11])).ids(files, 4)
     assert picks(found) == (ids[1:5] if by == "margin" else ids[10:6:-1])
     assert found.column_names == ["id", "source"]
 
@@ -134,13 +134,12 @@ def test_log_probs_are_not_read(tmp_path):
 def test_overlaps_of_one_sample_or_of_no_picks_are_undefined(tmp_path):
     columns = {name: pa.nulls(2, pa.float32()) for name in STABILITY_COLUMNS}
     publish_table(str(tmp_path), scores("ab", [0.1, 0.2], **columns))
-    assert overlaps(str(tmp_path), ["a"]) == []
-    assert overlaps(str(tmp_path), []) == []
+    files = score_files(str(tmp_path))
+    assert Ranking("bald").overlaps(files, ["a"]) == []
+    assert Ranking("bald").overlaps(files, []) == []
 
 
 def test_columns_are_named_alike_where_they_are_made_and_where_they_are_kept():
-    assert acquisition.BALD_WITHOUT == BALD_WITHOUT
-    assert acquisition.SCORES == SCORE_COLUMNS
     columns = acquisition.PredictiveStatistics.of(torch.zeros(1, 1, 2)).columns()
     assert {*columns} == {*SCORE_COLUMNS, *STABILITY_COLUMNS, "predicted"}
 
@@ -163,36 +162,36 @@ def test_a_folder_of_files_and_a_list_of_them_give_the_same(tmp_path):
 @pytest.mark.parametrize("by", [*SMALL_FIRST, "bald", "mean_std"])
 def test_every_rule_knows_its_direction(by):
     """A small margin or confidence is informative; of all else, much is."""
-    found = picks(top_k_of([scores("abc", [0.2, 0.1, 0.3])], 2, by, 0))
+    found = picks(Ranking(by, 0).best_of([scores("abc", [0.2, 0.1, 0.3])], 2))
     assert found == (["b", "a"] if by in SMALL_FIRST else ["c", "a"])
 
 
 def test_rows_with_an_error_are_never_picked_even_if_they_have_a_score():
     table = scores("ab", [0.9, 0.1], error=pa.array(["truncated", None]))
-    assert picks(top_k_of([table], 5, "bald", 0)) == ["b"]
-    assert picks(top_k_of([table], 5, "random", 0)) == ["b"]
+    assert picks(Ranking("bald", 0).best_of([table], 5)) == ["b"]
+    assert picks(Ranking("random", 0).best_of([table], 5)) == ["b"]
 
 
 def test_there_may_be_fewer_images_than_asked_for_or_none():
-    assert picks(top_k_of([scores("ab", [0.1, 0.2])], 10, "bald", 0)) == ["b", "a"]
-    nothing = top_k_of([scores("ab", [math.nan] * 2)], 10, "bald", 0)
-    assert nothing.column_names == top_k_of([scores("a", [1.0])], 1, "bald", 0).column_names
+    assert picks(Ranking("bald", 0).best_of([scores("ab", [0.1, 0.2])], 10)) == ["b", "a"]
+    nothing = Ranking("bald", 0).best_of([scores("ab", [math.nan] * 2)], 10)
+    assert nothing.column_names == Ranking("bald", 0).best_of([scores("a", [1.0])], 1).column_names
     assert len(nothing) == 0
 
 
 def test_some_may_be_left_out_and_some_kept_to():
     table = scores("abcd", [4.0, 3.0, 2.0, 1.0])
-    found = top_k_of([table], 4, "bald", 0, leave_out=IdSet.of("a"), only=IdSet.of("ac"))
+    found = Ranking("bald", 0, leave_out=IdSet.of("a"), only=IdSet.of("ac")).best_of([table], 4)
     assert picks(found) == ["c"]
-    assert picks(top_k_of([table], 4, "bald", 0, leave_out=IdSet.of([]))) == [*"abcd"]
-    assert picks(top_k_of([table], 4, "bald", 0, only=IdSet.of([]))) == []
+    assert picks(Ranking("bald", leave_out=IdSet.of([])).best_of([table], 4)) == [*"abcd"]
+    assert picks(Ranking("bald", only=IdSet.of([])).best_of([table], 4)) == []
 
 
 def test_when_all_scores_are_equal_no_folder_is_favoured():
     """Of 10 folders of 200 images, 500 picks: 50 a folder, ±5.8 (hypergeometric)."""
     ids = [f"folder{f}/{n:03}.jpg" for f in range(10) for n in range(200)]
     tables = [scores(ids[i : i + 200], [0.0] * 200) for i in range(0, 2000, 200)]
-    by_folder = Counter(id.split("/")[0] for id in picks(top_k_of(tables, 500, "bald", 7)))
+    by_folder = Counter(id.split("/")[0] for id in picks(Ranking("bald", 7).best_of(tables, 500)))
     assert all(abs(by_folder[f"folder{f}"] - 50) < 4 * 5.8 for f in range(10))
 
 
@@ -200,21 +199,21 @@ def test_random_is_the_same_again_for_a_seed_and_uniform_over_seeds():
     """Each of 20 images is among 5 picks of 1000 seeds 250 ± 13.7 times."""
     ids = [f"{n}" for n in range(20)]
     table = pa.table({"id": ids, "source": ids})
-    forwards = [picks(top_k_of([table], 5, "random", seed)) for seed in range(1000)]
-    assert forwards[3] == picks(top_k_of([table[10:], table[:10]], 5, "random", 3))
+    forwards = [picks(Ranking("random", seed).best_of([table], 5)) for seed in range(1000)]
+    assert forwards[3] == picks(Ranking("random", 3).best_of([table[10:], table[:10]], 5))
     times = Counter(id for found in forwards for id in found)
     assert all(abs(times[id] - 250) < 4.5 * 13.7 for id in ids)
-    assert top_k_of([table], 5, "random", 0)["score"].null_count == 5
+    assert Ranking("random", 0).best_of([table], 5)["score"].null_count == 5
 
 
 def test_random_takes_images_whose_scores_say_nothing():
-    assert len(top_k_of([scores("ab", [math.nan, 0.1])], 2, "random", 0)) == 2
+    assert len(Ranking("random", 0).best_of([scores("ab", [math.nan, 0.1])], 2)) == 2
 
 
 def test_scores_of_different_k_are_not_ranked_together():
     other = scores("c", [0.3], samples=pa.array([100], pa.int32()))
     with pytest.raises(SelectionError, match="20 and 100 posterior samples are mixed"):
-        top_k_of([scores("ab", [0.1, 0.2]), other], 2, "bald", 0)
+        Ranking("bald", 0).best_of([scores("ab", [0.1, 0.2]), other], 2)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +263,7 @@ def test_what_does_not_belong_in_a_folder_of_ours_is_passed_over(tmp_path, caplo
     for name in (".DS_Store", "._a.parquet", "torn.parquet"):
         (tmp_path / name).write_bytes(b"\0\0\0\1Bud1")
     assert picks(top_k(str(tmp_path), 5)) == ["b", "a"]
-    assert count_eligible(str(tmp_path), "bald") == 2
+    assert Ranking("bald").count(score_files(str(tmp_path))) == 2
     assert "copy.parquet is not named by a sha256" in caplog.text
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from baal_ray.workspace.schema import SCORE_COLUMNS, SCORES, STABILITY_COLUMNS
+from baal_ray.names import SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.workspace.schema import SCORES
 
 
 def scores(ids: Sequence[str], values: Sequence[float | None], **columns: pa.Array) -> pa.Table:

@@ -3,7 +3,7 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.selection import top_k
-from baal_ray.selection.ranking import count_eligible
+from baal_ray.selection.ranking import Ranking
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace.schema import FINGERPRINT
 from baal_ray.workspace.scores import score_files, scored_already
@@ -44,7 +44,7 @@ def test_scores_of_another_model_count_for_nothing_and_stay_where_they_are(tmp_p
     storage.publish(f"{folders[1]}/{foreign[-72:].split('/')[-1]}", storage.read(foreign))
     assert scored_already(folders[1]).contains(list("cdef")).tolist() == [False] * 2 + [True] * 2
     assert sorted(top_k(folders[1], 9)["id"].to_pylist()) == ["e", "f"]
-    assert count_eligible(folders[1], "bald") == 2
+    assert Ranking("bald").count(score_files(folders[1])) == 2
     assert len(score_files(folders[1])) == 2
     assert "scores of another fingerprint" in caplog.text
     elsewhere = [storage.join(str(tmp_path), "mine", foreign.split("/")[-1])]

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baal_ray.acquisition import ACQUISITION_FUNCTIONS, bald
+from baal_ray import acquisition
+from baal_ray.acquisition import bald
 from baal_ray.errors import PosteriorError
+from baal_ray.names import SCORE_COLUMNS
 from baal_ray.posterior import MCDropout
 from baal_ray.posterior.unchanged import Watch
 from scenarios import dropout_net, inputs
@@ -70,7 +72,8 @@ class TestConsistency:
         posterior = MCDropout(build(), samples=6)
         statistics = posterior.statistics(images())
         log_probs_N_K_C = posterior.log_probs(images())
-        for name, function in ACQUISITION_FUNCTIONS.items():
+        for name in SCORE_COLUMNS:
+            function = getattr(acquisition, name)
             assert torch.equal(statistics[name], function(log_probs_N_K_C)), name
         assert torch.equal(statistics["predicted"], log_probs_N_K_C.exp().mean(1).argmax(1))
 

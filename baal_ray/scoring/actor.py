@@ -1,0 +1,154 @@
+"""The actor that holds a fitted model: its loading, its memory, and its mini-batches."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from baal_ray.checkpoint import load_checkpoint
+from baal_ray.errors import ResourceError
+from baal_ray.pool.decoding import columns_with
+from baal_ray.posterior import MCDropout
+from baal_ray.posterior.memory import is_out_of_memory
+from baal_ray.scoring.gpu_decoding import DeviceDecoder
+from baal_ray.scoring.job import ScoringJob
+
+logger = logging.getLogger(__name__)
+
+# Fewest images at once. One alone runs as two in `MCDropout`.
+_FEWEST = 2
+
+Columns = Mapping[str, npt.NDArray[Any]]
+Part = TypeVar("Part")
+
+
+class ModelActor:
+    """Holds a fitted model on its device, and what each mini-batch needs before the model.
+
+    Several threads may call an actor at once. The model takes one mini-batch after the other.
+    While a GPU works on one, the next is prepared and put into its queue.
+    """
+
+    def __init__(self, job: ScoringJob) -> None:
+        """Load the model, onto the GPU that Ray has given this actor, if any."""
+        loaded = load_checkpoint(job.checkpoint)
+        self._job, self._config = job, job.config
+        self._sha256 = loaded.sha256
+        self._image_size, self._output = loaded.config.image_size, loaded.config.output
+        self._device = torch.device("cuda" if job.on_gpu else "cpu")
+        self._precision = getattr(torch, job.config.precision)
+        self._classifier = loaded.classifier.to(self._device).requires_grad_(False)
+        self._turn = threading.Lock()
+        self._at_once = job.config.mini_batch
+        self._decode = (
+            DeviceDecoder(self._device, *self._image_size, max_pixels=job.config.max_pixels)
+            if job.config.decode_on == "gpu"
+            else None
+        )
+
+    def _posterior(self, samples: int) -> MCDropout:
+        return MCDropout(
+            self._classifier,
+            samples,
+            self._job.mask_seed,
+            self._config.masks,
+            self._output,
+            stochastic_depth=self._config.stochastic_depth,
+            frozen=True,
+        )
+
+    def _check(self, posterior: MCDropout) -> None:
+        """Refuse a model that cannot be sampled, on noise."""
+        noise_N = torch.randint(
+            *(0, 256, (_FEWEST, 3, *self._image_size)),
+            dtype=torch.uint8,
+            generator=torch.Generator().manual_seed(self._job.mask_seed),
+        )
+        try:
+            posterior.check(noise_N.to(self._device))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self._no_memory(error) from error
+            raise
+
+    def _decoded(self, rows: Columns | pa.Table) -> Mapping[str, Any]:
+        if not isinstance(rows, pa.Table):
+            return rows
+        assert self._decode is not None
+        return columns_with(rows, self._decode)
+
+    def _padded(self, images_N: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+        """Return a mini-batch of its fixed size, so that scores are the same bit for bit."""
+        shape = (self._config.mini_batch, *images_N.shape[1:])
+        if isinstance(images_N, Tensor):
+            padded_N = torch.zeros(shape, dtype=torch.uint8, device=images_N.device)
+            padded_N[: len(images_N)] = images_N
+        else:
+            # Pinned, so that a GPU need not be waited for while it is copied there.
+            pinned = self._device.type == "cuda"
+            padded_N = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+            padded_N.numpy()[: len(images_N)] = images_N
+            padded_N[len(images_N) :] = 0
+        return padded_N
+
+    def _in_parts(
+        self, images_N: Tensor, ids: list[str], run: Callable[[Tensor, list[str]], Part]
+    ) -> list[Part]:
+        """Run a mini-batch through the model, in parts if the device has no room for all of it.
+
+        Args:
+            images_N: Images, uint8 [N, 3, H, W], padded or not.
+            ids: Their ids; fewer than N if some images are padding.
+            run: Function of some images on the device and their ids, "" for padding.
+
+        Raises:
+            ResourceError: If the device has no room for the fewest images.
+        """
+        padded_ids = [*ids, *[""] * (len(images_N) - len(ids))]
+        while True:
+            size = self._at_once
+            try:
+                with self._autocast():
+                    return [
+                        run(some_N.to(self._device, non_blocking=True), padded_ids[start:][:size])
+                        for start in range(0, len(images_N), size)
+                        for some_N in [images_N[start : start + size]]
+                    ]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(error)
+
+    def _halve(self, error: Exception) -> None:
+        """From now on, run half as many images at once.
+
+        Raises:
+            ResourceError: If they are the fewest already.
+        """
+        if self._at_once <= _FEWEST:
+            raise self._no_memory(error) from error
+        self._at_once //= 2
+        logger.warning(
+            "the %s has no memory for %d images at once: %d from now on. Set scoring.batch_size "
+            "to that for the next round, and no time is lost on trying",
+            self._device.type,
+            2 * self._at_once,
+            self._at_once,
+        )
+
+    def _no_memory(self, error: Exception) -> ResourceError:
+        return ResourceError(
+            f"the {self._device.type} has no memory to score {_FEWEST} images at once: {error}. "
+            "Score on a larger device, with scoring.precision bfloat16 or with a smaller model"
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self._device.type, self._precision, enabled=self._precision != torch.float32
+        )

@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 
 _config_argument = click.argument("config_path", metavar="CONFIG")
 _round_option = click.option(
-    "--round", "round_id", required=True, metavar="ID", help="Names the round, such as 2026-11-22."
+    "--round", "round_id", required=True, metavar="ID", help="Id of the round, such as 2026-11-22."
 )
 
 _FORGETTING = """\
-This cannot be undone, and earlier versions of the manifest that held them cannot be read any more.
-Models that were fitted on them keep what they learned: the next fit is without them, and then
-`baal-ray prune --keep 1` removes the older models.
-The pool is yours: take them out of {pool} too, or the next round scores them again."""
+This cannot be undone. Earlier versions of the manifest that held the images can no longer be read.
+Models that were fitted on the images keep what they learned. The next fit leaves the images out;
+after it, `baal-ray prune --keep 1` removes the older models.
+The pool itself is never changed: remove the images from {pool} too, or the next round scores them
+again."""
 
 
 class _Group(click.Group):
-    """Ends with exit code 1 and the message of our own error, wherever Ray has wrapped it."""
+    """A command group that reports errors of baal_ray, even wrapped by Ray, with exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with in_plain_words():
@@ -43,7 +44,7 @@ class _Group(click.Group):
 @click.group(cls=_Group)
 @click.version_option(baal_ray.__version__)
 def main() -> None:
-    """Bayesian active learning on Ray: fit, score the pool, acquire the most informative."""
+    """Bayesian active learning on Ray: fit, score the pool, acquire the best images."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
@@ -52,10 +53,10 @@ def main() -> None:
     "--folder",
     default="baal_ray_demo",
     show_default=True,
-    help="Where to put it; must not exist.",
+    help="Folder to write to. It must not exist yet.",
 )
 def demo(folder: str) -> None:
-    """Three rounds on real handwritten digits, on this machine, against random picks."""
+    """Run three rounds on handwritten digits on this machine, and compare with random picks."""
     console = Console()
     with console.status("loading Ray"):
         from baal_ray.demo import run_demo
@@ -66,11 +67,16 @@ def demo(folder: str) -> None:
 @main.command()
 @_config_argument
 @_round_option
-@click.option("--dry-run", is_flag=True, help="Only say what it would do, and how long it takes.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only report what the round would do, and how long it would take.",
+)
 def run(config_path: str, round_id: str, dry_run: bool) -> None:
-    """Run an acquisition round here, or what is left of it.
+    """Run an acquisition round, or finish one that was interrupted.
 
-    "Here" is the cluster that this machine or job belongs to, else a local one.
+    The round runs on the Ray cluster that this machine or job belongs to, or on a local one if
+    there is none.
     """
     config = RoundConfig.from_yaml(config_path)
     if dry_run:
@@ -89,17 +95,17 @@ def run(config_path: str, round_id: str, dry_run: bool) -> None:
 @click.option(
     "--address",
     metavar="URL",
-    help="Ray's dashboard, such as http://127.0.0.1:8265.  [default: RAY_ADDRESS, or the cluster "
-    "on this machine]",
+    help="URL of Ray's dashboard, such as http://127.0.0.1:8265.  [default: RAY_ADDRESS, or the "
+    "cluster on this machine]",
 )
-@click.option("--working-dir", help="The folder the job takes along.  [default: that of CONFIG]")
+@click.option("--working-dir", help="Folder to upload with the job.  [default: that of CONFIG]")
 @click.option(
     "--env",
     "environment",
     multiple=True,
     metavar="NAME",
-    help="A variable of this shell that the job gets too; may be repeated. Ray's dashboard shows "
-    "its value.",
+    help="Environment variable to pass on to the job. May be repeated. Ray's dashboard shows its "
+    "value.",
 )
 def submit(
     config_path: str,
@@ -110,8 +116,8 @@ def submit(
 ) -> None:
     """Run a round as a job on a Ray cluster, follow its log, and exit with its exit code.
 
-    The same round submitted again joins the job that runs or has succeeded; after one that failed
-    or was stopped it goes on where that one stood.
+    Submitting the same round again joins its job if that is running or has succeeded. If the job
+    failed or was stopped, a new job continues where it stopped.
     """
     config = RoundConfig.from_yaml(config_path)
     from baal_ray.operations.submission import submit_round
@@ -131,11 +137,11 @@ def submit(
 @main.command()
 @_config_argument
 @click.option("--rule", help="Run the curves of this rule only.")
-@click.option("--seed", type=int, help="Run the curves of this seed only, from 0.")
+@click.option("--seed", type=int, help="Run the curves of this seed only. Seeds start at 0.")
 def experiment(config_path: str, rule: str | None, seed: int | None) -> None:
-    """Hold acquisition rules against random picks, on images whose labels are known.
+    """Compare acquisition rules with random picks, on images whose labels are known.
 
-    Run it again to go on where it was killed, or with more seeds, rules or rounds.
+    Run it again to continue after it was killed, or to add seeds, rules or rounds.
     """
     from baal_ray.experiment.config import ExperimentConfig
 
@@ -152,7 +158,7 @@ def experiment(config_path: str, rule: str | None, seed: int | None) -> None:
 @main.command()
 @_config_argument
 def status(config_path: str) -> None:
-    """Show the rounds of a workspace, what became of their picks, and what labels still gain."""
+    """Show a workspace's rounds, the status of their picks, and what new labels still gain."""
     from baal_ray.report.status import COLUMNS, workspace_status
 
     found = workspace_status(RoundConfig.from_yaml(config_path))
@@ -168,13 +174,13 @@ def status(config_path: str) -> None:
 @_config_argument
 @_round_option
 @click.option(
-    "--output", metavar="FILE", help="Where to write it.  [default: report.html beside the round]"
+    "--output", metavar="FILE", help="File to write.  [default: report.html in the round's folder]"
 )
 def report(config_path: str, round_id: str, output: str | None) -> None:
-    """Write a page that shows a finished round: its picks, scores, curves and failures.
+    """Write an HTML page about a finished round: its picks, scores, curves and failures.
 
-    A round leaves one by itself; this one has a map of features too, for which images of the pool
-    go through the model on this machine, for a minute at most.
+    Every round writes such a page itself. This command adds a map of features: it runs images of
+    the pool through the model on this machine, for a minute at most.
     """
     from baal_ray.report.automatic import require_extra
 
@@ -189,9 +195,9 @@ def report(config_path: str, round_id: str, output: str | None) -> None:
 @main.command()
 @_config_argument
 def doctor(config_path: str) -> None:
-    """Try everything that a round relies on, and say what is ok and what to do.
+    """Check everything that a round relies on, and report what works and what to fix.
 
-    Run it where the round will run, in a job if that is a cluster:
+    Run it where the round will run. On a cluster, run it as a job:
     `ray job submit --working-dir . -- baal-ray doctor CONFIG`.
     """
     logging.disable(logging.WARNING)
@@ -220,19 +226,19 @@ def _shown(finding: "Finding") -> Table:
 
 @main.group()
 def labels() -> None:
-    """Bring labels in from annotators, and hand out what is to be labelled."""
+    """Import labels from annotators, and export the images that need labels."""
 
 
 @labels.command("import")
 @_config_argument
 @click.argument("file")
-@click.option("--by", "labelled_by", help="Who labelled them.")
-@click.option("--overwrite", is_flag=True, help="Take the new label where there was another.")
-@click.option("--skip-unknown", is_flag=True, help="Pass over ids that were never acquired.")
+@click.option("--by", "labelled_by", help="Name of the annotator.")
+@click.option("--overwrite", is_flag=True, help="Replace labels that differ from the new ones.")
+@click.option("--skip-unknown", is_flag=True, help="Skip ids that were never acquired.")
 @click.option(
     "--with-images",
     is_flag=True,
-    help="FILE (Parquet of id, image, label) is a labelled set of its own: bring it in whole.",
+    help="Import FILE (Parquet of id, image and label) as a labelled set with its own images.",
 )
 def import_(
     config_path: str,
@@ -242,9 +248,9 @@ def import_(
     skip_unknown: bool,
     with_images: bool,
 ) -> None:
-    """Read labels from FILE (.csv, .parquet or .jsonl with id and label).
+    """Import labels from FILE (.csv, .parquet or .jsonl with id and label).
 
-    When anything in it is wrong, all of it is told and nothing is written.
+    If anything in FILE is wrong, every fault is reported and nothing is written.
     """
     from baal_ray.manifest.labelled_sets import import_labelled_set
     from baal_ray.manifest.labels import import_labels
@@ -260,7 +266,7 @@ def import_(
             labelled_by=labelled_by,
             max_pixels=config.scoring.max_pixels,
         )
-        click.echo(f"{count} labelled images brought in")
+        click.echo(f"{count} labelled images imported")
         return
     done = import_labels(
         manifest,
@@ -276,10 +282,15 @@ def import_(
 @labels.command()
 @_config_argument
 @click.argument("file")
-@click.option("--status", default="acquired", show_default=True, help="Which images, or `all`.")
-@click.option("--round", "round_id", metavar="ID", help="Of this round only.")
+@click.option(
+    "--status",
+    default="acquired",
+    show_default=True,
+    help="Status of the images to export, or `all`.",
+)
+@click.option("--round", "round_id", metavar="ID", help="Export the images of this round only.")
 def export(config_path: str, file: str, status: str, round_id: str | None) -> None:
-    """Write the images that wait for a label to FILE (.csv, .parquet or .jsonl)."""
+    """Write the images that are waiting for a label to FILE (.csv, .parquet or .jsonl)."""
     from baal_ray.manifest.labels import export_labels
     from baal_ray.workspace.rounds import check_round
 
@@ -295,11 +306,13 @@ def export(config_path: str, file: str, status: str, round_id: str | None) -> No
 @labels.command()
 @_config_argument
 @click.argument("file", required=False)
-@click.option("--round", "round_id", metavar="ID", help="All of this round that nobody labelled.")
+@click.option(
+    "--round", "round_id", metavar="ID", help="Release all unlabelled images of this round."
+)
 def release(config_path: str, file: str | None, round_id: str | None) -> None:
-    """Give images that nobody labelled back to the pool: those in FILE, or of a round.
+    """Return unlabelled images to the pool: those listed in FILE, or all those of a round.
 
-    FILE (.csv, .parquet or .jsonl) has a column `id`, as exported files do.
+    FILE (.csv, .parquet or .jsonl) needs a column `id`, as in exported files.
     """
     from baal_ray.manifest.labels import release_images
     from baal_ray.workspace.rounds import check_round
@@ -317,30 +330,32 @@ def release(config_path: str, file: str | None, round_id: str | None) -> None:
 @_config_argument
 @click.argument("file")
 def reject(config_path: str, file: str) -> None:
-    """Mark the images in FILE as unusable: they get no label and are not picked again.
+    """Mark the images in FILE as unusable. They get no label and are not picked again.
 
-    FILE (.csv, .parquet or .jsonl) has a column `id`, as exported files do.
+    FILE (.csv, .parquet or .jsonl) needs a column `id`, as in exported files.
     """
     from baal_ray.manifest.labels import reject_images
 
     count = reject_images(_manifest(RoundConfig.from_yaml(config_path)), file)
-    click.echo(f"{count} images rejected: they are not picked again")
+    click.echo(f"{count} images rejected: they will not be picked again")
 
 
 @main.command()
 @_config_argument
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--file", help="Those in the column `id` of a .csv, .parquet or .jsonl file, too.")
-@click.option("--yes", is_flag=True, help="Do it. Without, only what it would do is shown.")
+@click.option("--file", help="A .csv, .parquet or .jsonl file with more ids, in a column `id`.")
+@click.option(
+    "--yes", is_flag=True, help="Remove the images. Without this option, only show where they are."
+)
 def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) -> None:
-    """Remove images from manifest, batches, scores and listings, for good."""
+    """Permanently remove images from the manifest, batches, scores and listings."""
     from baal_ray.manifest.label_files import read_ids
     from baal_ray.operations.forgetting import find_traces, forget_images
 
     config = RoundConfig.from_yaml(config_path)
     wanted = list(dict.fromkeys([*ids, *(read_ids(file) if file else [])]))
     if not wanted:
-        raise click.UsageError("Name the images to forget: ID... or --file.")
+        raise click.UsageError("Name the images to forget, with ID... or --file.")
     traces = (forget_images if yes else find_traces)(config.workspace, wanted)
     table = Table("file", "images", box=None)
     for trace in traces:
@@ -348,11 +363,11 @@ def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) 
     _console().print(table)
     held = {id for trace in traces for id in trace.ids}
     click.echo(
-        f"{len(held)} of {len(wanted)} images were in {len(traces)} files of {config.workspace}"
+        f"{len(held)} of {len(wanted)} images found in {len(traces)} files of {config.workspace}"
     )
     click.echo(_FORGETTING.format(pool=config.pool.uri))
     if not yes:
-        click.echo("Nothing was removed. --yes removes it.")
+        click.echo("Nothing was removed. Add --yes to remove the images.")
 
 
 @main.command()
@@ -363,32 +378,34 @@ def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) 
     show_default=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Keep models and scores of the last N finished rounds.",
+    help="Keep the models and scores of the last N finished rounds.",
 )
-@click.option("--yes", is_flag=True, help="Remove it. Without, it is only shown.")
+@click.option("--yes", is_flag=True, help="Remove the files. Without this option, only list them.")
 def prune(config_path: str, keep: int, yes: bool) -> None:
-    """Remove old models, their scores, leftovers, and files of old versions of the manifest."""
+    """Remove old models and their scores, leftover files, and old versions of the manifest."""
     from baal_ray.operations.pruning import plan_pruning
 
     pruning = plan_pruning(RoundConfig.from_yaml(config_path).workspace, keep=keep)
-    table = Table("what", "count", "size", "such as", box=None)
+    table = Table("what", "count", "size", "example", box=None)
     for removal in pruning.removals:
         count, size = str(len(removal.uris)), filesize.decimal(removal.bytes)
         table.add_row(removal.what, count, size, removal.uris[0])
     _console().print(table)
     if pruning.waiting_for:
         rounds = ", ".join(pruning.waiting_for)
-        click.echo(f"All models and scores stay until these rounds are finished: {rounds}")
+        click.echo(f"All models and scores are kept until these rounds are finished: {rounds}")
     if yes:
         pruning.run()
     total = filesize.decimal(sum(removal.bytes for removal in pruning.removals))
     click.echo(
-        f"{total} removed" if yes else f"{total} can go. Nothing was removed; --yes removes it."
+        f"{total} removed"
+        if yes
+        else f"{total} can be freed. Nothing was removed; add --yes to remove it."
     )
 
 
 def _console() -> Console:
-    """Shows names as they are. A terminal breaks long lines; a pipe gets a row a line."""
+    """Return a console that prints names literally, and does not wrap lines in a pipe."""
     width = None if sys.stdout.isatty() else 10_000
     return Console(width=width, markup=False, emoji=False)
 

@@ -1,4 +1,4 @@
-"""Active learning to watch: three rounds on real handwritten digits, against random picks."""
+"""A demo of active learning: three rounds on handwritten digits, compared with random picks."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ CLASSES = [str(digit) for digit in range(10)]
 ROUNDS, K, START, EVALUATION = 3, 20, 20, 500
 
 CONFIG = """\
-# Written by `baal-ray demo`; every other setting is at its default.
+# Written by `baal-ray demo`. Every other setting has its default value.
 workspace: {workspace}
 classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 pool:
@@ -51,31 +51,33 @@ selection:
 
 
 def run_demo(folder: str, console: Console) -> None:
-    """Run it, printing as it goes.
+    """Run the demo and print its progress.
 
     Args:
-        folder: where everything is written; must not exist yet.
-        console: where to print.
+        folder: Folder to write everything to. It must not exist yet.
+        console: Console to print to.
 
     Raises:
-        BaalRayError: the folder exists, or scikit-learn is not installed.
+        BaalRayError: If the folder exists, or scikit-learn is not installed.
     """
     if os.path.exists(folder):
-        raise BaalRayError(f"{folder} exists; delete it, or name another with --folder")
+        raise BaalRayError(
+            f"{folder} already exists; delete it, or name another one with --folder"
+        )
     truth = _write_digits(folder)
     start = _first_labels(truth)
     with _ticking(console, "starting Ray on this machine"):
         _start_ray()
     console.print(
-        f"A pool of {len(truth)} handwritten digits, {START} of them labelled; {EVALUATION} more "
-        f"to measure on.\nEvery round acquires {K}: by BALD, or at random.\n",
+        f"A pool of {len(truth)} handwritten digits, {START} of them labelled, and {EVALUATION} "
+        f"more for evaluation.\nEach round acquires {K} images, by BALD or at random.\n",
         soft_wrap=True,
     )
     console.print("labels   accuracy by BALD   at random")
     fitter = ray.remote(num_cpus=0)(_Fitter).remote()
     active = _Arm(folder, "bald", truth, start, fitter)
     random = _Arm(folder, "random", truth, start, fitter)
-    # What is picked at random needs no model, so its fits can go on beside the rounds.
+    # Random picks need no model, so their fits can run alongside the rounds.
     at_random = []
     for number in range(1, ROUNDS + 1):
         random.acquire_at_random(number)
@@ -86,17 +88,17 @@ def run_demo(folder: str, console: Console) -> None:
             other = by_bald if number == 1 else ray.get(at_random[number - 2])
         console.print(f"{active.labels:6}   {by_bald:16.3f}   {other:9.3f}")
         active.answer(f"round-{number}")
-    with _ticking(console, "a last fit with everything labelled"):
+    with _ticking(console, "final fit on all labels"):
         by_bald, other = ray.get([active.fit(), at_random[-1]])
     console.print(f"{active.labels:6}   {by_bald:16.3f}   {other:9.3f}")
     console.print(_epilogue(folder), highlight=False, soft_wrap=True)
 
 
 class _Fitter:
-    """A process that fits, one fit after another."""
+    """An actor that runs one fit after another."""
 
     def accuracy(self, config: RoundConfig, labelled: pa.Table) -> float:
-        """Fit in this process, without workers; gives the accuracy."""
+        """Fit in this process, without workers, and return the accuracy."""
         from baal_ray.training.fit import fit_model
 
         resources = config.resources.model_copy(update={"training_workers": 0})
@@ -105,7 +107,7 @@ class _Fitter:
 
 
 class _Arm:
-    """A workspace of its own whose images are chosen by one rule."""
+    """One side of the comparison: a workspace whose images are chosen by one rule."""
 
     def __init__(
         self, folder: str, by: str, truth: Mapping[str, str], start: list[str], fitter: Any
@@ -125,26 +127,26 @@ class _Arm:
         return len(self._manifest.labelled())
 
     def run_round(self, round_id: str) -> float:
-        """Run a round; gives the accuracy of the model that it fitted."""
+        """Run a round and return the accuracy of the model that it fitted."""
         from baal_ray.driver import run_round
 
         return run_round(self._config, round_id).metrics["accuracy"]
 
     def fit(self) -> "ray.ObjectRef[float]":
-        """Begin a fit on what is labelled by now, beside the rounds; gives the accuracy."""
+        """Start a fit on the current labels alongside the rounds; return its future accuracy."""
         reference: ray.ObjectRef[float] = self._fitter.accuracy.remote(
             self._config, self._manifest.labelled()
         )
         return reference
 
     def answer(self, round_id: str) -> None:
-        """Be the oracle: label what the round acquired."""
+        """Act as the oracle: label the images that the round acquired."""
         ids = self._manifest.rows(round_id=round_id, status=ACQUIRED)["id"].to_pylist()
         labels = [self._truth[image_id] for image_id in ids]
         self._manifest.label(pa.table({"id": ids, "label": labels}))
 
     def acquire_at_random(self, seed: int) -> None:
-        """Bring in images of the pool, labelled, that chance has picked."""
+        """Import labelled images of the pool that are picked at random."""
         left = sorted(self._truth.keys() - set(self._manifest.ids().to_pylist()))
         self._bring_in(np.random.default_rng(seed).permutation(left)[:K].tolist())
 
@@ -161,12 +163,13 @@ class _Arm:
 
 
 def _write_digits(folder: str) -> dict[str, str]:
-    """Write pool.parquet and evaluation.parquet; gives the pool's true labels by id."""
+    """Write pool.parquet and evaluation.parquet, and return the pool's true labels by id."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise BaalRayError(
-            "the demo's digits are inside scikit-learn; install baal-ray[report]"
+            "the demo's digits come with scikit-learn, which is not installed; install "
+            "baal-ray[report]"
         ) from error
     digits = load_digits()
     images = [encode_png((image * 255 / 16).astype(np.uint8)) for image in digits.images]
@@ -182,16 +185,17 @@ def _write_digits(folder: str) -> dict[str, str]:
 
 
 def _first_labels(truth: Mapping[str, str]) -> list[str]:
-    """The pool's first images of each class, as many of each."""
+    """Return the ids of the pool's first images of each class, the same number per class."""
     of_class = {name: [i for i, label in truth.items() if label == name] for name in CLASSES}
     return [image_id for ids in of_class.values() for image_id in ids[: START // len(CLASSES)]]
 
 
 def _start_ray() -> None:
-    """A quiet local cluster, with a CPU to read the pool beside the one that scores."""
-    # Ray's core would write notes for Ray's developers among ours.
+    """Start a quiet local cluster, with one CPU to read the pool and one to score it."""
+    # Otherwise Ray's core mixes messages for Ray's own developers with ours.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # A process a fit that watches for nodes about to be taken away: here there is one to stay.
+    # Otherwise each fit starts a process that watches for nodes about to be preempted. The only
+    # node here stays.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(
         num_cpus=max(2, os.cpu_count() or 2),
@@ -205,7 +209,7 @@ def _start_ray() -> None:
 
 @contextmanager
 def _ticking(console: Console, what: str) -> Iterator[None]:
-    """In a terminal, say what goes on and for how long, in a line that goes when it is done."""
+    """In a terminal, show what is running and for how long, in a line that vanishes at the end."""
     with console.status("") as status:
         begun, done = time.monotonic(), threading.Event()
 
@@ -228,9 +232,9 @@ def _epilogue(folder: str) -> str:
 Everything is in {here}/:
   pool.parquet, evaluation.parquet   the images, as PNG
   bald.yaml                          the configuration of the rounds
-  bald/manifest                      who was acquired and labelled when, a Delta table
-  bald/scores                        BALD and its relatives for the whole pool, Parquet
-  bald/rounds/round-1 ...            plan, figures and acquisition batch of each round
+  bald/manifest                      which images were acquired and labelled when, a Delta table
+  bald/scores                        BALD and related scores of the whole pool, Parquet
+  bald/rounds/round-1 ...            plan, metrics and acquisition batch of each round
   bald/checkpoints                   the models
 
 Try next:

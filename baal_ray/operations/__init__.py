@@ -1,1 +1,1 @@
-"""What operators run around rounds; no round depends on it."""
+"""Commands that operators run around rounds. No round depends on them."""

@@ -1,4 +1,4 @@
-"""Whom Ray's dashboard answers: it runs whatever code it is sent."""
+"""The check of who can reach Ray's dashboard, which executes any code it is sent."""
 
 import ipaddress
 import socket
@@ -17,10 +17,10 @@ _ANSWER_SECONDS = 5
 
 
 def dashboard_answers() -> tuple[str, Answers]:
-    """The dashboard's address, and whom it answers, found out by asking it without a token.
+    """Return the dashboard's address, and whom it answers when asked without a token.
 
-    Ray says no more of how it was started than the address. What stands before the dashboard, such
-    as a firewall, is not seen.
+    Ray reports the dashboard's address, but not how the dashboard was started, so the function
+    sends it a request. Anything in front of the dashboard, such as a firewall, goes unnoticed.
     """
     connect()
     registered = get_webui_url_from_internal_kv()
@@ -40,10 +40,11 @@ def dashboard_answers() -> tuple[str, Answers]:
 
 
 def _seen_from_outside(registered: str) -> tuple[str | None, int | None]:
-    """Where other machines would ask, None if nowhere.
+    """Return the host and port that other machines would ask. The host is None if there is none.
 
-    A dashboard that listens everywhere is registered at its node's address; on a node that knows
-    itself as 127.0.0.1, which is a cluster of one machine, that says nothing.
+    A dashboard that listens on all interfaces is registered at its node's address. In a cluster
+    of one machine the node knows itself as 127.0.0.1, and then the registered address does not
+    say whether other machines can reach the dashboard.
     """
     url = urlsplit(f"//{registered}")
     host = url.hostname or ""
@@ -52,7 +53,7 @@ def _seen_from_outside(registered: str) -> tuple[str | None, int | None]:
 
 
 def _own_address() -> str | None:
-    """This machine's address on its network; no packet is sent."""
+    """Return this machine's address on its network, without sending a packet."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # reserved for documentation
@@ -62,7 +63,7 @@ def _own_address() -> str | None:
 
 
 def _status(url: str) -> int | None:
-    """The HTTP status of a request from nobody in particular, None where nothing answers."""
+    """Return the HTTP status of a request without a token, or None if nothing answers."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(url, timeout=_ANSWER_SECONDS) as answer:

@@ -1,4 +1,4 @@
-"""Everything that a round relies on, tried before a night needs it: one finding a check."""
+"""Checks of everything that a round relies on, before a night needs it: one finding per check."""
 
 import logging
 import os
@@ -35,12 +35,13 @@ _PLACES, _IMAGES = 4, 16
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check came to.
+    """The result of a check.
 
     Attributes:
-        check: its name.
-        outcome: unknown where it cannot be told, as another check failed that this one builds on.
-        text: what was found, or what to do.
+        check: Name of the check.
+        outcome: Outcome of the check. It is unknown if a check that this one needs did not pass,
+            or if the check itself could not decide.
+        text: What was found, or what to do.
     """
 
     check: str
@@ -51,14 +52,14 @@ class Finding:
 def examine(
     config_path: str, announce: Callable[[str], None] = lambda check: None
 ) -> Iterator[Finding]:
-    """Run every check, also after one has failed.
+    """Run every check, even after one has failed.
 
     Args:
-        config_path: of a configuration, which may be wrong.
-        announce: told the name of each check before it is run.
+        config_path: Path of the configuration, which may be wrong.
+        announce: Function that is called with the name of each check before it runs.
 
     Yields:
-        The findings, in an order where what others build on comes first.
+        The findings. Each check comes after the checks that it needs.
     """
     patient = _Patient(config_path)
     missed: set[str] = set()
@@ -71,13 +72,13 @@ def examine(
 
 
 class _CannotTellError(Exception):
-    """A check that ran, and does not know."""
+    """A check ran but could not decide."""
 
 
 class _Patient:
-    """A configuration and the cluster: each method is a check.
+    """The configuration and the cluster that are examined. Each method is a check.
 
-    A check gives in words what it found, or raises an error that says what to do.
+    A check returns a description of what it found, or raises an error that says what to do.
     """
 
     config: RoundConfig
@@ -88,7 +89,7 @@ class _Patient:
     def configuration(self) -> str:
         self.config = RoundConfig.from_yaml(self._config_path)
         k, by = self.config.selection.k, self.config.selection.by
-        return f"{len(self.config.classes)} classes; {k} images a round by {by}"
+        return f"{len(self.config.classes)} classes; {k} images per round by {by}"
 
     def ray(self) -> str:
         address = os.environ.get("RAY_ADDRESS", "")
@@ -97,8 +98,8 @@ class _Patient:
             ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             raise ResourceError(
-                f"no cluster answers at RAY_ADDRESS={address} ({error}); start it there, or unset "
-                "RAY_ADDRESS to use this machine"
+                f"no cluster answers at RAY_ADDRESS={address} ({error}); start one there, or "
+                "unset RAY_ADDRESS to use this machine"
                 if address
                 else f"Ray does not start on this machine: {error}"
             ) from error
@@ -111,13 +112,14 @@ class _Patient:
             names = [storage.name(file) for file in storage.list_files(scratch)]
             if not created or storage.read(uri) != data or names != ["file"]:
                 raise StorageError(
-                    f"{uri} was written and is not read and listed the same; the workspace must "
-                    "show at once what is written to it. Switch caching off, or use another store"
+                    f"{uri} was written, but it is not read and listed as it was written; the "
+                    "workspace must show each write at once. Switch caching off, or use another "
+                    "store"
                 )
             storage.delete(uri)
             if storage.exists(uri):
-                raise StorageError(f"{uri} was deleted and is still there; switch caching off")
-        return f"{self.config.workspace}: files are created, read, listed and deleted"
+                raise StorageError(f"{uri} was deleted but is still there; switch caching off")
+        return f"{self.config.workspace}: files can be created, read, listed and deleted"
 
     def racing_creates(self) -> str:
         with ProcessPoolExecutor(_RACING_PROCESSES, mp_context=get_context("spawn")) as racers:
@@ -125,13 +127,13 @@ class _Patient:
                 self.config.workspace,
                 lambda uri: sum(racers.map(race, [uri] * _RACING_PROCESSES)),
             )
-        return "of many writers who create a file at once, one succeeds"
+        return "if several writers create a file at once, exactly one succeeds"
 
     def manifest(self) -> str:
         manifest = Manifest(manifest_uri(self.config.workspace))
         version, images = manifest.version, len(manifest.ids())
         if version < 0:
-            return "there is none yet; the first commit makes it"
+            return "there is none yet; the first commit creates it"
         return f"version {version}, {_count(images, 'image')} acquired or labelled"
 
     def pool(self) -> str:
@@ -142,18 +144,18 @@ class _Patient:
             listing = list_pool(config, folder)
             check_ids(listing)
             sampled, errors = self._unreadable(listing)
-        found = f"{_count(listing.rows, 'image')}, each id once; {len(errors)} of {sampled} tried"
+        found = f"{_count(listing.rows, 'image')}, no id twice; {len(errors)} of {sampled} sampled"
         told = f"{found} cannot be decoded" + (f", such as {errors[0]}" if errors else "")
         allowed = self.config.scoring.max_unreadable
-        if len(errors) > 1 + allowed * sampled:  # one may be bad luck
+        if len(errors) > 1 + allowed * sampled:  # a single one may be bad luck
             raise BaalRayError(
-                f"{told}; scoring.max_unreadable allows {allowed:.2%}, and the round would stop. "
-                "Mend the pool, or allow more"
+                f"{told}; scoring.max_unreadable allows {allowed:.2%}, so the round would stop. "
+                "Repair the pool, or allow more"
             )
         return told
 
     def _unreadable(self, listing: PoolListing) -> tuple[int, list[str]]:
-        """How many images of the pool were tried, and what is wrong with some."""
+        """Sample the pool. Return the number of images, and the faults of the unreadable ones."""
         sample = sample_pool(listing, _PLACES, _IMAGES)
         max_pixels = self.config.scoring.max_pixels
         size = self.config.model.image_size
@@ -174,7 +176,7 @@ class _Patient:
 
     def model(self) -> str:
         check_model(self.config.model, len(self.config.classes))
-        return f"{self.config.model.factory} is built and runs; every dropout is hit"
+        return f"{self.config.model.factory} can be built and runs; every dropout is reached"
 
     def decoder(self) -> str:
         decoder = decoder_version(self.config.scoring)
@@ -183,11 +185,13 @@ class _Patient:
     def cluster(self) -> str:
         check_resources(self.config.resources)
         there = ray.cluster_resources()
-        return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs now; enough"
+        return (
+            f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs now, which is enough"
+        )
 
     def nodes(self) -> str:
         nodes = check_workspace(self.config.workspace)
-        return f"all {nodes} read the workspace" if nodes > 1 else "there is one, this machine"
+        return f"all {nodes} read the workspace" if nodes > 1 else "there is only this machine"
 
     def dashboard(self) -> str:
         address, answers = dashboard_answers()
@@ -196,20 +200,20 @@ class _Patient:
                 return "there is none"
             case "everybody":
                 raise BaalRayError(
-                    f"{address} answers everybody, and runs whatever code it is sent. Start Ray "
+                    f"{address} answers everybody, and executes any code it is sent. Start Ray "
                     "with RAY_AUTH_MODE=token on every node, or with --dashboard-host=127.0.0.1"
                 )
             case "unknown":
                 raise _CannotTellError(
-                    f"cannot tell: nothing answers at {address}. See that only you can reach it, "
-                    "or start Ray with RAY_AUTH_MODE=token"
+                    f"not known, because nothing answers at {address}. Make sure that only you "
+                    "can reach it, or start Ray with RAY_AUTH_MODE=token"
                 )
-        return f"{address} answers {answers} only"
+        return f"{address} answers only {answers}"
 
 
 @dataclass(frozen=True)
 class _Check:
-    """A method of the patient, its name and the checks that it builds on."""
+    """A check: its name, the method that runs it, and the checks that must pass first."""
 
     name: str
     run: Callable[[_Patient], str]
@@ -218,12 +222,14 @@ class _Check:
     def finding(self, patient: _Patient, missed: set[str]) -> Finding:
         lacking = [name for name in self.needs if name in missed]
         if lacking:
-            return Finding(self.name, "unknown", f"not checked, as it needs: {', '.join(lacking)}")
+            return Finding(
+                self.name, "unknown", f"not checked, because it needs: {', '.join(lacking)}"
+            )
         try:
             return Finding(self.name, "ok", self.run(patient))
         except _CannotTellError as error:
             return Finding(self.name, "unknown", str(error))
-        except Exception as error:  # noqa: BLE001  whatever it is, the other checks are run
+        except Exception as error:  # noqa: BLE001  whatever it is, the other checks still run
             told = our_error(error) or f"{type(error).__name__}: {error}"
             return Finding(self.name, "failed", str(told))
 
@@ -245,7 +251,7 @@ _CHECKS = (
 
 
 def _knock(address: str) -> None:
-    """Find out at once where nobody listens; Ray tries for minutes."""
+    """Raise at once if nobody listens at the address. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if "/" not in host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,8 +1,8 @@
 """Forget images everywhere in a workspace: its manifest, batches, scores and listings.
 
-The manifest goes first: from then on nothing asks for the images, so a workspace of which half is
-done is whole, and the rest is found again. What is done is not looked for, only what is left; so
-it can be killed and run again. Files are replaced by files without the images, never changed.
+The manifest goes first. From then on nothing asks for the images, so the workspace is consistent
+even if only half of the work is done. Each run looks only for what is left, so it can be killed
+and run again. Files are never changed, but replaced by files without the images.
 """
 
 import json
@@ -28,11 +28,11 @@ class Trace:
     """A file of the workspace that holds some of the images.
 
     Attributes:
-        uri: the file.
-        round_folder: the folder of the round that names it, if one does.
-        ids: which of them it holds.
-        rotten: whether it is a file of scores that nobody can read; forgetting deletes it, and
-            scores are made again.
+        uri: URI of the file.
+        round_folder: Folder of the round that names the file, or None.
+        ids: Ids of the images that the file holds.
+        rotten: Whether it is a file of scores that cannot be read. Forgetting deletes such a
+            file, and its images are scored again.
     """
 
     uri: str
@@ -42,12 +42,13 @@ class Trace:
 
 
 def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
-    """The files that hold images, by their ids; only the column of ids is read of each.
+    """Find the files that hold any of the images. Only the column of ids is read from each.
 
-    The manifest's are among them, those of its earlier versions too, and pages that name an image.
+    The result includes the manifest's files, also those of its earlier versions, and pages that
+    name an image.
 
     Raises:
-        StorageError: a file cannot be read; nobody knows what it holds.
+        StorageError: If a file cannot be read, because its content is then unknown.
     """
     wanted = pa.array(ids, pa.string())
     scores = f"{scores_uri(workspace)}/"
@@ -63,35 +64,35 @@ def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
 
 
 def forget_images(workspace: str, ids: Sequence[str]) -> list[Trace]:
-    """Remove images from all that the workspace holds; what models learned of them stays.
+    """Remove images from everything in the workspace. What models learned from them stays.
 
     Returns:
-        What held them, besides the manifest's own files.
+        The files that held the images, except those of the manifest itself.
 
     Raises:
-        UnfinishedRoundError: a round is not finished. If it began in this very moment, the images
-            are out of the manifest already, and the rest is to be done when it is finished.
-        StorageError: a file cannot be read or written; run it again.
+        UnfinishedRoundError: If a round is not finished. If the round began at this very moment,
+            the images are already out of the manifest, and the rest has to wait for its end.
+        StorageError: If a file cannot be read or written. The function can be run again.
     """
     refuse_unfinished(workspace)
-    for trace in find_traces(workspace, ids):  # a file that is rotten is told before any change
+    for trace in find_traces(workspace, ids):  # report a damaged file before any change
         _check_whole(trace)
     manifest = Manifest(manifest_uri(workspace))
     manifest.forget(pa.table({"id": pa.array(ids, pa.string())}))
-    # Planned before the deletion, a round would miss the versions of the manifest that go now.
+    # A round planned before the deletion would need versions of the manifest that go now.
     refuse_unfinished(workspace)
     traces = find_traces(workspace, ids)
     for trace in traces:
         if storage.is_named_by_sha256(trace.uri) and not trace.rotten:
             _replace(trace)
         storage.delete(trace.uri)
-    for file in storage.unfinished_files(workspace):  # which may hold them, too
+    for file in storage.unfinished_files(workspace):  # these may hold the images, too
         storage.delete(file)
     return traces
 
 
 def _files(workspace: str) -> Iterator[tuple[str, str | None]]:
-    """Every file of ours with ids in it, and the folder of the round that names it."""
+    """Yield every file that may hold ids, with the folder of the round that names it, or None."""
     rounds, scores = rounds_uri(workspace), scores_uri(workspace)
     for folder in (rounds, scores):
         for name in storage.walk_files(folder):
@@ -100,7 +101,7 @@ def _files(workspace: str) -> Iterator[tuple[str, str | None]]:
                 yield storage.join(folder, name), of_round if folder == rounds else None
             elif _is_page(name):
                 yield storage.join(folder, name), None
-    # Those of merges that failed are in no version, so what the folder holds counts.
+    # Files of failed merges belong to no version, so list the folder instead.
     for file in storage.list_files(manifest_uri(workspace), ".parquet"):
         yield file, None
 
@@ -111,13 +112,13 @@ def _check_whole(trace: Trace) -> None:
             storage.read_verified(trace.uri)
         except CorruptFileError as error:
             raise CorruptFileError(
-                f"{trace.uri} is torn or rotten, so no file without the images can be made of it; "
-                "nothing was changed. Put back a whole copy of it"
+                f"{trace.uri} is damaged, so it cannot be replaced by a file without the images; "
+                "nothing was changed. Restore an intact copy of it"
             ) from error
 
 
 def _is_page(name: str) -> bool:
-    """Whether a file is the report of a round, which is made again rather than changed."""
+    """Return whether a file is the report of a round, which is deleted and can be made again."""
     return name.endswith("/report.html")
 
 
@@ -132,7 +133,7 @@ def _ids_in(uri: str, wanted: pa.Array) -> list[str]:
 
 
 def _replace(trace: Trace) -> None:
-    """Publish the file without the images, and have its round name that one."""
+    """Publish the file without the images, and make its round name the new file."""
     folder, name = trace.uri.rsplit("/", 1)
     rows = pq.read_table(pa.BufferReader(storage.read_verified(trace.uri)))
     gone = pc.is_in(rows["id"].cast(pa.string()), pa.array(trace.ids, pa.string()))
@@ -153,7 +154,7 @@ def _rename(round_folder: str, name: str, new: str) -> None:
 
 
 def _renamed(value: Any, name: str, new: str, listed: dict[str, Any]) -> Any:
-    """A JSON value with a file's new name in place of the old, and what is listed of it anew."""
+    """Return a JSON value with a file's new name in place of the old, and its new listing."""
     if isinstance(value, str):
         return value.removesuffix(name) + new if value.endswith(name) else value
     if isinstance(value, list):

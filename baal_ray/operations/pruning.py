@@ -1,4 +1,4 @@
-"""What a workspace does not need any more: old models, their scores, and leftovers."""
+"""Removal of what a workspace no longer needs: old models, their scores, and leftovers."""
 
 import time
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from baal_ray.workspace.stages import FitResult, Plan
 _DAY_SECONDS = 24 * 3600
 
 # For a damaged record.
-_REMEDY = "Delete it: when it is needed again it is made again."
+_REMEDY = "Delete it; it is recreated when it is needed."
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that can go.
+    """Files of one kind that can be removed.
 
     Attributes:
-        what: in a few words.
-        uris: files, and folders with all that is in them.
-        bytes: their size.
+        what: Short description of them.
+        uris: URIs of files, and of folders that go with everything in them.
+        bytes: Total size in bytes.
     """
 
     what: str
@@ -35,22 +35,22 @@ class Removal:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What can go from a workspace.
+    """Everything that can be removed from a workspace.
 
     Attributes:
-        removals: in the order in which it must go.
-        waiting_for: unfinished rounds that have no model yet; while they might take an old one,
-            all models and scores stay.
+        removals: The removals, in the order in which they must happen.
+        waiting_for: Ids of unfinished rounds that have no model yet. All models and scores stay
+            while such a round might still use an old model.
     """
 
     removals: list[Removal]
     waiting_for: list[str]
 
     def run(self) -> None:
-        """Remove it; killed on the way, it can be planned and run again.
+        """Remove everything. After a kill, the pruning can be planned and run again.
 
         Raises:
-            StorageError: something cannot be removed.
+            StorageError: If something cannot be removed.
         """
         for removal in self.removals:
             for uri in removal.uris:
@@ -58,18 +58,18 @@ class Pruning:
 
 
 def plan_pruning(workspace: str, *, keep: int) -> Pruning:
-    """Find what no unfinished round, nor any of the last finished ones, needs.
+    """Find what neither an unfinished round nor one of the last finished rounds needs.
 
-    Acquisition batches always stay: they are the images that models are fitted on. So does a fit
-    that belongs to no round, as jobs/fit.py makes them.
+    Acquisition batches always stay, because models are fitted on their images. A fit that belongs
+    to no round, such as one by jobs/fit.py, stays too.
 
     Args:
-        workspace: of a configuration.
-        keep: of how many finished rounds, the last ones, models and scores stay; at least 1, as
-            the next night may need the last one again.
+        workspace: Workspace of a configuration.
+        keep: Number of finished rounds, counted from the last, whose models and scores stay. It
+            is at least 1, because the next night may need the last model again.
 
     Raises:
-        StorageError: the workspace cannot be read.
+        StorageError: If the workspace cannot be read.
     """
     unfinished = unfinished_rounds(workspace)
     fits = {round_id: read_stage(workspace, round_id, FitResult) for round_id in unfinished}
@@ -84,9 +84,9 @@ def plan_pruning(workspace: str, *, keep: int) -> Pruning:
         ("models", _models(workspace, old)),
         ("scores of these models", _scores(workspace, old)),
         ("epochs of finished fits", [] if waiting_for else list(_epochs(workspace, fits_of_old))),
-        ("unfinished files, older than a day", _unfinished_files(workspace)),
+        ("unfinished files older than a day", _unfinished_files(workspace)),
         (
-            "files of the manifest's versions older than a week",
+            "files of manifest versions older than a week",
             _old_versions(workspace, unfinished),
         ),
     ]
@@ -112,7 +112,7 @@ def _scores(workspace: str, old: set[str]) -> list[str]:
 
 
 def _epochs(workspace: str, fits: list[str]) -> Iterator[str]:
-    """Whatever finished fits left beside their record, except fits that are removed whole."""
+    """Yield what finished fits left beside their record, except fits that are removed whole."""
     for record in storage.list_files(fits_uri(workspace), "/fit.json"):
         folder = _folder(record)
         if folder not in fits:
@@ -121,7 +121,7 @@ def _epochs(workspace: str, fits: list[str]) -> Iterator[str]:
 
 
 def _unfinished_files(workspace: str) -> list[str]:
-    # A clock that is wrong by a day costs a writer its file, and its round is run again.
+    # If a clock is wrong by a day, a writer loses its file and its round must be run again.
     before = time.time() - _DAY_SECONDS
     found = {
         **storage.unfinished_files(workspace),

@@ -1,4 +1,4 @@
-"""Submit a round as a Ray job, follow its log, and end as it ends."""
+"""Submit a round as a Ray job, follow its log, and return its exit code."""
 
 import asyncio
 import logging
@@ -24,21 +24,21 @@ from baal_ray.workspace import round_uri
 
 Echo = Callable[[str], None]
 
-# What the job client raises; RuntimeError for every answer that is not a success.
+# Errors that the job client raises. RuntimeError stands for every response that is not a success.
 _CLIENT_ERRORS = (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError)
 _POLL_SECONDS = 1.0
-# The head may be out of reach for two minutes before the job is given up as lost.
+# Number of tries before the job is given up as lost. The head may be out of reach for two minutes.
 _TRIES = 120
 _TALKATIVE = (
     "dashboard.modules.dashboard_sdk",
     "dashboard.modules.job.sdk",
     "_private.runtime_env.packaging",
 )
-# As a shell has it when a signal ends what it runs: 128 and its number, 2 for Ctrl-C.
+# Exit code after Ctrl-C. As in a shell, it is 128 plus the number of the signal, which is 2.
 _INTERRUPTED = 130
 
-# The submitter's Python where the head has it too, as on one machine; else that of the head's
-# PATH. Ray itself does not put the environment that it runs in on a job's PATH.
+# Command of the job. It uses the submitter's Python if the head has it too, as on one machine, and
+# otherwise the Python on the head's PATH. Ray does not put its own environment on a job's PATH.
 _ENTRYPOINT = (
     'python={python}; "$python" -m baal_ray --version >/dev/null 2>&1 || python=python; '
     'exec "$python" -m baal_ray run {config} --round {round_id}'
@@ -57,34 +57,35 @@ def submit_round(
 ) -> int:
     """Run a round on a cluster and wait for its end.
 
-    The job's id is made of workspace and round, so that submitting the same round again joins the
-    job that is running or has succeeded; one that failed or was stopped is followed by another
-    attempt, which goes on where it stood.
+    The job's id is derived from the workspace and the round. Submitting the same round again
+    therefore joins its job if that is running or has succeeded. If the job failed or was stopped,
+    another attempt follows and continues where it stopped.
 
     Args:
-        config_path: the YAML file, in `working_dir`.
-        config: what it holds.
-        round_id: the round.
-        address: of the Ray dashboard, such as http://127.0.0.1:8265; by default Ray looks for it.
-        working_dir: the folder that the job runs in, uploaded with all its files but the
-            workspace and the images: the configuration, and the module of your own model.
-        environment: names of variables whose values here the job and its workers get too, such as
-            AWS_SECRET_ACCESS_KEY. Whoever may look at Ray's dashboard sees the values.
-        echo: what to do with each piece of the log.
+        config_path: Path of the YAML file, which lies in `working_dir`.
+        config: Configuration in that file.
+        round_id: Id of the round.
+        address: URL of the Ray dashboard, such as http://127.0.0.1:8265. By default Ray looks for
+            it.
+        working_dir: Folder that the job runs in. All its files are uploaded except the workspace
+            and the images, so it can hold the configuration and the module of your own model.
+        environment: Names of variables that the job and its workers get with their values here,
+            such as AWS_SECRET_ACCESS_KEY. Everyone who can see Ray's dashboard sees the values.
+        echo: Function that is called with each piece of the log.
 
     Returns:
-        The exit code of the job's driver; 130 when Ctrl-C ended the waiting, but not the job.
+        The exit code of the job's driver, or 130 if Ctrl-C ended the waiting, but not the job.
 
     Raises:
-        ConfigError: the round's id cannot be one.
-        SubmissionError: there is no cluster, it refuses the job, or a variable is not set.
+        ConfigError: If the round's id is not valid.
+        SubmissionError: If there is no cluster, it refuses the job, or a variable is not set.
     """
-    round_uri(config.workspace, round_id)  # raises where the id cannot be one
+    round_uri(config.workspace, round_id)  # raises if the id is not valid
     folder, path = os.path.abspath(working_dir), os.path.abspath(config_path)
     if os.path.commonpath([folder, path]) != folder:
         raise SubmissionError(
-            f"{config_path} is not in {working_dir}, the folder that the job takes along; name "
-            "one that holds it with --working-dir"
+            f"{config_path} is not in {working_dir}, the folder that is uploaded with the job; "
+            "name one that holds it with --working-dir"
         )
     entrypoint = _ENTRYPOINT.format(
         python=shlex.quote(sys.executable),
@@ -104,14 +105,14 @@ def submit_round(
         return _exit_code(asyncio.run(_end_of(client, job, echo)), echo)
     except KeyboardInterrupt:
         echo(
-            f"\njob {job} goes on without you. Submit the round again to follow it; "
-            f"`ray job stop {job} --address {client.get_address()}` ends it\n"
+            f"\njob {job} keeps running. Submit the round again to follow it, or stop it with "
+            f"`ray job stop {job} --address {client.get_address()}`\n"
         )
         return _INTERRUPTED
 
 
 def _data_in(folder: str, config: RoundConfig) -> list[str]:
-    """The workspace and the images where they are in a folder, as patterns of a .gitignore."""
+    """Return the workspace and the images that lie in a folder, as patterns of a .gitignore."""
     locations = [config.workspace, config.pool.uri, config.training.evaluation_set]
     inside = [at for at in locations if at is not None and at.startswith(folder + os.sep)]
     return ["/" + os.path.relpath(location, folder) for location in inside]
@@ -121,26 +122,26 @@ def _values_of(names: Sequence[str]) -> dict[str, str]:
     lacking = [name for name in names if name not in os.environ]
     if lacking:
         raise SubmissionError(
-            f"--env names {', '.join(map(repr, lacking))}, which is not set here; export it, and "
-            "give its name alone"
+            f"--env names {', '.join(map(repr, lacking))}; each must be the name of a variable "
+            "that is set here. Export it, and give its name alone"
         )
     return {name: os.environ[name] for name in names}
 
 
 def _connect(address: str | None) -> JobSubmissionClient:
     if address is not None and "://" not in address:
-        # Ray would take it for the address of its own protocol, and wait 40 seconds for an answer.
+        # Ray would take this for an address of its own protocol and wait 40 seconds for an answer.
         raise SubmissionError(f"--address is {address!r}; it must be a URL: http://{address}")
-    # They say at length what `echo` says in a line.
+    # These loggers say at length what `echo` says in one line.
     for name in _TALKATIVE:
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
-    # As `ray.init` does, but not the client: send the token where there is one. The second call
-    # raises where one is wanted and there is none; later Ray would abort the process.
+    # Send the token if there is one, which `ray.init` does but the client does not. The second
+    # call raises if a token is required and there is none. Later, Ray would abort the process.
     logging.getLogger(maybe_enable_token_auth_if_token_available.__module__).setLevel("ERROR")
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     ensure_token_if_auth_enabled(create_token_if_missing=False)
     if address is not None:
-        # Ray prefers RAY_ADDRESS to what it is told; nothing comes before this.
+        # Ray prefers RAY_ADDRESS to the client's argument, and this variable to everything else.
         os.environ["RAY_API_SERVER_ADDRESS"] = address
     return JobSubmissionClient(address)
 
@@ -152,12 +153,12 @@ def _submit(
     runtime_env: dict[str, Any],
     echo: Echo,
 ) -> str:
-    """The id of the attempt that is running or has succeeded, or of a new one."""
+    """Return the id of the attempt that is running or has succeeded, or submit a new one."""
     while True:
         job, status = _attempt(client, name)
         if status is not None:
             succeeded = status == JobStatus.SUCCEEDED
-            echo(f"job {job} {'has succeeded before' if succeeded else 'is running'}; its log:\n")
+            echo(f"job {job} {'has already succeeded' if succeeded else 'is running'}; its log:\n")
             return job
         try:
             client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env)
@@ -166,12 +167,12 @@ def _submit(
                 raise
             # Somebody else submitted it in between.
         else:
-            echo(f"job {job} is submitted; its log:\n")
+            echo(f"job {job} was submitted; its log:\n")
             return job
 
 
 def _attempt(client: JobSubmissionClient, name: str) -> tuple[str, JobStatus | None]:
-    """The attempt that counts and its status, None when it is still to be made."""
+    """Return the id of the current attempt, and its status or None if it is not submitted yet."""
     attempts = {job.submission_id: job.status for job in client.list_jobs()}
     number = 1
     while attempts.get(f"{name}-{number}") in (JobStatus.FAILED, JobStatus.STOPPED):
@@ -180,7 +181,7 @@ def _attempt(client: JobSubmissionClient, name: str) -> tuple[str, JobStatus | N
 
 
 async def _end_of(client: JobSubmissionClient, job: str, echo: Echo) -> JobDetails:
-    """Show a job's log until it ends; a connection that is lost is made again."""
+    """Show a job's log until the job ends, and reconnect whenever the connection is lost."""
     log, tries = _Log(echo), 0
     while True:
         with suppress(*_CLIENT_ERRORS):
@@ -191,8 +192,8 @@ async def _end_of(client: JobSubmissionClient, job: str, echo: Echo) -> JobDetai
             tries += 1
             if tries == _TRIES:
                 raise SubmissionError(
-                    f"the connection to job {job} is lost ({_reason(error)}); it may go on "
-                    "without you. Submit the round again to follow it"
+                    f"the connection to job {job} is lost ({_reason(error)}); the job may still "
+                    "be running. Submit the round again to follow it"
                 ) from error
         else:
             tries = 0
@@ -204,21 +205,21 @@ async def _end_of(client: JobSubmissionClient, job: str, echo: Echo) -> JobDetai
 
 
 class _Log:
-    """A job's log, each piece shown once although every connection tells it from the start."""
+    """A job's log. Each piece is shown once, although every connection begins at the start."""
 
     def __init__(self, echo: Echo) -> None:
         self._echo = echo
         self._shown = 0
 
     async def follow(self, client: JobSubmissionClient, job: str) -> None:
-        """Show what is new until the connection ends."""
+        """Show new text until the connection ends."""
         read = 0
         async for text in client.tail_job_logs(job):
             self.show(text, start=read)
             read += len(text)
 
     def show(self, text: str, start: int = 0) -> None:
-        """Show what is new in a piece that begins `start` characters into the log."""
+        """Show the new part of a piece that begins `start` characters into the log."""
         new = text[max(0, self._shown - start) :]
         if new:
             self._echo(new)
@@ -226,34 +227,37 @@ class _Log:
 
 
 def _exit_code(details: JobDetails, echo: Echo) -> int:
-    """The driver's; a job that was stopped has none, or that of a clean end, and is no success."""
+    """Return the driver's exit code, but never 0 unless the job succeeded.
+
+    A job that was stopped has no exit code, or that of a clean exit, and is not a success.
+    """
     if details.status == JobStatus.SUCCEEDED:
         return 0
     code = details.driver_exit_code
     why = details.message if code is None else f"exit code {code}"
     echo(
         f"job {details.submission_id} {details.status.lower()}: {why}\n"
-        "Submit the round again to go on where it stood.\n"
+        "Submit the round again to continue where it stopped.\n"
     )
     return 1 if not code else code if code > 0 else 128 - code
 
 
 @contextmanager
 def _plain_errors(address: str | None) -> Iterator[None]:
-    """What Ray raises, said with a remedy."""
+    """Turn Ray's errors into errors that name a remedy."""
     where = address or os.environ.get("RAY_ADDRESS") or "the cluster on this machine"
     try:
         yield
     except AuthenticationError as error:
         raise SubmissionError(
-            f"{where} wants another token than the one sent, or there is none to send "
-            f"({_reason(error)}). Ray takes it from RAY_AUTH_TOKEN, the file that "
+            f"{where} requires a token; the one that was sent is wrong, or there is none to send "
+            f"({_reason(error)}). Ray takes the token from RAY_AUTH_TOKEN, the file that "
             "RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token; put the cluster's token there"
         ) from error
     except ConnectionError as error:
         raise SubmissionError(
             f"no Ray dashboard answers at {where} ({_reason(error)}). Start Ray (`ray start "
-            "--head`), open the way to it (`ray dashboard cluster.yaml`), or name the dashboard's "
+            "--head`), forward its port (`ray dashboard cluster.yaml`), or give the dashboard's "
             "URL with --address"
         ) from error
     except _CLIENT_ERRORS as error:
@@ -262,13 +266,11 @@ def _plain_errors(address: str | None) -> Iterator[None]:
             if "exceed" in str(error)
             else ""
         )
-        raise SubmissionError(
-            f"{where} does not take the job: {_reason(error)}{remedy}"
-        ) from error
+        raise SubmissionError(f"{where} refuses the job: {_reason(error)}{remedy}") from error
 
 
 def _reason(error: Exception) -> str:
-    """The sentence that says it: the first, or the one at the end of a traceback."""
+    """Return the sentence with the cause: the first, or the one at the end of a traceback."""
     lines = [line for line in str(error).splitlines() if line.strip(" .")]
     if not lines:
         return type(error).__name__

@@ -114,7 +114,7 @@ def test_rounds_as_jobs(cluster: Cluster, config: RoundConfig):
 
     code, output = cluster.submit(path, "night-1", "--env", "STORE_KEY", STORE_KEY="of tests")
     assert code == 0, output
-    assert "night-1-1 is submitted" in output
+    assert "night-1-1 was submitted" in output
     assert "of tests" not in output
     assert "'env_vars': {'STORE_KEY': 'of tests'}" in cluster.run("ray", "job", "list").stdout
     assert output.count(f"{K} acquired by bald") == 1
@@ -128,7 +128,7 @@ def test_rounds_as_jobs(cluster: Cluster, config: RoundConfig):
     version = manifest.version
     code, output = cluster.submit(path, "night-1")
     assert code == 0, output
-    assert "night-1-1 has succeeded before" in output
+    assert "night-1-1 has already succeeded" in output
     assert manifest.version == version
 
     stop_in_the_fit(cluster, config)
@@ -137,7 +137,7 @@ def test_rounds_as_jobs(cluster: Cluster, config: RoundConfig):
     for attempt in (1, 2):
         code, output = cluster.submit(path, "night-2")
         assert code == 1
-        assert f"night-2-{attempt} is submitted" in output
+        assert f"night-2-{attempt} was submitted" in output
         assert f"pool.uri is {config.pool.uri!r}" in output
         assert "Traceback" not in output
 
@@ -167,7 +167,7 @@ def stop_in_the_fit(cluster: Cluster, config: RoundConfig) -> None:
         said = ""
         while "fit, of 1000000 epochs" not in said:
             said += following.stdout.readline()
-        (job,) = re.findall("job (baal-ray-.*-endless-1) is submitted", said)
+        (job,) = re.findall("job (baal-ray-.*-endless-1) was submitted", said)
         stopped = cluster.run("ray", "job", "stop", job)
         said += following.stdout.read()
     assert stopped.returncode == 0, stopped.stdout

@@ -28,9 +28,9 @@ def test_what_needs_no_cluster_is_checked_without_one(tmp_path):
     assert outcomes(found, "failed") == ["Ray"]
     assert "RAY_ADDRESS=127.0.0.1:9" in found["Ray"][1]
     assert outcomes(found, "unknown") == ["pool", "cluster", "nodes", "dashboard"]
-    assert found["dashboard"][1] == "not checked, as it needs: Ray"
+    assert found["dashboard"][1] == "not checked, because it needs: Ray"
     assert found["evaluation set"][1] == "30 images of 3 classes"
-    assert found["manifest"][1] == "there is none yet; the first commit makes it"
+    assert found["manifest"][1] == "there is none yet; the first commit creates it"
     assert not list((tmp_path / "workspace").iterdir())
 
 
@@ -39,7 +39,7 @@ def test_all_faults_of_a_configuration_and_what_they_hide(tmp_path):
     found = {finding.check: finding for finding in examine(str(tmp_path / "round.yaml"))}
     for fault in ("workspace is 'here'", "classes is missing"):
         assert fault in found["configuration"].text
-    assert found["nodes"].text == "not checked, as it needs: configuration, Ray, workspace"
+    assert found["nodes"].text == "not checked, because it needs: configuration, Ray, workspace"
     assert len(found) == 12
     assert [f.outcome for f in found.values()] == ["failed", "failed", *["unknown"] * 10]
 
@@ -49,7 +49,7 @@ def test_a_workspace_that_cannot_be_written(tmp_path):
     found = examined(tmp_path, workspace=str(tmp_path / "file"))
     assert outcomes(found, "failed") == ["Ray", "workspace"]
     assert "cannot be created" in found["workspace"][1]
-    assert found["racing creates"][1] == "not checked, as it needs: workspace"
+    assert found["racing creates"][1] == "not checked, because it needs: workspace"
 
 
 def test_a_manifest_of_something_else_and_no_evaluation_set(tmp_path):

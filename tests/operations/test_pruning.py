@@ -187,7 +187,7 @@ def test_the_manifest_keeps_its_rows_and_the_versions_that_unfinished_rounds_beg
     rows, then = manifest.rows(), [manifest.at(v).rows() for v in planned_on.values()]
     gone, sizes = prune(workspace)
     assert gone
-    assert list(sizes) == ["files of the manifest's versions older than a week"]
+    assert list(sizes) == ["files of manifest versions older than a week"]
     assert manifest.rows() == rows
     assert [manifest.at(version).rows() for version in planned_on.values()] == then
     assert manifest.rounds() == [f"night-{number}" for number in range(4)]

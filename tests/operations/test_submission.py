@@ -159,7 +159,7 @@ def test_data_beside_the_configuration_is_not_uploaded():
         ({"round_id": "a/b"}, "its id is 'a/b'"),
         ({"working_dir": "/elsewhere"}, "--working-dir"),
         ({"address": "127.0.0.1:8265"}, "http://127.0.0.1:8265"),
-        ({"environment": ["PATH", "NO_KEY", "A=b"]}, "--env names 'NO_KEY', 'A=b', which is not"),
+        ({"environment": ["PATH", "NO_KEY", "A=b"]}, "--env names 'NO_KEY', 'A=b'; each must be"),
     ],
 )
 def test_mistakes_are_told_before_ray_is_asked(changed: dict[str, str], message: str):

@@ -1,1 +1,1 @@
-"""The labelled set → a checkpoint."""
+"""Fits of the model, from the labelled set to a checkpoint."""

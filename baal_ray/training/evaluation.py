@@ -1,6 +1,6 @@
-"""How good averaged predictions are on labelled images: accuracy, likelihood, calibration.
+"""The quality of averaged predictions on labelled images: accuracy, likelihood, calibration.
 
-Everything is a sum over images, so workers can each take a share and add up.
+Everything is a sum over images, so each worker can take a share and the sums add up.
 """
 
 import torch
@@ -12,23 +12,23 @@ BINS = 15
 
 
 def evaluation_sums(predictions: PredictiveStatistics, labels_N: Tensor) -> Tensor:
-    """What `metrics` needs to know of N images.
+    """Return the sums over N images that `metrics` needs.
 
     Args:
-        predictions: of N images.
-        labels_N: their class indices.
+        predictions: Predictions for N images.
+        labels_N: Class indices of the images.
 
     Returns:
-        Sums over the images, a float64 vector of 2 + 3 · `BINS`: correct ones, negative
-        log-likelihood (nats), then images, confidence and correct ones in each bin of confidence.
-        Vectors of disjoint images add up. A prediction that is NaN is wrong, and makes the
-        likelihood and the confidence NaN.
+        A float64 vector of 2 + 3 · `BINS` sums over the images: the number of correct ones, the
+        negative log-likelihood (nats), then the number of images, the confidence and the number
+        of correct images in each bin of confidence. Vectors of disjoint images add up. A
+        prediction that is NaN counts as wrong, and makes the likelihood and the confidence NaN.
     """
     mean_N_C = predictions.mean_probs().double()
     confidence_N, predicted_N = mean_N_C.max(dim=1)
     correct_N = ((predicted_N == labels_N) & ~confidence_N.isnan()).double()
     likelihood_N = mean_N_C.gather(1, labels_N.long().unsqueeze(1)).squeeze(1)
-    # A label that float32 gives no chance costs 87 nats, not infinity, which would hide the rest.
+    # A label with probability 0 in float32 costs 87 nats. Infinity would hide all other images.
     smallest = torch.finfo(torch.float32).tiny
     bin_N = (confidence_N.nan_to_num() * BINS).long().clamp(max=BINS - 1)
     by_bin = torch.zeros(3, BINS, dtype=torch.float64, device=mean_N_C.device)
@@ -38,18 +38,18 @@ def evaluation_sums(predictions: PredictiveStatistics, labels_N: Tensor) -> Tens
 
 
 def no_images(device: torch.device) -> Tensor:
-    """The sums over no images."""
+    """Return the sums over no images."""
     return torch.zeros(2 + 3 * BINS, dtype=torch.float64, device=device)
 
 
 def metrics(sums: Tensor) -> dict[str, float]:
-    """Accuracy, negative log-likelihood and expected calibration error from added-up sums.
+    """Compute accuracy, negative log-likelihood and expected calibration error from the sums.
 
     The calibration error is Σ_b n_b/N · |accuracy_b − confidence_b| over `BINS` bins of equal
     width (Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3).
 
     Returns:
-        `accuracy`, `nll` (nats), `ece` and `images`; nothing when there were no images.
+        `accuracy`, `nll` (nats), `ece` and `images`, or nothing if there were no images.
     """
     correct, nll = sums[:2].tolist()
     images_B, confidence_B, correct_B = sums[2:].view(3, BINS)

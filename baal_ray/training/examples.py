@@ -1,4 +1,4 @@
-"""The labelled set in the workers of a fit: each has the pixels and classes of its share."""
+"""The labelled set in the workers of a fit. Each worker has the pixels and classes of a share."""
 
 import logging
 import tempfile
@@ -19,7 +19,7 @@ from baal_ray.workspace import batch_uri
 
 logger = logging.getLogger(__name__)
 
-#: The class of an image that cannot be decoded; it is left out of the fit.
+#: Class index of an image that cannot be decoded. The image is left out of the fit.
 LEFT_OUT = -1
 
 _ROWS_AT_A_TIME = 64
@@ -28,11 +28,12 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled images, by name.
+    """Labelled images, named by their ids.
 
     Attributes:
-        files: Parquet files of `id` and `image` (encoded bytes) that hold them, among others.
-        class_of: each one's class index, by id.
+        files: Parquet files of `id` and `image` (encoded bytes) that hold the images, among
+            others.
+        class_of: Class index of each image, by id.
     """
 
     files: list[str]
@@ -40,10 +41,10 @@ class Examples:
 
 
 def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]) -> Examples:
-    """The manifest's labelled rows as examples, their images where their round left them.
+    """Return the manifest's labelled rows as examples, with images from the batches of rounds.
 
     Raises:
-        LabelError: a label is outside the classes.
+        LabelError: If a label is not one of the classes.
     """
     class_of = _class_indices(labelled, classes, "the manifest")
     rounds = sorted(set(labelled["round"].to_pylist()))
@@ -54,17 +55,17 @@ def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]
 
 
 def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
-    """A fixed evaluation set: Parquet, one file or a folder, of `id`, `image` and `label`.
+    """Read a fixed evaluation set: `id`, `image` and `label` in one Parquet file or a folder.
 
     Raises:
-        LabelError: a column is missing, an id is null or doubled, or a label is outside the
-            classes.
-        StorageError: there is no such file.
+        LabelError: If a column is missing, an id is null or duplicated, or a label is not one of
+            the classes.
+        StorageError: If there is no such file.
     """
     files = storage.list_files(uri, ".parquet")
     if not files:
         if not uri.endswith(".parquet") or not storage.exists(uri):
-            raise StorageError(f"training.evaluation_set is {uri!r}, where no Parquet file is")
+            raise StorageError(f"training.evaluation_set is {uri!r}, which has no Parquet file")
         files = [uri]
     class_of: dict[str, int] = {}
     for file in files:
@@ -76,16 +77,17 @@ def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
             rows = parquet.read(columns=["id", "label"])
         found = _class_indices(rows, classes, where)
         if None in found or len(found) < len(rows) or found.keys() & class_of.keys():
-            raise LabelError(where, ["an id is null or doubled; each image needs one of its own"])
+            raise LabelError(where, ["an id is null or duplicated; each image needs its own id"])
         class_of |= found
     return Examples(files, class_of)
 
 
 def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Part examples in two: for training, and a share held out for evaluation.
+    """Split examples into those for training and a share held out for evaluation.
 
-    Who is held out depends on a hash of (id, seed), so almost nobody changes sides as labels come
-    in. Of two or more images each side has one; one alone is for training.
+    The split depends on a hash of (id, seed), so hardly any image changes sides as labels come
+    in. If there are two or more images, each side has at least one. A single image is for
+    training.
     """
     ids = sorted(examples.class_of)
     held = min(max(1, round(share * len(ids))), len(ids) - 1)
@@ -96,18 +98,19 @@ def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Exa
 def load_share(
     examples: Examples, rank: int, workers: int, model: ModelConfig, max_pixels: int
 ) -> tuple[Tensor, Tensor]:
-    """One worker's share, decoded: every `workers`-th example in the order of ids.
+    """Load and decode one worker's share: every `workers`-th example in the order of ids.
 
     The pixels lie in a temporary file mapped into memory, so a share may be larger than memory.
 
-    Images that cannot be decoded are told in a warning: one must not stop every night to come.
+    Images that cannot be decoded are reported in a warning, because a single one must not stop
+    every night to come.
 
     Returns:
-        images_N, uint8 [N, 3, H, W], and labels_N, int64, `LEFT_OUT` for one that cannot be
-        decoded.
+        images_N, uint8 [N, 3, H, W], and labels_N, int64, which is `LEFT_OUT` for an image that
+        cannot be decoded.
 
     Raises:
-        StorageError: an image is in none of the files.
+        StorageError: If an image is in none of the files.
     """
     ids = sorted(examples.class_of)[rank::workers]
     images_N = _mapped(len(ids), *model.image_size)
@@ -135,8 +138,8 @@ def _warn(undecodable: Mapping[str, str]) -> None:
     if undecodable:
         named = sorted(undecodable.items())[:_MOST_NAMED]
         logger.warning(
-            "%d labelled images cannot be decoded and are left out of the fit: %s%s. Images of "
-            "the workspace are removed for good by `baal-ray forget`",
+            "%d labelled images cannot be decoded and are left out of the fit: %s%s. "
+            "`baal-ray forget` permanently removes images from the workspace",
             len(undecodable),
             "; ".join(f"{image_id!r}: {fault}" for image_id, fault in named),
             "; …" if len(undecodable) > _MOST_NAMED else "",
@@ -144,7 +147,7 @@ def _warn(undecodable: Mapping[str, str]) -> None:
 
 
 def _wanted(files: Sequence[str], row_of: Mapping[str, int]) -> Iterator[dict[str, bytes | None]]:
-    """The wanted images that are still to come, encoded, by id, a few at a time."""
+    """Yield the encoded images that `row_of` still names, by id, a few at a time."""
     for file in files:
         with open_parquet(file) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id", "image"]):
@@ -170,7 +173,7 @@ def _class_indices(rows: pa.Table, classes: Sequence[str], where: str) -> dict[s
     if unknown:
         raise LabelError(
             where,
-            [f"label {name!r} is none of the {len(index)} classes; add it" for name in unknown],
+            [f"label {name!r} is not one of the {len(index)} classes; add it" for name in unknown],
         )
     ids = rows["id"].to_pylist()
     return dict(zip(ids, (index[label] for label in labels), strict=True))

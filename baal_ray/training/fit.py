@@ -1,4 +1,4 @@
-"""The labelled set → a checkpoint, with Ray Train."""
+"""The fit of a model on the labelled set with Ray Train, which ends in a checkpoint."""
 
 import json
 import logging
@@ -28,11 +28,11 @@ class Fit:
     """A finished fit.
 
     Attributes:
-        checkpoint: the sha256 that its checkpoint is named by.
-        labels: how many labelled images there were.
-        history: of each epoch, `epoch` and `train_loss`, and on the evaluation set `accuracy`,
-            `nll` and `ece`.
-        reused: whether an earlier round had fitted just this already.
+        checkpoint: The sha256 that names the checkpoint.
+        labels: Number of labelled images that the model was fitted on.
+        history: Metrics of each epoch: `epoch` and `train_loss`, and on the evaluation set
+            `accuracy`, `nll` and `ece`.
+        reused: Whether an earlier round already made exactly this fit.
     """
 
     checkpoint: str
@@ -45,19 +45,19 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
     """Fit the model on the labelled rows of a manifest, or find that this was done before.
 
     A fit is named by a hash of everything it depends on: model, training settings, seed, classes
-    and labels. The same name is never fitted twice, and one that was killed goes on from its last
-    epoch.
+    and labels. The same name is never fitted twice. A fit that was killed continues from the last
+    epoch on disk.
 
     Args:
-        config: of the round.
-        labelled: `Manifest.labelled()`, at least one row.
+        config: Configuration of the round.
+        labelled: Rows of `Manifest.labelled()`, at least one.
 
     Returns:
         The fit, whose checkpoint is in the workspace.
 
     Raises:
-        TrainingError: the workers fail, more often than `training.max_failures` allows.
-        LabelError: a label is outside the classes.
+        TrainingError: If the workers fail more often than `training.max_failures` allows.
+        LabelError: If a label is not one of the classes.
     """
     job = _job(config, labelled)
     with alone(job.record):  # two rounds with the same labels share a fit
@@ -68,21 +68,21 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
 
 
 def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
-    """The fit that `fit_model` would find done before; None if it would fit. Nothing is written.
+    """Return the fit that `fit_model` would reuse, or None if it would fit. Nothing is written.
 
     Args:
-        config: as for `fit_model`.
-        labelled: as for `fit_model`.
+        config: Configuration, as for `fit_model`.
+        labelled: Labelled rows, as for `fit_model`.
 
     Raises:
-        LabelError: as for `fit_model`.
+        LabelError: If a label is not one of the classes.
     """
     job = _job(config, labelled)
     return _read(job, reused=True) if storage.exists(job.record) else None
 
 
 def _read(job: FitJob, reused: bool) -> Fit:
-    found = FitRecord.read(job.record, "Delete it: the next run fits again.")
+    found = FitRecord.read(job.record, "Delete it; the next run repeats the fit.")
     return Fit(found.checkpoint, found.labels, found.history, reused)
 
 
@@ -94,7 +94,7 @@ def _job(config: RoundConfig, labelled: pa.Table) -> FitJob:
     training, held_out = hold_out(examples, config.training.held_out, config.seed)
     logger.warning(
         "training.evaluation_set is not set: %d of %d labelled images are held out instead. "
-        "Acquired images are not drawn at random, so the figures on them are biased; give a fixed "
+        "Acquired images are not drawn at random, so metrics on them are biased; set a fixed "
         "evaluation set to compare rounds",
         len(held_out.class_of),
         len(examples.class_of),
@@ -108,7 +108,7 @@ def _name(config: RoundConfig, examples: Examples) -> str:
         "training": config.training.model_dump(mode="json", exclude={"max_failures"}),
         "classes": config.classes,
         "seed": config.seed,
-        "stochastic_depth": config.scoring.stochastic_depth,  # of the evaluation after each epoch
+        "stochastic_depth": config.scoring.stochastic_depth,  # changes the evaluations
         "labels": sorted(examples.class_of.items()),
     }
     return storage.sha256(json.dumps(depends_on, sort_keys=True).encode())[:32]
@@ -116,9 +116,9 @@ def _name(config: RoundConfig, examples: Examples) -> str:
 
 def _train(job: FitJob) -> None:
     resources = job.config.resources
-    # More workers than images would leave some with nothing to do.
+    # More workers than images would leave some workers with nothing to do.
     workers = min(resources.training_workers, len(job.training.class_of))
-    # How often the controller looks whether workers have ended; every 2 seconds by default.
+    # Interval at which the controller checks whether workers have ended; 2 seconds by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     fs, path = storage.arrow_filesystem(fits_uri(job.config.workspace))
     trainer = TorchTrainer(
@@ -138,7 +138,8 @@ def _train(job: FitJob) -> None:
             storage_filesystem=fs,
             failure_config=ray.train.FailureConfig(max_failures=job.config.training.max_failures),
             worker_runtime_env=runtime_env(resources.training_gpus, job.config.model.image_size),
-            # Below, it writes pages: a traceback, too, whenever the cluster is slow to answer.
+            # At lower levels Ray Train logs pages, with a traceback whenever the cluster responds
+            # slowly.
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -1,4 +1,4 @@
-"""What a fit is made of, in Ray Train's workers and in an experiment's process alike."""
+"""The parts of a fit, which Ray Train's workers and an experiment's process share."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ def fit(
     """Fit a classifier in this process and leave it in evaluation mode.
 
     Args:
-        classifier: on its device, with its first weights.
-        images_N: uint8 [N, 3, H, W].
-        labels_N: their class indices.
-        model: what the classifier returns.
-        training: how to fit.
+        classifier: Classifier with its initial weights, on its device.
+        images_N: Images, uint8 [N, 3, H, W].
+        labels_N: Class indices of the images.
+        model: Configuration of the model, which says what the classifier returns.
+        training: Settings of the fit.
     """
     device = next(classifier.parameters()).device
     optimizer = make_optimizer(classifier, training)
@@ -44,7 +44,7 @@ def fit(
 
 
 def summed_loss(predictions_N_C: Tensor, labels_N: Tensor, output: str) -> Tensor:
-    """The negative log-likelihood of labels, summed, from logits or log-probabilities."""
+    """Return the summed negative log-likelihood of labels, from logits or log-probabilities."""
     loss_of = F.cross_entropy if output == "logits" else F.nll_loss
     return loss_of(predictions_N_C, labels_N, reduction="sum")
 
@@ -52,26 +52,26 @@ def summed_loss(predictions_N_C: Tensor, labels_N: Tensor, output: str) -> Tenso
 def make_schedule(
     optimizer: torch.optim.Optimizer, config: TrainingConfig
 ) -> torch.optim.lr_scheduler.CosineAnnealingLR:
-    """The learning rate falls to 0 along a cosine, a step each epoch."""
+    """Make a schedule that lowers the learning rate to 0 along a cosine, one step per epoch."""
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
 
 
 def mini_batches(
     images: int, batch_size: int, rank: int, workers: int
 ) -> Iterator[tuple[Tensor, int]]:
-    """One epoch of a worker's share, in random order, every row once.
+    """Yield one epoch of a worker's share, in random order, every row once.
 
-    Shares differ by one image at most, and each worker makes the same number of steps: as many as
-    one worker would make alone, unless that leaves too few images for a step.
+    Shares differ by one image at most, and all workers make the same number of steps. It is the
+    number that one worker alone would make, unless the largest share has fewer images than that.
 
     Args:
-        images: in the whole training set.
-        batch_size: of a mini-batch, over all workers.
-        rank: of this worker, whose rows are every `workers`-th image.
-        workers: how many there are.
+        images: Number of images in the whole training set.
+        batch_size: Size of a mini-batch, over all workers.
+        rank: Rank of this worker, whose rows are every `workers`-th image.
+        workers: Number of workers.
 
     Yields:
-        This worker's rows of a mini-batch, and how many images it has over all workers.
+        This worker's rows of a mini-batch, and the size of the mini-batch over all workers.
     """
     shares = [len(range(r, images, workers)) for r in range(workers)]
     steps = min(math.ceil(images / batch_size), shares[0])
@@ -82,7 +82,7 @@ def mini_batches(
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9."""
+    """Make an AdamW optimizer, or SGD with momentum 0.9."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(),
@@ -96,10 +96,10 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 
 
 def make_augmentation(config: AugmentationConfig) -> Callable[[Tensor], Tensor]:
-    """uint8 images [N, 3, H, W] → the same, each changed at random by itself."""
+    """Return a function that changes each of some uint8 images [N, 3, H, W] at random."""
     if config == AugmentationConfig():
         return lambda images_N: images_N
-    # 4 seconds, which a fit without augmentation is spared.
+    # This import takes 4 seconds, which a fit without augmentation does not spend.
     from torchvision.transforms import v2
 
     changes = [
@@ -114,7 +114,7 @@ def make_augmentation(config: AugmentationConfig) -> Callable[[Tensor], Tensor]:
 
 
 def _padded_crop(padding: int) -> Callable[[Tensor], Tensor]:
-    """Shift an image by up to `padding` pixels each way, black where nothing is."""
+    """Return a function that shifts an image by up to `padding` pixels each way, over black."""
 
     def crop(image: Tensor) -> Tensor:
         height, width = image.shape[-2:]

@@ -1,4 +1,4 @@
-"""What each worker of a fit does: its share of every mini-batch, and of the evaluation."""
+"""The work of each worker of a fit: a share of every mini-batch, and of the evaluation."""
 
 import io
 import logging
@@ -35,21 +35,21 @@ logger = logging.getLogger(__name__)
 
 _EVALUATED_AT_A_TIME = 256
 _QUIET_SECONDS = 10.0
-# The most work that a kill may cost beside the epoch it falls in. Writing the state of a large
-# model after every small epoch could take longer than the epochs.
+# Seconds of work that a kill may cost besides the epoch that it interrupts. Writing the state of a
+# large model after every short epoch could take longer than the epochs.
 _SECONDS_BETWEEN_STATES = 10.0
 _SHA256_LENGTH = 64
 
 
 @dataclass(frozen=True)
 class FitJob:
-    """What every worker is told.
+    """The fit as every worker receives it.
 
     Attributes:
-        config: of the round.
-        name: of the fit, a hash of what it depends on.
-        training: images to fit.
-        evaluation: images to measure on.
+        config: Configuration of the round.
+        name: Name of the fit, a hash of everything it depends on.
+        training: Images to fit.
+        evaluation: Images to evaluate on.
     """
 
     config: RoundConfig
@@ -59,22 +59,22 @@ class FitJob:
 
     @property
     def record(self) -> str:
-        """Where the finished fit is written down; without it the fit is unfinished."""
+        """URI of the record of the finished fit. Without it the fit is unfinished."""
         return storage.join(fits_uri(self.config.workspace), self.name, "fit.json")
 
     @property
     def state(self) -> str:
-        """The state after the last epoch that was kept, for as long as the fit is unfinished.
+        """URI of the state after the last epoch that was kept, while the fit is unfinished.
 
-        The sha256 of what follows, in hexadecimal, and what `torch.save` wrote.
+        The file holds the sha256 of the rest, in hexadecimal, and then the output of `torch.save`.
         """
         return storage.join(fits_uri(self.config.workspace), self.name, "state.pt")
 
 
 def train_worker(settings: dict[str, FitJob]) -> None:
-    """The function that Ray Train runs in each worker."""
+    """Run the fit in one worker of Ray Train."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else a line of paths each epoch
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else a line of paths per epoch
     worker = _Worker(settings["job"])
     worker.restore()
     while not worker.finished:
@@ -118,7 +118,7 @@ class _Worker:
         return len(self._history) >= self._config.training.epochs
 
     def restore(self) -> None:
-        """Continue after the last epoch that was kept, if this fit was begun before."""
+        """Continue after the last epoch that was kept, if this fit was started before."""
         state = self._kept_state()
         if state is None:
             return
@@ -128,7 +128,7 @@ class _Worker:
         self._history = state["history"]
 
     def _kept_state(self) -> dict[str, Any] | None:
-        """The state on disk, the same for all workers; None if there is none to continue from."""
+        """Return the state on disk, the same for all workers, or None if there is none to use."""
         data = [b""]
         # One worker reads, so that all agree even if a lost node is still writing.
         if self._rank == 0 and storage.exists(self._job.state):
@@ -146,9 +146,9 @@ class _Worker:
         return state
 
     def run_epoch(self) -> None:
-        """Fit on every image once, then measure."""
+        """Fit on every image once, then evaluate."""
         epoch = len(self._history)
-        # By epoch, so that a fit taken up again draws what it would have drawn.
+        # Seeded per epoch, so that a fit that continues draws what it would have drawn.
         torch.manual_seed(self._config.seed + 1_000_003 * epoch + self._rank)
         self._model.train()
         batches = mini_batches(
@@ -169,13 +169,13 @@ class _Worker:
         )
 
     def log(self) -> None:
-        """One line an epoch, but none in the seconds after the last."""
+        """Log one line per epoch, but none in the seconds after another, except at the end."""
         if self._rank:
             return
         if self.finished or time.monotonic() > self._logged_at + _QUIET_SECONDS:
             self._logged_at = time.monotonic()
             figures = ", ".join(f"{name} {value:.4g}" for name, value in self._history[-1].items())
-            logger.info("fit, of %d epochs: %s", self._config.training.epochs, figures)
+            logger.info("fit of %d epochs: %s", self._config.training.epochs, figures)
 
     def keep(self) -> None:
         """Write the state to disk now and then, so that a killed fit continues from here."""
@@ -194,7 +194,7 @@ class _Worker:
         self._kept_at = time.monotonic()
 
     def publish(self) -> None:
-        """Write the checkpoint, then the record that names it; the state is of no more use."""
+        """Write the checkpoint, then the record that names it, and delete the state."""
         if self._rank:
             return
         labels = self._fitted
@@ -219,10 +219,10 @@ class _Worker:
         )
 
     def _decoded(self, labels_N: Tensor, which: str) -> int:
-        """How many images are not left out, over all workers.
+        """Return the number of images that are not left out, over all workers.
 
         Raises:
-            StorageError: there are images, and every one is left out.
+            StorageError: If there are images and all are left out.
         """
         counts = torch.tensor([len(labels_N), int((labels_N != LEFT_OUT).sum())])
         counts = counts.to(self._device)
@@ -231,24 +231,24 @@ class _Worker:
         images, decoded = map(int, counts.tolist())
         if images and not decoded:
             raise StorageError(
-                f"none of the {images} {which} images can be decoded, as warnings say above; at "
-                "least one must. See that they are JPEG, PNG or WebP, and that "
-                "scoring.max_pixels allows their size"
+                f"none of the {images} {which} images can be decoded, for the reasons in the "
+                "warnings above; at least one must be. Check that they are JPEG, PNG or WebP, and "
+                "that scoring.max_pixels allows their size"
             )
         return decoded
 
     def _step(self, rows: Tensor, images: int) -> float:
-        """One optimizer step over this worker's rows of a mini-batch; gives their summed loss."""
+        """Make an optimizer step over this worker's rows of a mini-batch. Return their loss."""
         # An image that is left out still counts in `images`, so that all workers agree on it.
         rows = rows[self._labels_N[rows] != LEFT_OUT]
-        # DDP waits for every worker, so one without rows takes part with a weight of nothing.
+        # DDP waits for every worker, so one without rows takes part with a weight of zero.
         weight = 1.0 if len(rows) else 0.0
         rows = rows if len(rows) else torch.tensor([0])
         inputs = self._augment(self._images_N[rows]).to(self._device)
         labels = self._labels_N[rows].clamp(min=0).to(self._device)
         loss = summed_loss(self._model(inputs), labels, self._config.model.output) * weight
         self._optimizer.zero_grad()
-        # DDP averages over workers; this makes it the mean over the mini-batch's images.
+        # DDP averages over workers. This turns the average into the mean over the mini-batch.
         (loss * self._workers / images).backward()
         self._optimizer.step()
         return float(loss.item())

@@ -182,7 +182,7 @@ def test_where_much_is_wrong(half_blind: HalfBlind):
     told = {check: text for check, (outcome, text) in found.items() if outcome == "FAILED"}
     assert list(told) == ["pool", "evaluation set", "model", "cluster", "nodes", "dashboard"]
     assert "PNG of 50 bytes is truncated" in told["pool"]
-    assert "label 'right' is none of the 3 classes" in told["evaluation set"]
+    assert "label 'right' is not one of the 3 classes" in told["evaluation set"]
     assert "dropout" in told["model"]
     assert "scoring (100 actors" in told["cluster"]
     assert "1 of 2 nodes" in told["nodes"]

@@ -165,7 +165,7 @@ def stop_in_the_fit(cluster: Cluster, config: RoundConfig) -> None:
     ) as following:
         assert following.stdout is not None
         said = ""
-        while "fit, of 1000000 epochs" not in said:
+        while "fit of 1000000 epochs" not in said:
             said += following.stdout.readline()
         (job,) = re.findall("job (baal-ray-.*-endless-1) was submitted", said)
         stopped = cluster.run("ray", "job", "stop", job)

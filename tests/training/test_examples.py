@@ -121,10 +121,13 @@ def test_integer_labels_are_names_of_classes(tmp_path):
     [
         (lambda rows: rows.drop_columns("image"), "has no column image"),
         (lambda rows: rows.drop_columns(["id", "label"]), "has no column id"),
-        (lambda rows: rows.set_column(2, "label", [["left", "x", "y"]]), "'x' is none of the 3"),
+        (
+            lambda rows: rows.set_column(2, "label", [["left", "x", "y"]]),
+            "'x' is not one of the 3",
+        ),
         (lambda rows: rows.set_column(2, "label", [["left", None, "left"]]), "None"),
-        (lambda rows: rows.set_column(0, "id", [["a", "b", "a"]]), "null or doubled"),
-        (lambda rows: rows.set_column(0, "id", [["a", "b", None]]), "null or doubled"),
+        (lambda rows: rows.set_column(0, "id", [["a", "b", "a"]]), "null or duplicated"),
+        (lambda rows: rows.set_column(0, "id", [["a", "b", None]]), "null or duplicated"),
     ],
 )
 def test_an_evaluation_set_that_would_mislead_is_refused(tmp_path, change, told):
@@ -136,7 +139,7 @@ def test_an_evaluation_set_that_would_mislead_is_refused(tmp_path, change, told)
 def test_an_id_in_two_files_of_an_evaluation_set_is_refused(tmp_path):
     write(tmp_path / "e" / "1.parquet", table(0, 2))
     write(tmp_path / "e" / "2.parquet", table(1, 3))
-    with pytest.raises(LabelError, match=r"2\.parquet:\n  - an id is null or doubled"):
+    with pytest.raises(LabelError, match=r"2\.parquet:\n  - an id is null or duplicated"):
         evaluation_examples(str(tmp_path / "e"), CLASSES)
 
 
@@ -144,7 +147,7 @@ def test_an_evaluation_set_that_is_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("id,label")
     for name in ("empty", "none", "none.parquet"):
-        with pytest.raises(StorageError, match="where no Parquet file is"):
+        with pytest.raises(StorageError, match="which has no Parquet file"):
             evaluation_examples(str(tmp_path / name), CLASSES)
     with pytest.raises(StorageError, match="is not a complete Parquet file"):
         evaluation_examples(str(tmp_path / "text.parquet"), CLASSES)

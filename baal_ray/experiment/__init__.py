@@ -1,1 +1,1 @@
-"""Acquisition rules against random picks, on images whose labels are known."""
+"""Experiments that compare acquisition rules with random picks, on images with known labels."""

@@ -1,4 +1,4 @@
-"""The configuration of an experiment: acquisition rules against random picks, labels known."""
+"""The configuration of an experiment that compares acquisition rules with random picks."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ class TrialConfig(RuleConfig):
 
     @property
     def name(self) -> str:
-        """What files and pages call it."""
+        """Name of the rule in files and on pages."""
         coldness = "" if self.coldness == 1 else f"-{self.coldness:g}"
         spread = "" if self.most_alike is None else f"-spread-{self.most_alike:g}"
         return f"{self.by}{coldness}{spread}"
@@ -33,9 +33,9 @@ def _named(rule: Any) -> Any:
 
 
 class ExperimentConfig(Document):
-    """Everything an experiment needs to know; `ExperimentConfig.from_yaml` reads it from a file.
+    """All settings of an experiment. `ExperimentConfig.from_yaml` reads them from a file.
 
-    Settings that a round has too mean the same here.
+    Settings that a round has, too, mean the same here.
     """
 
     folder: Location
@@ -64,18 +64,18 @@ class ExperimentConfig(Document):
             raise ValueError("batch_size is null; in an experiment it must be a number")
         if scoring.decode_on != "cpu":
             raise ValueError(
-                f"decode_on is {scoring.decode_on}; in an experiment it must be cpu, as its "
+                f"decode_on is {scoring.decode_on}; in an experiment it must be cpu, because its "
                 "images are decoded once for all curves"
             )
         return scoring
 
     @property
     def most_labels(self) -> int:
-        """Of a whole curve."""
+        """Number of labels at the end of a curve."""
         return self.start * len(self.classes) + self.rounds * self.k
 
     def of_a_curve(self) -> dict[str, Any]:
-        """The settings that a curve depends on: with others changed, it may go on."""
+        """Return the settings a curve depends on. Changing any other does not invalidate it."""
         return self.model_dump(
             mode="json",
             exclude={
@@ -87,7 +87,7 @@ class ExperimentConfig(Document):
         )
 
     def shown(self) -> dict[str, Any]:
-        """The settings for people, by their full names, but for where things are."""
+        """Return the settings to show to people, by their full names, without locations."""
         settings = self.model_dump(
             mode="json",
             exclude={
@@ -106,8 +106,8 @@ class ExperimentConfig(Document):
     def _fixed_evaluation_set(cls, training: TrainingConfig) -> TrainingConfig:
         if training.evaluation_set is None:
             raise ValueError(
-                "evaluation_set is not set; it must be, as curves are compared by their accuracy "
-                "on the same images"
+                "evaluation_set is not set; it must be, because curves are compared by their "
+                "accuracy on the same images"
             )
         return training
 
@@ -115,7 +115,7 @@ class ExperimentConfig(Document):
     def _distinct(self) -> "ExperimentConfig":
         names = [rule.name for rule in self.rules]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"rules names {', '.join(doubled)} twice; once is enough")
+            raise ValueError(f"rules names {', '.join(doubled)} twice; name each rule once")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""An experiment in a terminal: how far each rule is, and what came out."""
+"""The terminal output of an experiment: the progress of each rule, and the results."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from baal_ray.experiment.verdicts import verdicts
 
 logger = logging.getLogger(__name__)
 
-# Points for a line each, where nobody watches.
+# Interval of rounds at which a curve is logged if the output is not a terminal.
 _EVERY = 10
 
 
@@ -32,7 +32,7 @@ _EVERY = 10
 def watching(
     config: ExperimentConfig, console: Console
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """What to call with each point: it moves a bar for each rule, or logs now and then."""
+    """Yield a function to call with each point. It moves a bar per rule, or logs some points."""
     if not console.is_terminal:
         yield _log
         return
@@ -63,13 +63,13 @@ def _log(row: dict[str, Any]) -> None:
 
 
 def _progress_of(row: dict[str, Any]) -> str:
-    return f"accuracy {row['accuracy']:.3f} at {row['labels']}"
+    return f"accuracy {row['accuracy']:.3f}, {row['labels']} labels"
 
 
 def summary(config: ExperimentConfig, curves: pa.Table) -> Group:
-    """The labels that each rule needs, and a verdict on it."""
+    """Return a table of the labels that each rule needs, and the verdict on each rule."""
     needed = labels_needed(curves, config.accuracies, config.seed)
-    table = Table("rule", "accuracy", "reached", "labels needed", "of random's", box=None)
+    table = Table("rule", "accuracy", "reached", "labels needed", "ratio to random", box=None)
     for row in needed.to_pylist():
         table.add_row(
             row["rule"],

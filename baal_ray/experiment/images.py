@@ -1,4 +1,4 @@
-"""An experiment's images, decoded and in memory."""
+"""The images of an experiment, decoded and in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class LabelledImages:
     """Images in memory whose labels are known.
 
     Attributes:
-        ids: of N images.
-        pixels_N: uint8 [N, 3, H, W].
-        labels_N: class indices, int64.
+        ids: Ids of the N images.
+        pixels_N: Pixels, uint8 [N, 3, H, W].
+        labels_N: Class indices, int64.
     """
 
     ids: Sequence[str]
@@ -27,11 +27,11 @@ class LabelledImages:
 
 
 def read_images(uri: str, config: ExperimentConfig) -> LabelledImages:
-    """Labelled images, decoded, by id; those that cannot be decoded are left out."""
+    """Read labelled images in the order of their ids. Images that do not decode are left out."""
     examples = evaluation_examples(uri, config.classes)
     pixels_N, labels_N = load_share(examples, 0, 1, config.model, config.scoring.max_pixels)
     decoded = labels_N != LEFT_OUT
     ids = [i for i, kept in zip(sorted(examples.class_of), decoded.tolist(), strict=True) if kept]
     if not ids:
-        raise PoolError(f"{uri} has no image that can be decoded; it must have some")
+        raise PoolError(f"{uri} has no image that can be decoded; it must have at least one")
     return LabelledImages(ids, pixels_N[decoded].numpy(), labels_N[decoded].numpy())

@@ -1,10 +1,10 @@
-"""How many labels each acquisition rule needs for an accuracy, beside random picks.
+"""The number of labels that each acquisition rule needs for an accuracy, and its ratio to random.
 
-A curve needs as many labels as it has where it first reaches the accuracy; one that never does
-needs more than any number. Of the seeds' numbers the median counts, with the interval of the
-percentile bootstrap over seeds (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
-chapter 13). The ratio to random picks is that of the medians; seeds are drawn for both together,
-as curves of one seed start with the same labels.
+A curve needs as many labels as it has where it first reaches the accuracy. A curve that never
+reaches it needs more than any number. The result is the median over the seeds, with the interval
+of the percentile bootstrap over seeds (Efron and Tibshirani 1993, An Introduction to the
+Bootstrap, chapter 13). The ratio to random picks is the ratio of the medians. Its bootstrap draws
+the same seeds for both, because curves of one seed start with the same labels.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 10_000
 
-#: Of the intervals.
+#: Confidence level of the intervals.
 LEVEL = 0.95
 
-# Fewer seeds than this have no interval: resamples of one or two hardly differ.
+# With fewer seeds there is no interval, because resamples of one or two hardly differ.
 _FEWEST_SEEDS = 3
 
 LABELS_NEEDED = pa.schema(
@@ -36,18 +36,18 @@ LABELS_NEEDED = pa.schema(
 
 
 def labels_needed(curves: pa.Table, accuracies: Sequence[float], seed: int = 0) -> pa.Table:
-    """The labels that each rule needs, a row for each rule and accuracy.
+    """Compute the number of labels that each rule needs, one row per rule and accuracy.
 
     Args:
-        curves: rows with `rule`, `seed`, `labels` and `accuracy`.
-        accuracies: to reach, 0 to 1.
-        seed: of the bootstrap.
+        curves: Rows with `rule`, `seed`, `labels` and `accuracy`.
+        accuracies: Accuracies to reach, from 0 to 1.
+        seed: Seed of the bootstrap.
 
     Returns:
-        A table of `LABELS_NEEDED`. `reached` of the rule's `seeds` curves reached the accuracy;
-        where a number is more than the curves have labels, it is null, and so is the interval of
-        fewer than three seeds. The ratio is over the seeds
-        that "random" has too; without any it is null.
+        A table of `LABELS_NEEDED`. `reached` is how many of the rule's `seeds` curves reached the
+        accuracy. A number larger than the labels of the curves is null, and so is the interval of
+        fewer than three seeds. The ratio is over the seeds that "random" has, too. If there are
+        none, it is null.
     """
     first = _first_reached(curves, accuracies)
     most = _most_labels(curves)
@@ -71,7 +71,7 @@ def labels_needed(curves: pa.Table, accuracies: Sequence[float], seed: int = 0) 
 def _first_reached(
     curves: pa.Table, accuracies: Sequence[float]
 ) -> dict[tuple[str, float], dict[int, float]]:
-    """By rule and accuracy: of each seed the labels where it is first reached, or infinity."""
+    """Return, by rule and accuracy, the labels where each seed first reaches it, or infinity."""
     found: dict[tuple[str, float], dict[int, float]] = {}
     for row in curves.select(["rule", "seed", "labels", "accuracy"]).to_pylist():
         for accuracy in accuracies:
@@ -82,7 +82,7 @@ def _first_reached(
 
 
 def _most_labels(curves: pa.Table) -> dict[str, float]:
-    """That each rule had in all its curves."""
+    """Return, by rule, the largest number of labels that all its curves have."""
     ends = curves.group_by(["rule", "seed"]).aggregate([("labels", "max")])
     least = ends.group_by("rule").aggregate([("labels_max", "min")]).to_pylist()
     return {row["rule"]: float(row["labels_max_min"]) for row in least}
@@ -106,7 +106,7 @@ def _ratio(
     pairs_S_2 = np.array([[needed[s], random[s]] for s in both])
     ours, chance = (float(_medians(column_S)) for column_S in pairs_S_2.T)
     ours_R, chance_R = (_medians(pairs_S_2[_resamples(len(both), seed), side]) for side in (0, 1))
-    # What never gets there needs more than the most labels that it had.
+    # A curve that never gets there needs more than the most labels that it had.
     low, _ = _interval(np.minimum(ours_R, most[rule]) / chance_R, len(both))
     _, high = _interval(ours_R / np.minimum(chance_R, most["random"]), len(both))
     known = np.isfinite(ours) and np.isfinite(chance)
@@ -118,7 +118,7 @@ def _resamples(seeds: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def _medians(needed_S: Floats) -> Floats:
-    """The lower middle one where there are two: a number of labels that some curve needed."""
+    """Return medians, the lower of two middle values: a number of labels that a curve needed."""
     middle: Floats = np.sort(needed_S, axis=-1)[..., (needed_S.shape[-1] - 1) // 2]
     return middle
 

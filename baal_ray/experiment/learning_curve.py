@@ -1,7 +1,7 @@
-"""One learning curve: a rule acquires, a simulated oracle answers, and the model is fitted anew.
+"""One learning curve: a rule acquires, a simulated oracle answers, and the model is fitted again.
 
-A point depends on the settings, the rule, the seed and the picks before it, and on nothing else:
-whoever computes it next, after whatever failed, computes the same.
+A point depends only on the settings, the rule, the seed and the earlier picks. If it has to be
+computed again after a failure, the result is therefore the same.
 """
 
 import time
@@ -47,7 +47,7 @@ CURVE = pa.schema(
 
 
 class Curve:
-    """A rule's curve for one seed; it keeps the model between points, to trace it once."""
+    """A rule's curve for one seed. It keeps the model between points, to trace it only once."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class Curve:
         """Build the model.
 
         Args:
-            config: of the experiment.
-            rule: on trial.
-            seed: of the curve; all rules start with the same labelled images for it.
-            pool: what is picked from, by ids in ascending order.
-            evaluation: what is measured on.
+            config: Configuration of the experiment.
+            rule: Rule on trial.
+            seed: Seed of the curve. All rules of a seed start with the same labelled images.
+            pool: Images to pick from, with ids in ascending order.
+            evaluation: Images to evaluate on.
         """
         self._config, self._rule, self._seed = config, rule, seed
         self._pool, self._evaluation = pool, evaluation
@@ -75,10 +75,10 @@ class Curve:
         self._posteriors: dict[int, MCDropout] = {}
 
     def point(self, earlier_picks: Sequence[Sequence[str]]) -> dict[str, Any]:
-        """Fit on the start set and what was picked, measure, and pick for the next.
+        """Fit on the start set and the earlier picks, evaluate, and pick for the next point.
 
         Args:
-            earlier_picks: the ids picked in each round before.
+            earlier_picks: Ids picked in each earlier round.
 
         Returns:
             A row of `CURVE`.
@@ -105,12 +105,12 @@ class Curve:
         }
 
     def _seed_of(self, number: int) -> int:
-        """Of a round: the same for all rules, so that they are compared with the same luck."""
+        """Return the seed of a round, the same for all rules, so that luck does not favour one."""
         text = f"{self._config.seed} {self._seed} {number}"
         return int(storage.sha256(text.encode())[:8], 16)
 
     def _start(self) -> Rows:
-        """As many images of each class, in an order that depends on the seed alone."""
+        """Return the start set: as many images of each class, in an order fixed by the seed."""
         order = np.argsort(hash_ids(self._pool.ids, self._config.seed + self._seed))
         classes = self._pool.labels_N[order]
         firsts = [order[classes == c][: self._config.start] for c in np.unique(classes)]
@@ -139,7 +139,7 @@ class Curve:
         return metrics(sums.cpu())
 
     def _pick(self, labelled: Rows, seed: int) -> pa.Table:
-        """The k best images that are not labelled yet, as a round would pick them."""
+        """Return the k best images that are not labelled yet, as a round would pick them."""
         rule, scoring, k = self._rule, self._config.scoring, self._config.k
         left = np.setdiff1d(np.arange(len(self._ids)), labelled)
         candidates = pa.table({"id": self._ids[left].tolist()})
@@ -178,7 +178,7 @@ class Curve:
         return pa.table({"id": candidates["id"], **scores})
 
     def _targets(self, samples: int, seed: int) -> Tensor:
-        """Predictions for images that the pool's are drawn like, for EPIG."""
+        """Return log-probabilities of EPIG's targets, a random sample of the pool."""
         everything = pa.table({"id": self._ids.tolist()})
         some = Ranking("random", seed + 2).best_of([everything], self._config.target_images)
         return self._log_probs(self._rows(some), samples)
@@ -200,14 +200,14 @@ class Curve:
         return np.array([self._row_of[image_id] for image_id in ids], dtype=np.intp)
 
     def _mini_batches(self, pixels_N: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Tensor]]:
-        """Where each begins, and its images on the device."""
+        """Yield the first row of each mini-batch, and its images on the device."""
         size = self._config.scoring.mini_batch
         for start in range(0, len(pixels_N), size):
             images_N = np.array(pixels_N[start : start + size])  # Ray's arrays are read-only
             yield start, torch.from_numpy(images_N).to(self._device)
 
     def _posterior(self, samples: int) -> MCDropout:
-        """Kept, as the model is traced anew by another one."""
+        """Return a posterior. It is kept, because a new one would trace the model again."""
         if samples not in self._posteriors:
             self._posteriors[samples] = MCDropout(
                 self._classifier,

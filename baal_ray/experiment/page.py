@@ -1,4 +1,4 @@
-"""The page of an experiment: acquisition rules against random picks, over several seeds."""
+"""The page of an experiment that compares acquisition rules with random picks, over seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,17 +27,19 @@ def experiment_page(
     notes: Sequence[str] = (),
     where_picks_lie: Sequence[Html] = (),
 ) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Args:
-        curves: one row a round: `rule`, `seed`, `round`, `labels` (that the model was fitted on),
-            `accuracy`, `nll` (nats), `ece`, `picks` (ids), `fit_seconds` and `score_seconds`.
-        labels_needed: one row a rule and target: `rule`, `accuracy` (the target), `seeds`,
-            `reached` (how many of them did), `median`, `low` and `high` (labels), `ratio`,
-            `ratio_low` and `ratio_high` (labels needed, of random's); null where not known.
-        settings: names and values to show.
-        notes: sentences on how it was done.
-        where_picks_lie: maps of them, from `baal_ray.experiment.picks_map`.
+        curves: Table with a row per round: `rule`, `seed`, `round`, `labels` (the number that the
+            model was fitted on), `accuracy`, `nll` (nats), `ece`, `picks` (ids), `fit_seconds` and
+            `score_seconds`.
+        labels_needed: Table with a row per rule and target: `rule`, `accuracy` (the target),
+            `seeds`, `reached` (the number of seeds that reached it), `median`, `low` and `high`
+            (labels), `ratio`, `ratio_low` and `ratio_high` (labels needed, as a ratio to random).
+            Unknown values are null.
+        settings: Names and values to show.
+        notes: Sentences on how the experiment was done.
+        where_picks_lie: Maps of the picks, from `baal_ray.experiment.picks_map`.
     """
     rules = _rules(curves)
     seeds = len(pc.unique(curves["seed"]))
@@ -45,8 +47,8 @@ def experiment_page(
         f"Experiment: {', '.join(rules)}",
         [
             page.paragraph(
-                f"{_listed([rule for rule in rules if rule != RANDOM])} against random picks, "
-                f"{_seeds(seeds)}, everything else alike.",
+                f"{_listed([rule for rule in rules if rule != RANDOM])} compared with random "
+                f"picks over {_seeds(seeds)}, with everything else the same.",
                 "lead",
             ),
             page.points((each.headline, each.details) for each in verdicts(labels_needed)),
@@ -55,7 +57,7 @@ def experiment_page(
         _facts(curves, rules, seeds),
         [
             Section("Learning curves", _learning(curves, labels_needed, rules)),
-            Section("Difference to random", _differences(curves, rules)),
+            Section("Difference from random", _differences(curves, rules)),
             Section("Where the picks lie", where_picks_lie),
             Section("Calibration", _calibration(curves, rules)),
             Section("Time", _time(curves, rules)),
@@ -68,7 +70,7 @@ def experiment_page(
 
 @dataclass(frozen=True)
 class _Curves:
-    """What one rule came to: values_S_L of S seeds at L numbers of labels, NaN where missing."""
+    """The values of one rule: values_S_L of S seeds at L numbers of labels, NaN where missing."""
 
     seeds: list[int]
     labels_L: Values
@@ -78,7 +80,7 @@ class _Curves:
         return _over_seeds(self.values_S_L, 50)
 
     def line(self, name: str, number: int | None) -> Line:
-        """Its median, with quartiles where there are seeds enough, else with every seed."""
+        """Return the median with quartiles if there are enough seeds, or else with every seed."""
         if len(self.seeds) >= ENOUGH_SEEDS:
             low, high = (_over_seeds(self.values_S_L, q) for q in (25, 75))
             return Line(name, self.labels_L, self.median(), low, high, number=number)
@@ -108,7 +110,7 @@ def _curves(table: pa.Table, rule: str, column: str) -> _Curves:
 
 
 def _rules(curves: pa.Table) -> list[str]:
-    """In the table's order, random last."""
+    """Return the rules in the table's order, with random last."""
     rules: list[str] = pc.unique(curves["rule"]).to_pylist()
     return sorted(rules, key=lambda rule: rule == RANDOM)
 
@@ -129,7 +131,7 @@ def _facts(curves: pa.Table, rules: Sequence[str], seeds: int) -> list[tuple[str
         ("seeds", str(seeds)),
         ("labels", f"{labels['min']:,} to {labels['max']:,}"),
         *(
-            (f"last accuracy, {rule}", _rounded(of_rule.median()[-1]))
+            (f"final accuracy, {rule}", _rounded(of_rule.median()[-1]))
             for rule, of_rule in zip(rules, last, strict=True)
         ),
     ]
@@ -140,24 +142,27 @@ def _doubts(curves: pa.Table, labels_needed: pa.Table, rules: Sequence[str]) -> 
     fewest = min(of_rule.values())
     if fewest < ENOUGH_SEEDS:
         yield (
-            f"There {'is 1 seed' if fewest == 1 else f'are {fewest} seeds'} a rule at the least. "
-            f"Repeat it with {ENOUGH_SEEDS} or more before you decide on it: from seed to seed "
-            "curves cross by chance."
+            f"There {'is only 1 seed' if fewest == 1 else f'are only {fewest} seeds'} for some "
+            f"rule. Repeat the experiment with {ENOUGH_SEEDS} or more before you decide, "
+            "because curves cross by chance from seed to seed."
         )
     if len(set(of_rule.values())) > 1:
         counts = ", ".join(f"{rule} {count}" for rule, count in of_rule.items())
-        yield f"Rules have different numbers of seeds ({counts}): something is unfinished."
+        yield f"Rules have different numbers of seeds ({counts}): the experiment is unfinished."
     if RANDOM not in rules:
-        yield "There are no random picks to hold the rules against: nothing tells what they save."
+        yield (
+            "There are no random picks to compare the rules with, so the page cannot say what "
+            "labels they save."
+        )
     compared = [row for row in labels_needed.to_pylist() if row["ratio_low"] is not None]
     if len(compared) > 1:
         yield (
-            f"{len(compared)} comparisons are made here. Of 20 intervals at 95 %, one misses the "
-            "truth by chance alone; trust what shows at several targets."
+            f"This page makes {len(compared)} comparisons. On average, one in 20 intervals at "
+            "95 % misses the truth by chance alone. Trust results that show at several targets."
         )
     yield (
-        "The oracle was simulated and never wrong, and this is one set of data and one model. "
-        "Annotators err, and most on the images that rules like these pick."
+        "The oracle was simulated and never wrong, and this is only one data set and one model. "
+        "Annotators make mistakes, most of all on the images that rules like these pick."
     )
 
 
@@ -180,18 +185,18 @@ def _learning_curves(curves: pa.Table, rules: Sequence[str], targets: Sequence[f
     return page.figure(
         f"With the most labels, {ahead} has the highest median accuracy: {_rounded(last[ahead])}",
         plots.lines(_lines(curves, rules, "accuracy"), "labels", "accuracy", level=targets),
-        f"{_band(curves, rules)} Dotted rules are the target accuracies.",
+        f"{_band(curves, rules)} Dotted lines are the target accuracies.",
     )
 
 
 def _band(curves: pa.Table, rules: Sequence[str]) -> str:
     if min(len(_curves(curves, rule, "accuracy").seeds) for rule in rules) >= ENOUGH_SEEDS:
-        return "Medians over seeds; the bands hold the middle half of the seeds."
-    return "Medians over seeds; thin lines are single seeds."
+        return "Medians over seeds. The bands contain the middle half of the seeds."
+    return "Medians over seeds. Thin lines are single seeds."
 
 
 def _labels_needed(rows: Sequence[Mapping[str, Any]]) -> Html:
-    header = ["rule", "accuracy", "verdict", "of random's", "interval", "labels", "interval"]
+    header = ["rule", "accuracy", "verdict", "ratio to random", "interval", "labels", "interval"]
     return page.table([*header, "reached by"], [_needed_row(row) for row in rows], text=[2])
 
 
@@ -216,7 +221,7 @@ def _ratios(rows: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> Html:
     )
     below = int((high < 1).sum())
     sentence = (
-        f"In {below} of {len(rows)} comparisons the whole interval lies below random's labels"
+        f"In {below} of {len(rows)} comparisons, the whole interval of the ratio lies below 1"
     )
     drawn = plots.intervals(
         [f"{row['rule']}, {row['accuracy']:g}" for row in rows],
@@ -224,11 +229,12 @@ def _ratios(rows: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> Html:
         low,
         high,
         [rules.index(row["rule"]) for row in rows],
-        "labels needed, of random's",
+        "labels needed, as a ratio to random picks",
         level=1.0,
     )
     note = (
-        "Left of the dashed line a rule saves labels. A bar across it: not told apart from random."
+        "Left of the dashed line, a rule saves labels. A bar that crosses the line shows no clear "
+        "difference from random picks."
     )
     return page.figure(sentence, drawn, note)
 
@@ -240,12 +246,12 @@ def _differences(curves: pa.Table, rules: Sequence[str]) -> list[Html]:
     drawn = [
         _difference(rule, pair, rules.index(rule)) for rule, pair in pairs if pair.labels_L.size
     ]
-    about = "Each seed's accuracy less that of random with the same seed and as many labels."
+    about = "Accuracy minus that of random picks with the same seed and the same number of labels."
     return [page.paragraph(about, "muted"), page.figures(drawn)] if drawn else []
 
 
 def _paired(curves: pa.Table, rule: str) -> _Curves:
-    """Differences in percentage points, where every common seed has both."""
+    """Return differences in percentage points, where every common seed has both."""
     ours, theirs = (_curves(curves, name, "accuracy") for name in (rule, RANDOM))
     seeds = sorted(set(ours.seeds) & set(theirs.seeds))
     labels_L = np.intersect1d(ours.labels_L, theirs.labels_L)
@@ -271,12 +277,12 @@ def _difference(rule: str, pair: _Curves, number: int) -> Html:
         line = Line(rule, pair.labels_L, mean_L, low_L, high_L, each, number)
         told = f"interval {low:+.1f} to {high:+.1f}"
     sentence = f"{rule}: {average_S.mean():+.1f} percentage points over the whole curve ({told})"
-    drawn = plots.lines([line], "labels", "accuracy less random's, points", level=[0])
-    return page.figure(sentence, drawn, f"Mean of {_seeds(len(pair.seeds))}, and its interval.")
+    drawn = plots.lines([line], "labels", "accuracy minus random, percentage points", level=[0])
+    return page.figure(sentence, drawn, f"Mean over {_seeds(len(pair.seeds))}, with its interval.")
 
 
 def _bootstrap(values_S_L: Values) -> tuple[Values, Values]:
-    """The 95 % percentile interval of the mean over seeds."""
+    """Return the 95 % percentile interval of the mean over seeds."""
     seeds = len(values_S_L)
     drawn = np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, seeds))
     low, high = np.percentile(values_S_L[drawn].mean(axis=1), [2.5, 97.5], axis=0)
@@ -294,12 +300,12 @@ def _calibration(curves: pa.Table, rules: Sequence[str]) -> list[Html]:
         page.figures(
             [
                 page.figure(
-                    f"With the most labels, confidence is off by {ece:.3f} at most, by {worst}",
+                    f"With the most labels, confidence is off by {ece:.3f} at most, with {worst}",
                     plots.lines(
                         _lines(curves, rules, "ece"), "labels", "calibration error", zero=True
                     ),
-                    "Expected calibration error: how far confidence is from the share that is "
-                    "right. Lower is better.",
+                    "Expected calibration error: how far confidence is from the share of correct "
+                    "predictions. Lower is better.",
                 ),
                 page.figure(
                     f"With the most labels, {lowest} gives the right class the most probability",
@@ -323,10 +329,10 @@ def _time(curves: pa.Table, rules: Sequence[str]) -> list[Html]:
     slowest = max(
         rules, key=lambda rule: np.nanmax(np.nan_to_num(_curves(table, rule, "seconds").median()))
     )
-    drawn = plots.lines(_lines(table, rules, "seconds"), "labels", "seconds a round")
-    sentence = f"A round takes longest by {slowest}"
+    drawn = plots.lines(_lines(table, rules, "seconds"), "labels", "seconds per round")
+    sentence = f"A round takes longest with {slowest}"
     return [
-        page.figures([page.figure(sentence, drawn, "To fit and to score, median over seeds.")]),
+        page.figures([page.figure(sentence, drawn, "Time to fit and score, median over seeds.")]),
         page.table(["rule", "fit, s", "score, s"], rows),
     ]
 
@@ -366,7 +372,7 @@ def _rounded(value: float) -> str:
 
 
 def _span(low: float | None, high: float | None, shown: Any) -> str:
-    """An interval, of which one end may not be known; what is counted here is never 0."""
+    """Format an interval, one end of which may be unknown. A lower end of 0 says nothing."""
     if not low:
         return "–" if high is None else f"below {shown(high)}"
     return f"from {shown(low)}" if high is None else f"{shown(low)} to {shown(high)}"

@@ -1,4 +1,4 @@
-"""Where the picks of each rule lie in the pool, as a model sees it that took no part."""
+"""Maps of where each rule's picks lie in the pool, as seen by a model that took no part."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ _NEAREST = 10
 
 
 def picks_map(sight: Sight, classes: Sequence[str]) -> list[Html]:
-    """A map for each rule, of the same images, beside each other; none for too few images.
+    """Draw one map per rule, all of the same images, or none if there are too few images.
 
     Args:
-        sight: the images.
-        classes: their names, in the order of the class indices.
+        sight: Images to draw, with their features.
+        classes: Names of the classes, in the order of the class indices.
     """
     if len(sight.features_N_D[sight.pool]) < FEWEST:
         return []
@@ -26,15 +26,16 @@ def picks_map(sight: Sight, classes: Sequence[str]) -> list[Html]:
     pool = [(name, points_N_2[sight.pool][classes_P == c]) for c, name in enumerate(classes)]
     near = others_near(sight)
     about = (
-        f"t-SNE of {len(classes_P):,} images of the pool, the same on every map, and up to "
-        f"{max(rows.stop - rows.start for rows in sight.picks.values())} picks of the first seed, "
-        "as a model sees them that was fitted on other images, drawn at random. Distances between "
-        f"clusters mean nothing. Of the {_NEAREST} images of the pool nearest to one of the pool, "
+        f"Each map is a t-SNE of the same {len(classes_P):,} images of the pool, and of up to "
+        f"{max(rows.stop - rows.start for rows in sight.picks.values())} picks of a rule with the "
+        "first seed. The features come from a model that was fitted on other images, drawn at "
+        "random. Distances between clusters mean nothing. For comparison: of the "
+        f"{_NEAREST} pool images nearest to an image of the pool, "
         f"{near.pop('pool'):.0%} are of another class."
     )
     drawn = [
         page.figure(
-            f"{rule}: of {_NEAREST} images nearest to a pick, {share:.0%} are of another class",
+            f"{rule}: {share:.0%} of the {_NEAREST} images nearest to a pick are of another class",
             plots.crowd(pool, (f"picks of {rule}", points_N_2[sight.picks[rule]])),
         )
         for rule, share in near.items()
@@ -43,13 +44,13 @@ def picks_map(sight: Sight, classes: Sequence[str]) -> list[Html]:
 
 
 def others_near(sight: Sight) -> dict[str, float]:
-    """What share of the images nearest in features to those of a group are of another class.
+    """Return, for each group of images, the share of nearest images that are of another class.
 
     Args:
-        sight: the images.
+        sight: Images with their features, in which distances are measured.
 
     Returns:
-        The share by rule, and by "pool"; only of groups that have images.
+        The share for each rule and for "pool". Groups without images are left out.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -59,7 +60,7 @@ def others_near(sight: Sight) -> dict[str, float]:
 
     def share(rows: slice) -> float:
         near_M_n = nearest.kneighbors(sight.features_N_D[rows], return_distance=False)
-        # An image may be its own neighbour, which tells nothing.
+        # An image may be its own neighbour, which says nothing.
         itself_M_n = sight.rows_N[pool][near_M_n] == sight.rows_N[rows, None]
         order_M_n = np.argsort(itself_M_n, axis=1, kind="stable")[:, :_NEAREST]
         near_M_n = np.take_along_axis(near_M_n, order_M_n, axis=1)

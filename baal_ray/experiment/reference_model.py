@@ -1,4 +1,4 @@
-"""A model that took no part in an experiment, to look at what its rules picked."""
+"""The reference model, which took no part in an experiment and looks at what its rules picked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from baal_ray.model import build_classifier
 from baal_ray.posterior.head_inputs import features
 from baal_ray.training.optimisation import fit
 
-# Enough for a picture and for a share to 3 percentage points; more take t-SNE minutes.
+# The most images to look at. They suffice for a picture, and for a share to within 3 percentage
+# points. With more, t-SNE takes minutes.
 _MOST_PICKS, _MOST_OTHERS = 300, 1000
 
 Rows = npt.NDArray[np.intp]
@@ -22,14 +23,14 @@ Rows = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Sight:
-    """Images as the onlooker sees them.
+    """Images as the reference model sees them.
 
     Attributes:
-        rows_N: of the images in the experiment's pool; an image may be in several groups.
-        features_N_D: float32; what its last linear layer is given, without dropout.
-        labels_N: class indices.
-        pool: the rows that are a random sample of the pool.
-        picks: the rows that each rule picked, or a random part of them.
+        rows_N: Row of each image in the experiment's pool. An image may be in several groups.
+        features_N_D: Inputs of the model's last linear layer, without dropout, float32.
+        labels_N: Class indices of the images.
+        pool: Slice of the images that are a random sample of the pool.
+        picks: Slice of the images that each rule picked, or of a random part of them.
     """
 
     rows_N: Rows
@@ -44,15 +45,15 @@ def look(
     images: LabelledImages,
     picks: Mapping[str, Sequence[str]],
 ) -> Sight:
-    """Fit a model on as many labels as a curve ends with, drawn at random, and look at picks.
+    """Fit a model on as many random labels as a curve ends with, and look at the picks with it.
 
-    A model that was fitted on a rule's picks would see these more clearly than those of others; so
-    picks that happen to be among its labels are left out.
+    A model sees the images that it was fitted on more clearly than others, which would favour a
+    rule. Picks that happen to be among the model's labels are therefore left out.
 
     Args:
-        config: of the experiment.
-        images: its pool.
-        picks: ids by rule.
+        config: Configuration of the experiment.
+        images: Pool of the experiment.
+        picks: Ids of the picks, by rule.
     """
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     rng = np.random.default_rng(config.seed)
@@ -77,7 +78,7 @@ def look(
 def _features(
     config: ExperimentConfig, images: LabelledImages, fitted: Rows, rows: Rows
 ) -> npt.NDArray[np.float32]:
-    """Of some rows, by a model that is fitted on others."""
+    """Compute the features of some rows with a model that is fitted on others."""
     device = torch.device("cuda" if config.gpus else "cpu")
     torch.set_num_threads(max(1, int(config.cpus)))
     torch.manual_seed(config.seed)

@@ -1,8 +1,8 @@
-"""Acquisition rules against random picks, on images whose labels are known.
+"""The run of an experiment: a learning curve for each rule and seed.
 
-Each rule and seed is a curve. Curves run beside each other on the cluster, each in an actor of its
-own, and every point is written down as it comes: an experiment that was killed goes on from there,
-and one with more seeds, rules or rounds adds them to what is there.
+Curves run in parallel on the cluster, each in an actor of its own, and every point is written as
+soon as it is there. An experiment that was killed therefore continues from there, and one with
+more seeds, rules or rounds adds them to the existing curves.
 """
 
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-# Of an actor that is lost with its node, and of the point that it was at.
+# How often an actor, and the point it was computing, is retried after its node is lost.
 _MOST_RESTARTS = 3
 
 
@@ -47,22 +47,23 @@ def run_experiment(
 ) -> pa.Table:
     """Run an experiment, or what is left of it.
 
-    The folder has `curves/<rule>-seed<seed>.parquet` as they grow. Once all are whole, it has them
-    in `curves.parquet`, the labels that each rule needs in `labels_needed.parquet`, and a page
-    that shows both, `report.html`, if it can be drawn.
+    The folder has `curves/<rule>-seed<seed>.parquet`, which grow round by round. Once all are
+    complete, it also has all points in `curves.parquet`, the labels that each rule needs in
+    `labels_needed.parquet`, and a page that shows both, `report.html`, if it can be drawn.
 
     Args:
-        config: what to do.
-        rule: run this rule's curves only.
-        seed: run this seed's curves only.
-        watch: called with each point of a curve, a row of `CURVE`, first with those there already.
+        config: Configuration of the experiment.
+        rule: Name of the rule, if only its curves are to run.
+        seed: Number of the seed, if only its curves are to run.
+        watch: Function that is called with each point of a curve, a row of `CURVE`, and first with
+            those that exist already.
 
     Returns:
         All points of the curves that were asked for, `CURVE`.
 
     Raises:
-        PlanMismatchError: the folder's experiment was begun with other settings or images.
-        BaalRayError: as `baal_ray.errors` lists them.
+        PlanMismatchError: If the folder's experiment was begun with other settings or images.
+        BaalRayError: In the other cases that `baal_ray.errors` lists.
     """
     wanted = _wanted(config, rule, seed)
     check_model(config.model, len(config.classes))
@@ -89,7 +90,7 @@ def run_experiment(
 def _wanted(
     config: ExperimentConfig, rule: str | None, seed: int | None
 ) -> list[tuple[TrialConfig, int]]:
-    """The curves, those of one seed together."""
+    """Return the curves to run, those of one seed together."""
     names = [each.name for each in config.rules]
     if rule is not None and rule not in names:
         raise ConfigError("--rule", [f"is {rule!r}; it must be one of {', '.join(names)}"])
@@ -108,9 +109,9 @@ def _check_size(config: ExperimentConfig, pool: LabelledImages) -> None:
         raise ConfigError(
             "experiment",
             [
-                f"rounds is {config.rounds}, for which a curve has {config.most_labels} labels "
-                f"and picks {config.k} more; {config.labelled} has only {len(pool.ids)} images. "
-                "Lower rounds or k"
+                f"rounds is {config.rounds}, so a curve ends with {config.most_labels} labels and "
+                f"picks {config.k} more; {config.labelled} has only {len(pool.ids)} images. Lower "
+                "rounds or k"
             ],
         )
 
@@ -128,7 +129,7 @@ class ExperimentRecord(Record):
 
 
 def _check_same(config: ExperimentConfig, pool: LabelledImages) -> None:
-    """Refuse to go on with other settings or images: the points would not belong together."""
+    """Refuse to continue with other settings or images, as the points would not fit together."""
     uri = storage.join(config.folder, "experiment.json")
     names = "\n".join(map("{} {}".format, pool.ids, pool.labels_N.tolist()))
     now = {**config.of_a_curve(), "images": storage.sha256(names.encode())}
@@ -139,8 +140,8 @@ def _check_same(config: ExperimentConfig, pool: LabelledImages) -> None:
     faults = list(differences(before.settings, now))
     if faults:
         raise PlanMismatchError(
-            f"the experiment in {config.folder} was begun otherwise; go back to that, or name "
-            "another folder",
+            f"the experiment in {config.folder} was begun with other settings or images; go back "
+            "to those, or name another folder",
             faults,
         )
 
@@ -150,7 +151,7 @@ def _check_resources(config: ExperimentConfig) -> None:
     for kind, needed in (("CPU", config.cpus), ("GPU", config.gpus)):
         if needed > there.get(kind, 0):
             raise ResourceError(
-                f"a curve needs {needed:g} {kind}s, and the cluster has {there.get(kind, 0):g}; "
+                f"a curve needs {needed:g} {kind}s, but the cluster has {there.get(kind, 0):g}; "
                 f"lower {kind.lower()}s, or give the cluster more"
             )
 
@@ -173,7 +174,7 @@ def _points(
     pool: LabelledImages,
     evaluation: LabelledImages,
 ) -> Iterator[tuple[str, Row]]:
-    """The points that are still to come, of all curves, as they come."""
+    """Yield the missing points of all curves, as they are computed."""
     actor_of = ray.remote(
         num_cpus=config.cpus,
         num_gpus=config.gpus,
@@ -186,7 +187,7 @@ def _points(
 
     def go_on(uri: str) -> None:
         if len(rows[uri]) > config.rounds:
-            actors.pop(uri, None)  # and so it ends
+            actors.pop(uri, None)  # which ends the actor
             return
         if uri not in actors:
             actors[uri] = actor_of.remote(config, *curves[uri], *shared)
@@ -202,7 +203,7 @@ def _points(
 
 
 class _CurveActor(Curve):
-    """A curve in a process of its own, which keeps to its CPUs."""
+    """A curve in a process of its own, which uses no more than its CPUs."""
 
     def __init__(self, config: ExperimentConfig, *others: Any) -> None:
         torch.set_num_threads(max(1, int(config.cpus)))
@@ -217,7 +218,7 @@ def _publish(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -
 
 
 def _look(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -> Sight:
-    """On the cluster, where the curves were, at what each rule picked with the first seed."""
+    """Look at what each rule picked with the first seed, on the cluster like the curves."""
     picks: dict[str, list[str]] = {rule.name: [] for rule in config.rules}
     for row in curves.select(["rule", "seed", "picks"]).to_pylist():
         if row["seed"] == 0:
@@ -233,13 +234,14 @@ def report_experiment(
     labels_needed: pa.Table,
     look: Callable[[], Sight],
 ) -> None:
-    """Leave a page in the folder of an experiment; nothing is raised, as for a round.
+    """Write a page into the folder of an experiment. As for a round, nothing is raised.
 
     Args:
-        config: of the experiment.
-        curves: as `experiment_page` takes them.
-        labels_needed: likewise.
-        look: how a model that took no part sees the picks; called only if the page can be drawn.
+        config: Configuration of the experiment.
+        curves: Table of all points, as `experiment_page` takes it.
+        labels_needed: Table of the labels needed, as `experiment_page` takes it.
+        look: Function that returns the picks as seen by a model that took no part. It is called
+            only if the page can be drawn.
     """
     if not _is_installed():
         logger.info("no report.html: baal-ray[report] is not installed")
@@ -251,19 +253,19 @@ def report_experiment(
         try:
             maps = picks_map(look(), config.classes)
         except Exception as error:  # noqa: BLE001  the curves can be shown without them
-            logger.warning("no map of the picks, as %s: %s", type(error).__name__, error)
+            logger.warning("no map of the picks: %s: %s", type(error).__name__, error)
             maps = []
         page = experiment_page(curves, labels_needed, config.shown(), _NOTES, maps)
         storage.publish(storage.join(config.folder, "report.html"), page.encode())
-    except Exception as error:  # noqa: BLE001  the curves are there
-        logger.warning("no report.html, as %s: %s", type(error).__name__, error)
+    except Exception as error:  # noqa: BLE001  the curves are written already
+        logger.warning("no report.html: %s: %s", type(error).__name__, error)
 
 
 _NOTES = (
-    "Every point is a model fitted afresh on all labels so far, by the same first weights for all "
-    "rules of a seed and round.",
-    "All rules of a seed start with the same labelled images, as many of each class: a head start "
-    "that an unlabelled pool does not give.",
-    "A curve needs as many labels as it has where it first reaches an accuracy, which flatters "
-    "curves that jump about, random's included.",
+    "Every point is a model fitted from scratch on all labels so far. Its initial weights are the "
+    "same for all rules of a seed and round.",
+    "All rules of a seed start with the same labelled images, the same number of each class. An "
+    "unlabelled pool does not give this head start.",
+    "The labels that a curve needs are counted where it first reaches an accuracy. This flatters "
+    "curves that fluctuate, including that of random picks.",
 )

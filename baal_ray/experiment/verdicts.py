@@ -1,4 +1,4 @@
-"""What an experiment says of each rule against random picks, in plain words."""
+"""The verdicts of an experiment on each rule against random picks, in plain words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-#: The rule that others are held against.
+#: The rule that others are compared with.
 RANDOM = "random"
 
-#: With fewer seeds an interval is a rough guess.
+#: Number of seeds below which an interval is only a rough guess.
 ENOUGH_SEEDS = 5
 
-Outcome = Literal["saves labels", "not told apart", "costs labels", "mixed", "not compared"]
+Outcome = Literal["saves labels", "no clear difference", "costs labels", "mixed", "not compared"]
 
-# Targets that a sentence goes into.
+# The most targets that a sentence names.
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an experiment says of one rule.
+    """The verdict on one rule.
 
     Attributes:
-        rule: its name.
-        outcome: in two words.
-        headline: rule and outcome in plain words, without a full stop.
-        details: the figures it rests on, in a sentence or more; may be empty.
+        rule: Name of the rule.
+        outcome: Outcome in a few words.
+        headline: Rule and outcome in plain words, without a full stop.
+        details: Figures that the verdict rests on, in a sentence or more. May be empty.
     """
 
     rule: str
@@ -36,22 +36,22 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """Headline and details."""
+        """The headline, followed by the details."""
         return f"{self.headline}. {self.details}".strip()
 
 
 def verdicts(labels_needed: pa.Table) -> list[Verdict]:
-    """One verdict a rule, in the order of the table; random has none.
+    """Return one verdict per rule, in the order of the table. Random picks have none.
 
-    A rule saves labels at a target when the interval of its ratio to random lies below 1, and
-    costs labels when it lies above. Where it holds 1, the two are not told apart. It saves labels
-    too where random picks never get there and it needs less, for sure, than they had; and it costs
-    labels where it never gets there, and had more than random picks need.
+    A rule saves labels at a target if the interval of its ratio to random lies below 1, and costs
+    labels if it lies above. If the interval contains 1, there is no clear difference. A rule also
+    saves labels if random picks never reach the target and it surely needs fewer than they had.
+    It also costs labels if it never reaches the target and had more than random picks need.
 
     Args:
-        labels_needed: a row for each `rule` and target `accuracy`, with `seeds`, `reached` (how
-            many of those seeds reached it), `ratio` (labels needed, of random's), `ratio_low` and
-            `ratio_high`, null where there are none.
+        labels_needed: Table with a row per `rule` and target `accuracy`, with `seeds`, `reached`
+            (the number of seeds that reached the target), `ratio` (the labels needed, as a ratio
+            to random), `ratio_low` and `ratio_high`. Missing values are null.
     """
     rows = labels_needed.to_pylist()
     at_random = {row["accuracy"]: row for row in rows if row["rule"] == RANDOM}
@@ -62,12 +62,12 @@ def verdicts(labels_needed: pa.Table) -> list[Verdict]:
 
 
 def outcome_at(row: Mapping[str, Any]) -> Outcome:
-    """What one row says."""
+    """Return the outcome at the target of one row."""
     if row["ratio_high"] is not None and row["ratio_high"] < 1:
-        return "saves labels"  # with or without a ratio: random picks may never get there
+        return "saves labels"  # even without a ratio: random picks may never get there
     if row["ratio_low"] is not None and row["ratio_low"] > 1:
-        return "costs labels"  # likewise: the rule may never get there
-    return "not compared" if row["ratio"] is None else "not told apart"
+        return "costs labels"  # even without a ratio: the rule may never get there
+    return "not compared" if row["ratio"] is None else "no clear difference"
 
 
 def _verdict(
@@ -77,12 +77,12 @@ def _verdict(
     for row in rows:
         by_outcome.setdefault(outcome_at(row), []).append(row)
     saves, costs = by_outcome.get("saves labels", []), by_outcome.get("costs labels", [])
-    alike, missed = by_outcome.get("not told apart", []), by_outcome.get("not compared", [])
+    alike, missed = by_outcome.get("no clear difference", []), by_outcome.get("not compared", [])
     outcome: Outcome = "not compared"
     if saves and costs:
         outcome = "mixed"
     elif saves or costs or alike:
-        outcome = "saves labels" if saves else "costs labels" if costs else "not told apart"
+        outcome = "saves labels" if saves else "costs labels" if costs else "no clear difference"
     details = [
         _figures(saves + costs or alike),
         _alike(alike if saves or costs else []),
@@ -97,29 +97,30 @@ _HEADLINES: dict[Outcome, str] = {
     "saves labels": "{rule} saves labels",
     "costs labels": "{rule} costs labels",
     "mixed": "{rule} saves labels at some accuracies and costs labels at others",
-    "not told apart": "{rule} is not told apart from random",
-    "not compared": "{rule} is not compared with random at any of these accuracies",
+    "no clear difference": "{rule} shows no clear difference from random picks",
+    "not compared": "{rule} cannot be compared with random picks at any of these accuracies",
 }
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The labels needed, target by target."""
+    """Return a sentence with the labels needed, target by target."""
     if not rows:
         return ""
     told = [
-        f"{_times(row)} random's for accuracy {row['accuracy']:g}{_interval(row)}" for row in rows
+        f"{_times(row)} as many for accuracy {row['accuracy']:g}{_interval(row)}" for row in rows
     ]
-    more = f", and so on for {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-    return f"Labels needed: {', '.join(told[:_NAMED])}{more}."
+    more = f", and so on ({len(told) - _NAMED} more)" if len(told) > _NAMED else ""
+    return f"Labels needed compared with random picks: {', '.join(told[:_NAMED])}{more}."
 
 
 def _alike(rows: Sequence[Mapping[str, Any]]) -> str:
     targets = ", ".join(f"{row['accuracy']:g}" for row in rows)
-    return f"Not told apart from random for accuracy {targets}." if rows else ""
+    return f"No clear difference from random picks for accuracy {targets}." if rows else ""
 
 
 def _times(row: Mapping[str, Any]) -> str:
-    # Of what random picks had in all, which was not enough, or by all that the rule had.
+    # Without a ratio, the bound rests on all labels that the rule or random picks had, which were
+    # not enough.
     if row["ratio"] is None and row["ratio_low"] > 1:
         return f"more than {row['ratio_low']:.2f} times"
     if row["ratio"] is None:
@@ -140,7 +141,7 @@ def _missed(
     rows: Sequence[Mapping[str, Any]],
     at_random: Mapping[float, Mapping[str, Any]],
 ) -> str:
-    """Targets that too few seeds reached, and how many did; that itself may speak for a rule."""
+    """Return a sentence on targets that too few seeds reached, which may itself favour a rule."""
     if not rows:
         return ""
     told = []
@@ -150,7 +151,7 @@ def _missed(
         told.append(
             f"{row['accuracy']:g} ({rule} in {row['reached']} of {row['seeds']} seeds{beside})"
         )
-    return f"Too seldom reached to be compared: {', '.join(told)}."
+    return f"Reached too rarely to compare: {', '.join(told)}."
 
 
 def _doubt(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -158,5 +159,5 @@ def _doubt(rows: Sequence[Mapping[str, Any]]) -> str:
     if seeds >= ENOUGH_SEEDS:
         return ""
     if seeds == 1:
-        return "One seed cannot tell a rule from luck."
-    return f"From {seeds} seeds this is a hint, not a finding."
+        return "With one seed, this may be luck."
+    return f"With only {seeds} seeds, this is a hint, not a finding."

@@ -26,7 +26,7 @@ def test_rules_are_named_or_have_settings(tmp_path):
     ("settings", "fault"),
     [
         ({"rules": ["bold"]}, "rules.0.by is 'bold'; it must be 'bald'"),
-        ({"rules": ["bald", "bald"]}, "rules names bald twice; once is enough"),
+        ({"rules": ["bald", "bald"]}, "rules names bald twice; name each rule once"),
         ({"rules": []}, "rules is []"),
         ({"accuracies": [90]}, "accuracies.0 is 90"),
         ({"training": {}}, "training.evaluation_set is not set; it must be"),

@@ -20,7 +20,7 @@ def test_it_says_of_each_rule_what_its_figures_say():
     text = text_of(page)
     assert faults_of(page) == []
     assert "bald saves labels." in text
-    assert "margin is not told apart from random." in text
+    assert "margin shows no clear difference from random picks." in text
     assert "confidence costs labels." in text
     assert "bald: +5.0 percentage points over the whole curve (interval +5.0 to +5.0)" in text
     assert "confidence: -5.0 percentage points" in text
@@ -49,7 +49,7 @@ def test_an_unfinished_experiment_is_one():
     whole = curves({"bald": 0.1, "random": 0.0}, seeds=5)
     page = experiment_page(whole.slice(0, len(whole) - 6), needed(), {})
     assert faults_of(page) == []
-    assert "something is unfinished" in text_of(page)
+    assert "the experiment is unfinished" in text_of(page)
 
 
 def test_names_are_text_wherever_they_stand():

@@ -48,7 +48,7 @@ def test_each_rule_has_its_map():
     sight = two_classes(bald=(np.array([55.5, 55.5]), [0, 1]), random=(np.array([3.0]), [0]))
     about, maps = picks_map(sight, ["cat", "<dog>"])
     assert "0% are of another class" in text_of(about)
-    assert "bald: of 10 images nearest to a pick, 50% are of another class" in text_of(maps)
+    assert "bald: 50% of the 10 images nearest to a pick are of another class" in text_of(maps)
     assert maps.count("<svg") == 2
     assert "&lt;dog&gt;" in maps
 

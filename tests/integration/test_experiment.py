@@ -94,7 +94,7 @@ def test_what_cannot_be_is_told_at_once(tmp_path):
         run_experiment(experiment_config(tmp_path), seed=2)
     with pytest.raises(ConfigError, match="has only 120 images"):
         run_experiment(experiment_config(tmp_path, rounds=30))
-    with pytest.raises(ResourceError, match="a curve needs 1 GPUs, and the cluster has 0"):
+    with pytest.raises(ResourceError, match="a curve needs 1 GPUs, but the cluster has 0"):
         run_experiment(experiment_config(tmp_path, gpus=1.0))
 
 
@@ -105,6 +105,6 @@ def test_the_command_tells_what_came_out(tmp_path):
     result = CliRunner().invoke(main, ["experiment", str(path)], catch_exceptions=False)
     assert result.exit_code == 0
     assert "labels needed" in result.output
-    assert "bald is not told apart from random" in result.output
+    assert "bald shows no clear difference from random" in result.output
     page = (tmp_path / "experiment" / "report.html").read_text()
-    assert "One seed cannot tell a rule from luck" in page
+    assert "With one seed, this may be luck" in page

@@ -1,1 +1,1 @@
-"""What people look at: a page for each round, and the words of `baal-ray status`."""
+"""Reports for people: a page for each round, and the text of `baal-ray status`."""

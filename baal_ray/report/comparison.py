@@ -1,4 +1,4 @@
-"""Active picks against the random ones beside them: how often the model was wrong about each."""
+"""Active picks compared with random picks, by how often the model was wrong about each."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -18,17 +18,17 @@ from baal_ray.workspace.schema import LABELLED
 
 _REQUESTS_AT_A_TIME = 16
 
-# Rates that it takes so many labels to tell apart are as good as the same.
+# Number of labels at which the search ends. Rates that take more to distinguish count as the same.
 _MOST_LABELS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """Of so many labelled picks, those that the model took for another class when it picked them.
+    """The labelled picks that the model took for another class when it picked them.
 
     Attributes:
-        count: of these.
-        of: of the labelled picks.
+        count: Number of these picks.
+        of: Number of all labelled picks.
     """
 
     count: int = 0
@@ -42,12 +42,12 @@ class Wrong:
 
     @property
     def share(self) -> float:
-        """Wrong ones among them; undefined without any."""
+        """The share of wrong ones among the labelled picks. It is undefined if there are none."""
         return self.count / self.of
 
     @property
     def interval(self) -> Interval:
-        """Of their share, by Wilson."""
+        """Wilson's interval for the share."""
         return wilson(self.count, self.of)
 
 
@@ -68,18 +68,19 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """The share of wrong ones among active picks, less that among random ones."""
+        """The share of wrong ones among active picks, minus the share among random ones."""
         return self.active.share - self.random.share
 
     def interval(self, grown: float = 1) -> Interval:
-        """Of the difference, by Newcombe, or what it were with so many times the labels."""
+        """Return Newcombe's interval for the difference. `grown` multiplies the labels."""
         counts = (self.active.count, self.active.of, self.random.count, self.random.of)
         return newcombe(*(grown * count for count in counts))
 
     def random_labels_missing(self) -> int | None:
-        """How many more would leave 0 out of the interval, were rates and ratio to stay.
+        """Return how many more random labels would exclude 0 from the interval, or None.
 
-        None if it takes a million.
+        The observed rates, and the ratio of active to random labels, are assumed to hold. The
+        result is None if it takes a million.
         """
         grown = 1.0
         while grown * self.random.of < _MOST_LABELS:
@@ -91,18 +92,18 @@ class Comparison:
 
 
 def compare_picks(workspace: str, rows: pa.Table) -> dict[str, Comparison]:
-    """Hold the labels of each round's picks against what its model had predicted.
+    """Compare the labels of each round's picks with the predictions of its model.
 
     Args:
-        workspace: of the rounds.
-        rows: of the manifest.
+        workspace: Workspace of the rounds.
+        rows: Rows of the manifest.
 
     Returns:
-        By round. Rounds without a model or a label are not among them, nor those of versions that
-        did not write down what was predicted.
+        The comparison of each round, by id. Rounds without a model or a label are left out, and so
+        are rounds of versions that did not record predictions.
 
     Raises:
-        StorageError: an acquisition batch cannot be read.
+        StorageError: If an acquisition batch cannot be read.
     """
     wanted = pc.and_(pc.equal(rows["status"], LABELLED), pc.is_valid(rows["model"]))
     labelled = rows.filter(wanted)
@@ -125,21 +126,22 @@ def compare_picks(workspace: str, rows: pa.Table) -> dict[str, Comparison]:
 
 
 def _predicted(workspace: str, round_id: str) -> dict[str, str | None]:
-    """What a round's model took its picks for, by id; no image is read."""
+    """Return the classes that a round's model predicted for its picks, without reading images."""
     found: dict[str, str | None] = {}
     for uri in storage.list_files(batch_uri(workspace, round_id), ".parquet"):
         if storage.is_named_by_sha256(uri):
             with open_parquet(uri) as file:
                 rows = file.read(["id", "predicted"])
-            if "predicted" in rows.column_names:  # it is not in batches of earlier versions
+            if "predicted" in rows.column_names:  # batches of earlier versions lack it
                 found |= dict(zip(*(column.to_pylist() for column in rows), strict=True))
     return found
 
 
 def comparison_lines(rounds: Collection[Comparison]) -> Iterator[str]:
-    """In plain words what rounds say together, those that have labels of both kinds of picks.
+    """Yield lines that say in plain words what the rounds show together.
 
-    The active picks of the others were another model's, which was wrong more often or less.
+    Only rounds with labels of both kinds of picks count. The active picks of other rounds come
+    from another model, which may be wrong more or less often.
     """
     both = [comparison for comparison in rounds if comparison.has_both]
     if both:
@@ -147,7 +149,7 @@ def comparison_lines(rounds: Collection[Comparison]) -> Iterator[str]:
         yield from _lines(sum(both, Comparison()))
     elif any(comparison.active.of for comparison in rounds):
         yield (
-            "No random pick is labelled, so active ones cannot be held against any; "
+            "No random pick is labelled, so active picks cannot be compared with any. "
             "selection.random_share draws some."
         )
 
@@ -159,18 +161,18 @@ def _lines(together: Comparison) -> Iterator[str]:
     low, high = (100 * end for end in together.interval())
     yield f"  difference  {100 * together.difference:+.1f} points ({low:+.1f} to {high:+.1f})"
     if low > 0:
-        yield "By this, active picks beat random ones: the model was wrong about more of them."
+        yield "So far, active picks beat random ones: the model was wrong about more of them."
     elif high < 0:
         yield (
-            "By this, active picks are worse than random ones: the model was wrong about fewer of "
+            "So far, active picks are worse than random ones: the model was wrong about fewer of "
             "them. Try another selection.by."
         )
     else:
-        yield f"Not told apart yet: {_what_it_takes(together.random_labels_missing())}."
+        yield f"No clear difference yet: {_what_it_takes(together.random_labels_missing())}."
 
 
 def _what_it_takes(missing: int | None) -> str:
     if missing is None:
-        return "at these rates a million labelled random picks would not do it"
+        return "at these rates a million labelled random picks would not be enough"
     about = f"about {float(f'{missing:.2g}'):,.0f} more"
     return f"at these rates it takes {about} labelled random picks, and active ones in proportion"

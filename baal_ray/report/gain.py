@@ -1,4 +1,4 @@
-"""What labels still gain: the accuracy of later models less that of earlier ones, by label."""
+"""The gain from labels: the accuracy of later models minus that of earlier ones, per label."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from baal_ray.report.intervals import Interval, newcombe
 from baal_ray.workspace.rounds import FinishedRound
 from baal_ray.workspace.stages import RoundResult
 
-#: How many rounds with new labels the last gain is measured over.
+#: Number of rounds with new labels over which the last gain is measured.
 ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A round's model on the evaluation set.
+    """The result of a round's model on the evaluation set.
 
     Attributes:
-        round_id: of the round that fitted it.
-        labels: that it was fitted on.
-        correct: images that it was right about.
-        images: in the evaluation set.
+        round_id: Id of the round that fitted the model.
+        labels: Number of labels that the model was fitted on.
+        correct: Number of images that the model was right about.
+        images: Number of images in the evaluation set.
     """
 
     round_id: str
@@ -33,7 +33,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Gain:
-    """Points of accuracy per 100 labels, and their 95 % interval."""
+    """Percentage points of accuracy per 100 labels, with their 95 % interval."""
 
     points: float
     interval: Interval
@@ -44,15 +44,15 @@ class Gain:
 
 
 def comparable_models(config: RoundConfig, finished: Sequence[FinishedRound]) -> list[Measured]:
-    """The models of rounds whose accuracies tell what labels gain, oldest first.
+    """Return the models of rounds whose accuracies show what labels gain, oldest first.
 
     Args:
-        config: models that were fitted or measured otherwise than it says are left out.
+        config: Configuration. Models that were fitted or measured in another way are left out.
         finished: The finished rounds, oldest first.
 
     Returns:
-        Those measured on a fixed evaluation set, of as many images as the last one's, each fitted
-        on another number of labels than the one before.
+        The models measured on a fixed evaluation set with as many images as the last one's. Each
+        was fitted on a different number of labels than the one before.
     """
     if config.training.evaluation_set is None:
         return []
@@ -71,17 +71,17 @@ def _measured(result: RoundResult) -> Measured:
 
 
 def _fit(config: RoundConfig) -> tuple[Any, ...]:
-    """What a model and its accuracy depend on, besides labels and chance."""
+    """Return the settings that a model and its accuracy depend on, besides labels and chance."""
     training = config.training.model_dump(exclude={"max_failures"})
     return config.classes, config.model, training, config.scoring.stochastic_depth
 
 
 def gain_between(before: Measured, after: Measured) -> Gain | None:
-    """From one model to a later one; None without new labels.
+    """Return the gain from one model to a later one, or None without new labels.
 
-    The interval is Newcombe's, as if each model had been measured on images of its own. Both were
-    measured on the same and mostly err on the same, so for these two it is too wide; that another
-    fit on the same labels would come out otherwise is not in it.
+    The interval is Newcombe's, which assumes that each model was measured on its own images. Both
+    were measured on the same images and mostly err on the same ones, so for these two models it is
+    too wide. It does not include that another fit on the same labels would give another result.
     """
     labels = after.labels - before.labels
     if labels <= 0:
@@ -93,17 +93,20 @@ def gain_between(before: Measured, after: Measured) -> Gain | None:
 
 
 def gain_lines(config: RoundConfig, models: Sequence[Measured]) -> Iterator[str]:
-    """In plain words what the labels of the last rounds gained."""
+    """Yield lines that say in plain words what the labels of the last rounds gained."""
     if config.training.evaluation_set is None:
         yield (
-            "training.evaluation_set is not set: each round is measured on other images, so its "
-            "accuracy cannot be compared with the next, nor what labels gain be told."
+            "training.evaluation_set is not set: each round is measured on different images, so "
+            "accuracies cannot be compared between rounds, and the gain per label is unknown."
         )
         return
     last = models[-ROUNDS - 1 :]
     gain = gain_between(last[0], last[-1]) if last else None
     if gain is None:
-        yield "What labels gain can be told after two rounds with these settings and other labels."
+        yield (
+            "The gain per label can be estimated after two rounds with these settings and "
+            "different labels."
+        )
         return
     yield "Points of accuracy per 100 labels (95% intervals):"
     if len(last) > 2:
@@ -119,4 +122,4 @@ def _verdict(gain: Gain, images: str) -> str:
         return "labels still make the model better"
     if high < 0:
         return "the model has become worse; look at the labels that came in"
-    return f"no gain that {images} tell from none"
+    return f"no gain that {images} can distinguish from none"

@@ -1,4 +1,4 @@
-"""95 % confidence intervals of a proportion, and of the difference of two."""
+"""95 % confidence intervals of a proportion, and of the difference of two proportions."""
 
 from math import hypot, sqrt
 from statistics import NormalDist
@@ -9,13 +9,13 @@ _Z = NormalDist().inv_cdf(0.975)
 
 
 def wilson(count: float, of: float) -> Interval:
-    """The score interval of a proportion: it stays between 0 and 1, and is right for few, too.
+    """Return the score interval of a proportion. It stays in 0…1, and is right for few, too.
 
     Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
 
     Args:
-        count: how many have the property.
-        of: among how many, more than 0.
+        count: Number of items with the property.
+        of: Number of all items, more than 0.
     """
     share, z_squared = count / of, _Z**2
     middle = (share + z_squared / (2 * of)) / (1 + z_squared / of)
@@ -25,16 +25,18 @@ def wilson(count: float, of: float) -> Interval:
 
 
 def newcombe(count: float, of: float, other_count: float, other_of: float) -> Interval:
-    """The interval of a proportion less another, of independent samples, from Wilson's of each.
+    """Return the interval of a proportion minus another of an independent sample.
+
+    It is made from Wilson's interval of each.
 
     Newcombe 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I,
     method 10.
 
     Args:
-        count: how many have the property.
-        of: among how many, more than 0.
-        other_count: the same of the proportion that is taken away.
-        other_of: the same.
+        count: Number of items with the property.
+        of: Number of all items, more than 0.
+        other_count: Number of items with the property in the sample that is subtracted.
+        other_of: Number of all items in that sample, more than 0.
     """
     share, other = count / of, other_count / other_of
     low, high = wilson(count, of)

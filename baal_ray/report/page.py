@@ -1,6 +1,6 @@
-"""One self-contained HTML page: its own style, drawings and pictures, and no script.
+"""A self-contained HTML page with its own style, drawings and pictures, and without scripts.
 
-What is of type `Html` is markup; every `str` is text, and escaped where it enters.
+Values of type `Html` are markup. Every `str` is text, and is escaped where it enters the page.
 """
 
 import base64
@@ -13,7 +13,7 @@ from baal_ray.report.palette import variables
 
 Html = NewType("Html", str)
 
-# Should a name ever slip through unescaped, the browser still runs and fetches nothing.
+# If a name ever slips through unescaped, the browser still runs and fetches nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'"
 
 _STYLE = """
@@ -81,11 +81,11 @@ footer { margin-top: 3rem; padding-top: .75rem; border-top: 1px solid var(--grid
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under a heading of its own.
+    """A part of a page with its own heading.
 
     Attributes:
-        title: the heading.
-        parts: what stands below it.
+        title: Heading of the section.
+        parts: Content below the heading.
     """
 
     title: str
@@ -94,14 +94,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Card:
-    """An image of a contact sheet, and what is written below it.
+    """An image of a contact sheet, with the text below it.
 
     Attributes:
-        image: encoded as PNG or JPEG; None where it cannot be shown.
-        alt: what it is, for those who do not see it.
-        lines: text, the first in bold; a line that begins with "≠" is set off as wrong.
-        id: of the image.
-        tiny: whether it has so few pixels that they are better seen as squares.
+        image: Image encoded as PNG or JPEG, or None if it cannot be shown.
+        alt: Description of the image for readers who do not see it.
+        lines: Lines of text, the first in bold. A line that begins with "≠" is marked as wrong.
+        id: Id of the image.
+        tiny: Whether the image has so few pixels that they are better shown as squares.
     """
 
     image: bytes | None
@@ -118,14 +118,14 @@ def render(
     sections: Sequence[Section],
     footer: str,
 ) -> str:
-    """The page.
+    """Return the page.
 
     Args:
-        title: its heading.
-        lead: what everybody should read, before the facts.
-        facts: names and values.
-        sections: of which those without parts are left out.
-        footer: versions and the like.
+        title: Heading of the page.
+        lead: Content that everybody should read, before the facts.
+        facts: Names and values.
+        sections: Sections of the page. Those without parts are left out.
+        footer: Small print, such as versions.
     """
     shown = [section for section in sections if section.parts]
     links = "".join(
@@ -149,41 +149,41 @@ def render(
 
 
 def paragraph(text: str, style: str = "") -> Html:
-    """A paragraph; `style` is "lead", "muted" or nothing."""
+    """Return a paragraph, whose `style` is "lead", "muted" or empty."""
     marked = f' class="{style}"' if style else ""
     return Html(f"<p{marked}>{escape(text)}</p>")
 
 
 def bullets(items: Iterable[str]) -> Html:
-    """A list of sentences."""
+    """Return a list of sentences."""
     return Html("<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>")
 
 
 def points(items: Iterable[tuple[str, str]]) -> Html:
-    """A list of headlines, each with more to it."""
+    """Return a list of headlines, each followed by its details."""
     told = (f"<li><strong>{escape(a)}.</strong> {escape(b)}</li>" for a, b in items)
     return Html(f"<ul>{''.join(told)}</ul>")
 
 
 def warning(title: str, items: Sequence[str]) -> Html:
-    """A box to be wary of, or nothing where there are no items."""
+    """Return a warning box, or nothing if there are no items."""
     if not items:
         return Html("")
     return Html(f'<div class="warning"><h2>{escape(title)}</h2>{bullets(items)}</div>')
 
 
 def figures(drawings: Iterable[Html]) -> Html:
-    """Drawings side by side, one below the other on a phone."""
+    """Put drawings side by side, or one below the other on a phone."""
     return Html(f'<div class="figures">{"".join(drawings)}</div>')
 
 
 def figure(sentence: str, svg: str, note: str = "") -> Html:
-    """A drawing under a sentence that says what it shows.
+    """Return a drawing under a sentence that says what it shows.
 
     Args:
-        sentence: in plain words; it is what screen readers read, too.
-        svg: from `baal_ray.report.plots`.
-        note: small print below it.
+        sentence: Sentence in plain words. Screen readers read it, too.
+        svg: Drawing from `baal_ray.report.plots`.
+        note: Small print below the drawing.
     """
     labelled = svg.replace("<svg", f'<svg role="img" aria-label="{escape(sentence)}"', 1)
     small = f"<small>{escape(note)}</small>" if note else ""
@@ -191,7 +191,7 @@ def figure(sentence: str, svg: str, note: str = "") -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int] = ()) -> Html:
-    """A table that scrolls by itself where it is too wide; columns in `text` are not numbers."""
+    """Return a table that scrolls if it is too wide. Columns in `text` do not hold numbers."""
     heads = "".join(
         f'<th scope="col"{" class=text" if column in text else ""}>{escape(name)}</th>'
         for column, name in enumerate(header)
@@ -211,12 +211,12 @@ def _cells(row: Sequence[str], text: Sequence[int]) -> str:
 
 
 def folded(summary: str, parts: Iterable[Html]) -> Html:
-    """What only few want to see, behind a line to open it by."""
+    """Return content that only few want to see, hidden until its summary is clicked."""
     return Html(f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>")
 
 
 def contact_sheet(cards: Iterable[Card]) -> Html:
-    """Small pictures in a grid."""
+    """Return small pictures in a grid."""
     return Html(f'<ol class="sheet">{"".join(map(_card, cards))}</ol>')
 
 

@@ -1,13 +1,13 @@
-"""The colours of a page in light and in dark, which the colour-blind can tell apart.
+"""The colours of a page in light and in dark mode, which colour-blind readers can distinguish.
 
 The series are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), darkened or lightened
-until lines have a contrast of 3 to their background, and text one of 4.5.
+until lines have a contrast of 3 to their background, and text has one of 4.5.
 """
 
 import re
 from dataclasses import dataclass
 
-# matplotlib draws with colours that nobody would choose, and the page gives each its meaning.
+# Placeholder colours for matplotlib, which nobody would choose. The page replaces each by its own.
 _DRAWN = "#0101{:02x}"
 
 
@@ -16,10 +16,10 @@ class Colour:
     """A colour that depends on whether the reader's screen is light or dark.
 
     Attributes:
-        name: of its CSS variable, without the dashes.
-        drawn: what matplotlib draws it with; `themed` puts the variable in its place.
-        light: on a light page, #rrggbb.
-        dark: on a dark page.
+        name: Name of its CSS variable, without the dashes.
+        drawn: Placeholder that matplotlib draws with. `themed` replaces it by the variable.
+        light: Colour on a light page, #rrggbb.
+        dark: Colour on a dark page, #rrggbb.
     """
 
     name: str
@@ -56,12 +56,12 @@ _BY_DRAWN = {colour.drawn: colour.name for colour in COLOURS.values()}
 
 
 def themed(svg: str) -> str:
-    """A drawing whose colours are the page's variables."""
+    """Return a drawing whose colours are the page's variables."""
     return re.sub(
         "#0101[0-9a-f]{2}", lambda found: f"var(--{_BY_DRAWN.get(found[0], 'ink')})", svg
     )
 
 
 def variables(theme: str) -> str:
-    """The CSS variables of the "light" or the "dark" page."""
+    """Return the CSS variables of the "light" or the "dark" page."""
     return " ".join(f"--{name}: {getattr(c, theme)};" for name, c in COLOURS.items())

@@ -1,4 +1,4 @@
-"""Drawings as SVG to stand in a page: they scale with it, and take its colours and its font."""
+"""SVG drawings for a page. They scale with the page, and take its colours and its font."""
 
 import re
 import warnings
@@ -19,7 +19,8 @@ from baal_ray.report.palette import GRID, INK, MUTED, PAGE, SERIES, Colour, them
 
 Values = npt.NDArray[np.float64]
 
-# Inches. A phone shows 1/72 of one as about a pixel, so text is as large there as it is here.
+# Size of a drawing in inches. A phone shows 1/72 of an inch as about one pixel, so text has the
+# same size there as here.
 _WIDTH, _HEIGHT = 4.9, 3.0
 
 _STYLE: Any = {
@@ -46,7 +47,7 @@ _STYLE: Any = {
     "legend.handlelength": 1.6,
     "legend.borderaxespad": 0,
 }
-# Without names of its own, an SVG's date and tool stay out of the page.
+# Metadata that keeps an SVG's date and tool out of the page.
 _NOTHING = dict.fromkeys(["Date", "Creator", "Format", "Type"])
 _LONGEST_NAME = 26
 _STEPS = (1, 2, 2.5, 5, 10)
@@ -55,16 +56,17 @@ _DASHES = ("solid", (0, (5, 2)), (0, (1, 1.2)))
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a drawing, and how sure it is.
+    """One line of a drawing, with its uncertainty.
 
     Attributes:
-        name: in the legend; none for a line that is the only one.
-        x: where, ascending.
-        y: how high; NaN where that is not known.
-        low: the lower edge of a band around it.
-        high: the upper edge.
-        each: thin lines in place of a band, such as one a seed.
-        number: which of the series' colours; None for the grey of what others are compared with.
+        name: Name in the legend. It is empty for a line that is the only one.
+        x: Horizontal positions, ascending.
+        y: Heights, NaN where unknown.
+        low: Lower edge of a band around the line.
+        high: Upper edge of the band.
+        each: Thin lines besides the line, such as one per seed.
+        number: Index of the series' colour, or None for the grey of what others are compared
+            with.
     """
 
     name: str
@@ -77,7 +79,7 @@ class Line:
 
     @property
     def colour(self) -> Colour:
-        """What it is drawn with."""
+        """The colour of the line."""
         return MUTED if self.number is None else SERIES[self.number % len(SERIES)]
 
 
@@ -89,14 +91,14 @@ def lines(
     level: Sequence[float] = (),
     zero: bool = False,
 ) -> str:
-    """Lines with bands over a common axis.
+    """Draw lines with bands over a common axis.
 
     Args:
-        series: the lines.
-        x_label: below the horizontal axis.
-        y_label: above the vertical one.
-        level: heights of horizontal rules to hold the lines against.
-        zero: whether the vertical axis begins at 0.
+        series: Lines to draw.
+        x_label: Label below the horizontal axis.
+        y_label: Label above the vertical axis.
+        level: Heights of horizontal lines to compare the lines with.
+        zero: Whether the vertical axis begins at 0.
     """
 
     def draw(axes: Axes) -> None:
@@ -122,14 +124,14 @@ def histogram(
     cut: float | None,
     x_label: str,
 ) -> str:
-    """How many images have which score, on a logarithmic scale, and which of them were picked.
+    """Draw how many images, and how many picks, have which score, on a logarithmic scale.
 
     Args:
-        edges: of the bins.
-        pool: images in each.
-        batch: picks in each.
-        cut: the score where the batch begins; None where there is no such score.
-        x_label: name of the score.
+        edges: Edges of the bins.
+        pool: Number of images in each bin.
+        batch: Number of picks in each bin.
+        cut: Score where the batch begins, or None if there is no such score.
+        x_label: Name of the score.
     """
 
     def draw(axes: Axes) -> None:
@@ -146,14 +148,14 @@ def histogram(
             axes.axvline(cut, color=INK.drawn, linewidth=1.2, linestyle=_DASHES[1], label="cut")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=_STEPS))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        _labels(axes, x_label, "images, on a logarithmic scale")
+        _labels(axes, x_label, "images (logarithmic scale)")
         _legend(axes, ["scored", "acquired", "cut"])
 
     return _drawn(draw)
 
 
 def shares(names: Sequence[str], pool: Values, batch: Values) -> str:
-    """What share of the pool and of the batch each class has, 0 to 1."""
+    """Draw the share that each class has of the pool and of the batch, from 0 to 1."""
     rows = np.arange(len(names))
 
     def draw(axes: Axes) -> None:
@@ -180,16 +182,16 @@ def intervals(
     *,
     level: float,
 ) -> str:
-    """Values with their intervals, one below the other, against an upright rule.
+    """Draw values with their intervals, one below the other, against a vertical line.
 
     Args:
-        names: of the values.
-        centre: the values.
-        low: where their intervals begin; NaN where there is none.
-        high: where they end.
-        numbers: which of the series' colours each has.
-        x_label: what they are.
-        level: where the rule stands.
+        names: Names of the values.
+        centre: Values to draw.
+        low: Lower ends of the intervals, NaN where there is none.
+        high: Upper ends of the intervals, NaN where there is none.
+        numbers: Index of the series' colour for each value.
+        x_label: Label of the values.
+        level: Value where the vertical line stands.
     """
 
     def draw(axes: Axes) -> None:
@@ -208,7 +210,7 @@ def intervals(
 
 
 def stacked(names: Sequence[str], parts: Sequence[tuple[str, Values]], x_label: str) -> str:
-    """Horizontal bars, each put together of parts."""
+    """Draw horizontal bars, each of which consists of parts."""
     rows = np.arange(len(names))
 
     def draw(axes: Axes) -> None:
@@ -228,7 +230,7 @@ def stacked(names: Sequence[str], parts: Sequence[tuple[str, Values]], x_label: 
 
 
 def scatter(groups: Sequence[tuple[str, Values]]) -> str:
-    """Points of up to three groups on a map whose axes mean nothing; the first lies below."""
+    """Draw up to three groups of points on a map whose axes mean nothing, the first lowest."""
     marks = (("o", 14, MUTED, 0.6), ("s", 22, SERIES[0], 0.85), ("D", 30, SERIES[1], 0.95))
 
     def draw(axes: Axes) -> None:
@@ -240,11 +242,11 @@ def scatter(groups: Sequence[tuple[str, Values]]) -> str:
 
 
 def crowd(groups: Sequence[tuple[str, Values]], chosen: tuple[str, Values]) -> str:
-    """Chosen points among a crowd, on a map whose axes mean nothing.
+    """Draw chosen points among a crowd, on a map whose axes mean nothing.
 
     Args:
-        groups: of the crowd; each has a colour while there are colours enough.
-        chosen: what stands out.
+        groups: Groups of the crowd. Each has its own colour if there are enough colours.
+        chosen: Points that stand out.
     """
     coloured = len(groups) <= len(SERIES)
 
@@ -291,7 +293,7 @@ def _map(axes: Axes, names: Sequence[str]) -> None:
 
 def _draw_line(axes: Axes, line: Line) -> None:
     colour = line.colour.drawn
-    # A colour that comes round again has other dashes.
+    # A colour that is used again gets other dashes.
     style = _DASHES[1] if line.number is None else _DASHES[line.number // len(SERIES) % 3]
     for x, y in line.each:
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.4, linestyle=style)
@@ -306,7 +308,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
 
 def _labels(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label)
-    axes.set_title(y_label, loc="left", pad=8)  # an upright label would take a phone's width
+    axes.set_title(y_label, loc="left", pad=8)  # a vertical label costs width on a phone
 
 
 def _legend(axes: Axes, names: Sequence[str]) -> None:
@@ -318,14 +320,14 @@ def _legend(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _short(name: str) -> str:
-    """A name that fits beside an axis."""
+    """Return a name that is short enough to fit beside an axis."""
     line = " ".join(name.split())
     return line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
 
 
 def _drawn(draw: Callable[[Axes], None], height: float = _HEIGHT) -> str:
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # Glyphs that matplotlib's own font lacks: the browser has others.
+        # matplotlib warns of glyphs that its own font lacks. The browser has other fonts.
         warnings.simplefilter("ignore", UserWarning)
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         draw(figure.subplots())
@@ -335,7 +337,7 @@ def _drawn(draw: Callable[[Axes], None], height: float = _HEIGHT) -> str:
 
 
 def _inline(file: str) -> str:
-    """What of an SVG file belongs into a page, its names unlike those of other drawings."""
+    """Return the part of an SVG file that belongs into a page, with ids unlike other drawings'."""
     svg = file[file.index("<svg") :]
     svg = re.sub(
         r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL
@@ -352,7 +354,7 @@ def _inline(file: str) -> str:
 
 
 def _once_for_all(group: re.Match[str]) -> str:
-    """Points of a scatter plot that are drawn alike: thousands of them make a page large."""
+    """Give the points of a scatter plot one common style, as thousands make a page large."""
     points = re.sub(r' ([xy])="(-?\d+\.\d)\d*"', r' \1="\2"', group[2])
     styles = set(re.findall(r' style="[^"]*"', points))
     if len(styles) != 1:

@@ -1,4 +1,4 @@
-"""The parts of a round's page."""
+"""The sections of a round's page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,16 +17,16 @@ from baal_ray.report.score_summary import predicted_counts
 from baal_ray.scoring.progress import in_words
 from baal_ray.workspace.batches import encoded_images
 
-# Pictures: the first in rank, and some of the others.
+# Numbers of pictures: of the first in rank, and of some others.
 _FIRST_CARDS, _OTHER_CARDS = 40, 20
 _MOST_CLASSES, _MOST_REASONS, _MOST_BARS = 20, 20, 12
-# Of shares, which is worth a headline.
+# Difference of shares that is worth a headline.
 _DIFFERENCE = 0.05
 _STAGES = ("fit", "score", "candidates", "select")
 
 
 def batch_section(facts: RoundFacts) -> list[Html]:
-    """Pictures of the picks, and how many of them the model had wrong."""
+    """Return pictures of the picks, and how many of them the model was wrong about."""
     rows = facts.batch.to_pylist()
     if not rows:
         return []
@@ -37,17 +37,18 @@ def batch_section(facts: RoundFacts) -> list[Html]:
         shown += [others[place] for place in places]
     pictures = encoded_images(facts.batch_files, [row["id"] for row in shown])
     cards = [_card(facts, row, pictures.get(row["id"])) for row in shown]
-    left = f" {len(shown)} of {len(rows):,} are shown." if len(shown) < len(rows) else ""
+    left = f" {len(shown)} of {len(rows):,} picks are shown." if len(shown) < len(rows) else ""
     about = page.paragraph(_meaning(facts) + left, "muted")
     return [about, page.contact_sheet(cards), *_hindsight(facts)]
 
 
 def _meaning(facts: RoundFacts) -> str:
     if facts.last_scores is None:
-        return "In the order in which they were picked."
+        return "The images are in the order in which they were picked."
     return (
-        f"Rank and score by {facts.result.rule}; the class that the model predicts, with its "
-        "probability; and, once there is one, the label: = as predicted, ≠ not."
+        f"Below each image: its rank and its score by {facts.result.rule}, the class that the "
+        "model predicts with its probability, and the label once there is one (= as predicted, "
+        "≠ different)."
     )
 
 
@@ -70,18 +71,18 @@ def _hindsight(facts: RoundFacts) -> list[Html]:
     if not active.of:
         return []
     accuracy = facts.rounds[-1].metric("accuracy")
-    beside = f"; of {random.of:,} random ones, {random.share:.0%}" if random.of else ""
-    beside += "" if np.isnan(accuracy) else f"; of the evaluation images, {1 - accuracy:.0%}"
+    beside = f"; {random.share:.0%} of {random.of:,} random picks" if random.of else ""
+    beside += "" if np.isnan(accuracy) else f"; {1 - accuracy:.0%} of the evaluation images"
     told = (
-        f"Of the {active.of:,} active picks that are labelled by now the model had "
-        f"{active.count:,} wrong ({active.share:.0%}{beside}). A rule that finds what a model "
-        "does not know finds more errors than there are elsewhere."
+        f"Of the {active.of:,} active picks that have a label by now, the model was wrong about "
+        f"{active.count:,} ({active.share:.0%}{beside}). A rule that finds what a model does not "
+        "know finds more errors than there are elsewhere."
     )
     return [page.paragraph(told)]
 
 
 def scores_section(facts: RoundFacts) -> list[Html]:
-    """Where the picks lie among the scores, and which classes they are predicted to be of."""
+    """Show where the picks lie among the scores, and which classes they are predicted to be."""
     if facts.last_scores is None or facts.scores is None:
         return []
     return [page.figures([_histogram(facts), _classes(facts)])]
@@ -101,11 +102,11 @@ def _histogram(facts: RoundFacts) -> Html:
     sentence = f"{picked:,} of {summary.scored:,} scored images were acquired ({share:.1%})"
     if cut is not None:
         side = "at most" if small else "at least"
-        sentence += f": those with a {summary.column} of {side} {cut:.3f}"
+        sentence += f": those whose {summary.column} is {side} {cut:.3f}"
         sentence += f", and {picked - len(active):,} at random" if picked > len(active) else ""
     note = "" if cut is not None else _no_cut(facts)
     if facts.last_scores is not facts.scores:
-        note += " Shown are the candidates of the last stage of scoring."
+        note += " Only the candidates of the last stage of scoring are shown."
     return page.figure(
         sentence, plots.histogram(edges, pool, batch, cut, summary.column), note.strip()
     )
@@ -114,8 +115,8 @@ def _histogram(facts: RoundFacts) -> Html:
 def _no_cut(facts: RoundFacts) -> str:
     rule = facts.result.rule
     if rule == "random":
-        return "They were picked at random, so their scores are like those of all others."
-    return f"{rule} does not go by this score alone, so there is no cut."
+        return "The images were picked at random, so their scores are like those of all others."
+    return f"{rule} does not pick by this score alone, so there is no cut."
 
 
 def _classes(facts: RoundFacts) -> Html:
@@ -124,24 +125,24 @@ def _classes(facts: RoundFacts) -> Html:
     pool_C, batch_C = facts.scores.predicted_C, predicted_counts(facts.last_scores)
     pool, batch = pool_C / max(1, pool_C.sum()), batch_C / max(1, batch_C.sum())
     order = np.arange(len(pool))
-    note = "By the model's own predictions, which may be wrong."
+    note = "The classes are the model's own predictions, which may be wrong."
     if len(order) > _MOST_CLASSES:
         order = np.sort(np.argsort(-np.abs(batch - pool), kind="stable")[:_MOST_CLASSES])
-        note += f" Of {len(pool):,} classes those are shown that differ most."
+        note += f" Of {len(pool):,} classes, those that differ most are shown."
     most = int((batch - pool).argmax())
     names = facts.config.classes
-    sentence = "The picks are predicted to be of the same classes as the pool"
+    sentence = "The predicted classes of the picks are distributed like those of the pool"
     if batch[most] - pool[most] > _DIFFERENCE:
         sentence = (
-            f"The picks hold more of {names[most]!r} than the pool does: {batch[most]:.0%} "
-            f"against {pool[most]:.0%}"
+            f"{names[most]!r} is more frequent among the picks than in the pool: "
+            f"{batch[most]:.0%} against {pool[most]:.0%}"
         )
     drawn = plots.shares([names[i] for i in order], pool[order], batch[order])
     return page.figure(sentence, drawn, note)
 
 
 def learning_section(facts: RoundFacts) -> list[Html]:
-    """Accuracy over the rounds so far."""
+    """Show accuracy over the rounds so far."""
     rounds = _evaluated(facts)
     if not rounds:
         return []
@@ -152,12 +153,16 @@ def learning_section(facts: RoundFacts) -> list[Html]:
     if len(rounds) > 1:
         sentence += f"; it was {accuracy[0]:.1%} with {first.result.labels:,}"
     drawn = plots.lines([line], "labels", "accuracy")
-    note = f"The band is what {last.metric('images'):,.0f} evaluation images leave open, at 95 %."
+    note = (
+        "The band is the 95 % margin of error of a measurement on "
+        f"{last.metric('images'):,.0f} evaluation images."
+    )
     return [
         page.figures([page.figure(sentence, drawn, note)]),
         page.paragraph(
-            "This curve says that labels help, not that these labels help more than others would: "
-            "there is no second curve of random picks. An experiment on labelled data draws both."
+            "This curve can show that labels help, but not that these labels help more than "
+            "others would, because there is no second curve of random picks. An experiment on "
+            "labelled data draws both."
         ),
         page.folded("Figures by round", [_table(rounds)]),
     ]
@@ -181,7 +186,7 @@ def _table(rounds: Sequence[PastRound]) -> Html:
 
 
 def calibration_section(facts: RoundFacts) -> list[Html]:
-    """How far confidence is from the truth over the rounds so far."""
+    """Show how far confidence is from the truth over the rounds so far."""
     rounds = _evaluated(facts)
     if not rounds:
         return []
@@ -193,13 +198,13 @@ def calibration_section(facts: RoundFacts) -> list[Html]:
                     f"Confidence is off by {ece[-1]:.3f} on average",
                     plots.lines([Line("", labels, ece)], "labels", "calibration error", zero=True),
                     "Expected calibration error: how far the model's confidence is from the share "
-                    "that is right, in 15 bins. Lower is better.",
+                    "of correct predictions, in 15 bins. Lower is better.",
                 ),
                 page.figure(
                     f"The negative log-likelihood is {nll[-1]:.2f} nats",
                     plots.lines([Line("", labels, nll)], "labels", "nats", zero=True),
-                    "How surprised the model is by the right class: 0 where it is always sure and "
-                    f"right, {np.log(len(facts.config.classes)):.2f} where it knows nothing.",
+                    "How much the right class surprises the model: 0 if it is always sure and "
+                    f"right, {np.log(len(facts.config.classes)):.2f} if it knows nothing.",
                 ),
             ]
         )
@@ -207,7 +212,7 @@ def calibration_section(facts: RoundFacts) -> list[Html]:
 
 
 def _evaluated(facts: RoundFacts) -> list[PastRound]:
-    """The rounds with a model that was evaluated, by their number of labels."""
+    """Return the rounds with a model that was evaluated, by their number of labels."""
     known = [past for past in facts.rounds if not np.isnan(past.metric("accuracy"))]
     return sorted(known, key=lambda past: past.result.labels)
 
@@ -221,17 +226,16 @@ def _metric(rounds: Sequence[PastRound], name: str) -> Values:
 
 
 def map_section(drawn: FeatureMap | None) -> list[Html]:
-    """Where the picks lie among the pool and the labelled images, as the model sees them."""
+    """Show where the picks lie among the pool and the labelled images, as the model sees them."""
     if drawn is None:
         return []
     picks = len(drawn.points["acquired"])
     cut = ""
     if drawn.images < drawn.asked:
-        cut = f" of {drawn.asked:,}; the rest could not be read, or time was short"
+        cut = f" of {drawn.asked:,}; the rest could not be read, or time ran out"
     note = (
         f"t-SNE of what the model's last layer sees, for {drawn.images:,} images{cut}. Images "
-        "that are near each other look alike to the model; distances between clusters mean "
-        "nothing."
+        "near each other look alike to the model. Distances between clusters mean nothing."
     )
     sentence = (
         f"{drawn.neighbours:,} of {picks:,} picks have another pick as their nearest neighbour "
@@ -241,7 +245,7 @@ def map_section(drawn: FeatureMap | None) -> list[Html]:
 
 
 def failures_section(facts: RoundFacts) -> list[Html]:
-    """Unreadable images by reason, and who was left out."""
+    """Show unreadable images by reason, and how many images were left out."""
     parts = [_left_out(facts)]
     failures = facts.scores.failures if facts.scores else {}
     if failures:
@@ -250,9 +254,11 @@ def failures_section(facts: RoundFacts) -> list[Html]:
             [f"{failure.images:,}", reason, failure.example]
             for reason, failure in ordered[:_MOST_REASONS]
         ]
-        parts.append(page.table(["images", "why they are unreadable", "such as"], rows, (1, 2)))
+        parts.append(page.table(["images", "reason", "example"], rows, (1, 2)))
         if len(ordered) > _MOST_REASONS:
-            parts.append(page.paragraph(f"And {len(ordered) - _MOST_REASONS} other reasons."))
+            parts.append(
+                page.paragraph(f"There are {len(ordered) - _MOST_REASONS} other reasons.")
+            )
     elif facts.scores:
         parts.append(page.paragraph("No image was unreadable."))
     return parts
@@ -267,16 +273,16 @@ def _left_out(facts: RoundFacts) -> Html:
         rows += [
             ["scored by this model", f"{facts.scores.scored:,}"],
             ["unreadable", f"{unreadable:,}"],
-            ["left out, as they were acquired before", f"{left:,}"],
+            ["left out because they were acquired before", f"{left:,}"],
         ]
     rows.append(["acquired in this round", f"{facts.result.acquired:,}"])
     if facts.rejected:
-        rows.append(["of these found unusable by annotators", f"{facts.rejected:,}"])
+        rows.append(["of these, rejected by annotators as unusable", f"{facts.rejected:,}"])
     return page.table(["", "images"], rows)
 
 
 def time_section(facts: RoundFacts) -> list[Html]:
-    """How long the stages of the last rounds took."""
+    """Show how long the stages of the last rounds took."""
     rounds = facts.rounds[-_MOST_BARS:]
     seconds = {
         stage: np.array([past.result.seconds.get(stage, 0.0) for past in rounds])
@@ -288,8 +294,8 @@ def time_section(facts: RoundFacts) -> list[Html]:
     sentence = f"This round took {in_words(total)}"
     scored = facts.result.scored
     if scored and latest["score"] > 0:
-        sentence += f", and scored {scored / latest['score']:,.0f} images a second"
-    longest = max(sum(past.result.seconds.values()) for past in rounds)
+        sentence += f" and scored {scored / latest['score']:,.0f} images per second"
+    longest = max(sum(past.result["seconds"].values()) for past in rounds)
     unit, divisor = ("minutes", 60) if longest > 300 else ("seconds", 1)
     drawn = plots.stacked(
         [past.round_id for past in rounds],
@@ -303,7 +309,7 @@ _LONGEST_SIDE = 96
 
 
 def thumbnail(image: bytes | None, max_pixels: int) -> tuple[bytes | None, bool]:
-    """A small copy, None where it cannot be shown, and whether each of its few pixels counts."""
+    """Return a small copy, None if it cannot be shown, and whether each of few pixels counts."""
     try:
         small = images.thumbnail(image or b"", _LONGEST_SIDE, max_pixels=max_pixels)
     except ImageError:

@@ -1,4 +1,4 @@
-"""What a folder of scores says as a whole: their distribution, classes, failures and picks."""
+"""A summary of a whole folder of scores: their distribution, classes, failures and picks."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _FINE_BINS, _SHOWN_BINS = 4_096, 40
 
-# Of the reasons why images are unreadable, which name sizes.
+# Numbers, such as sizes, in the reasons why images are unreadable.
 _NUMBER = re.compile(r"\d+")
 
 
@@ -31,8 +31,8 @@ class Failure:
     """Images that are unreadable for one reason.
 
     Attributes:
-        images: how many.
-        example: the id of one.
+        example: Id of one of them.
+        images: Number of images.
     """
 
     example: str
@@ -41,15 +41,15 @@ class Failure:
 
 @dataclass
 class ScoreSummary:
-    """What was gathered from one folder of scores, one file after another.
+    """A summary of one folder of scores, gathered from one file after another.
 
     Attributes:
-        column: the score that is counted.
-        classes: C.
-        scored: images with a score.
-        picks: the rows of the acquisition batch, by id.
-        predicted_C: how many images were predicted to be of each class.
-        failures: unreadable images by reason.
+        column: Name of the score that is counted.
+        classes: Number of classes, C.
+        scored: Number of images with a score.
+        picks: Rows of the acquisition batch, by id.
+        predicted_C: Number of images predicted to be of each class.
+        failures: Unreadable images, by reason.
     """
 
     column: str
@@ -61,7 +61,7 @@ class ScoreSummary:
     def __post_init__(self) -> None:
         self.predicted_C = np.zeros(self.classes, np.int64)
         self._counts = np.zeros(_FINE_BINS, np.int64)
-        # No score is below 0; entropies reach ln C, and the others 1.
+        # No score is below 0. Entropies reach ln C, and the others 1.
         self._most = max(1.0, math.log(self.classes))
         self.lowest, self.highest = math.inf, -math.inf
 
@@ -83,7 +83,7 @@ class ScoreSummary:
             self.picks[row["id"]] = row
 
     def add_failures(self, table: pa.Table, readable: IdSet) -> None:
-        """Count one file's unreadable images, but for those that could be read another time."""
+        """Count one file's unreadable images, except those that could be read another time."""
         rows = table.filter(table["error"].is_valid()).select(["id", "error"])
         rows = rows.filter(pa.array(~readable.contains(rows["id"])))
         for row in rows.to_pylist():
@@ -93,7 +93,7 @@ class ScoreSummary:
     def histogram(
         self,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Edges of bins between the lowest and highest score, all images and picks in each."""
+        """Return edges of bins that span the scores, and the images and the picks in each."""
         filled = np.flatnonzero(self._counts)
         first, last = (filled[0], filled[-1]) if len(filled) else (0, 0)
         width = math.ceil((last - first + 1) / _SHOWN_BINS)
@@ -120,10 +120,10 @@ def summarize_scores(folder: str, column: str, classes: int, batch: IdSet) -> Sc
     """Read a folder of scores, one file at a time.
 
     Args:
-        folder: of one fingerprint.
-        column: the score to count.
-        classes: C.
-        batch: the ids of the acquisition batch.
+        folder: Folder of one fingerprint.
+        column: Name of the score to count.
+        classes: Number of classes, C.
+        batch: Ids of the acquisition batch.
     """
     summary = ScoreSummary(column, classes)
     columns = {"id", "error", "predicted", "confidence", column}
@@ -137,7 +137,7 @@ def summarize_scores(folder: str, column: str, classes: int, batch: IdSet) -> Sc
 
 
 def _add_failures(summary: ScoreSummary, folder: str, failed: IdSet) -> None:
-    """Each unreadable image once, though every round tries it again and leaves another row."""
+    """Count each unreadable image once, though each round tries it again and adds a row."""
     readable = failed_before = IdSet.of([])
     for table in _tables(folder, {"id", "error"}):
         rows = table.filter(pa.array(failed.contains(table["id"])))
@@ -160,6 +160,6 @@ def _tables(folder: str, columns: set[str]) -> Iterator[pa.Table]:
 
 
 def predicted_counts(summary: ScoreSummary) -> npt.NDArray[np.int64]:
-    """How many picks were predicted to be of each class."""
+    """Return the number of picks predicted to be of each class."""
     predicted = Counter(row["predicted"] for row in summary.picks.values())
     return np.array([predicted[number] for number in range(summary.classes)], np.int64)

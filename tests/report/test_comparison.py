@@ -35,10 +35,18 @@ def test_rates_that_are_the_same_are_never_told_apart():
 @pytest.mark.parametrize(
     ("active", "random", "told"),
     [
-        (Wrong(60, 100), Wrong(10, 100), "By this, active picks beat random ones: the model was"),
-        (Wrong(10, 100), Wrong(60, 100), "By this, active picks are worse than random ones: the"),
-        (Wrong(30, 100), Wrong(2, 10), "Not told apart yet: at these rates it takes about 79"),
-        (Wrong(0, 100), Wrong(0, 10), "Not told apart yet: at these rates a million labelled"),
+        (Wrong(60, 100), Wrong(10, 100), "So far, active picks beat random ones: the model was"),
+        (Wrong(10, 100), Wrong(60, 100), "So far, active picks are worse than random ones: the"),
+        (
+            Wrong(30, 100),
+            Wrong(2, 10),
+            "No clear difference yet: at these rates it takes about 79",
+        ),
+        (
+            Wrong(0, 100),
+            Wrong(0, 10),
+            "No clear difference yet: at these rates a million labelled",
+        ),
     ],
 )
 def test_the_verdict_is_that_of_the_interval(active, random, told):

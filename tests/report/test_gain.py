@@ -44,7 +44,7 @@ def test_the_last_gain_is_from_three_rounds_with_new_labels_ago(config):
     ("correct", "verdict"),
     [
         (70, "labels still make the model better."),
-        (45, "no gain that 80 evaluation images tell from none."),
+        (45, "no gain that 80 evaluation images can distinguish from none."),
         (10, "the model has become worse; look at the labels that came in."),
     ],
 )

@@ -38,8 +38,10 @@ def test_it_shows_what_was_acquired_and_what_the_model_thought(tmp_path):
     assert "1 · 0.600 left · 50% = left image-0000" in text
     assert "2 · 0.550 middle · 50% ≠ left image-0001" in text
     assert "3 · 0.500 right · 50% image-0002" in text
-    assert "3 of 30 scored images were acquired (10.0%): those with a bald of at least 0.5" in text
-    assert "Of the 2 active picks that are labelled by now the model had 1 wrong (50%" in text
+    assert "3 of 30 scored images were acquired (10.0%): those whose bald is at least 0.5" in text
+    assert (
+        "Of the 2 active picks that have a label by now, the model was wrong about 1 (50%" in text
+    )
     assert page.count("<img") == 3
     assert len(page) < 200_000
 
@@ -105,9 +107,12 @@ def test_the_random_control_is_held_apart(tmp_path):
     label(config, dict(zip(ids, [config.classes[n] for n in (1, 1, 0)], strict=True)))
     text = text_of(page_of(config))
     assert "3 of 30 images were acquired by bald, 1 of them at random, after a fit" in text
-    assert "those with a bald of at least 0.550, and 1 at random" in text
-    assert "Of the 2 active picks that are labelled by now the model had 1 wrong (50%; " in text
-    assert "of 1 random ones, 100%; of the evaluation images, 20%" in text
+    assert "those whose bald is at least 0.550, and 1 at random" in text
+    assert (
+        "Of the 2 active picks that have a label by now, the model was wrong about 1 (50%; "
+        in text
+    )
+    assert "100% of 1 random picks; 20% of the evaluation images" in text
 
 
 def test_where_alike_images_are_passed_over_there_is_no_cut(tmp_path):
@@ -121,7 +126,7 @@ def test_of_a_rule_by_which_little_is_informative_the_cut_is_from_above(tmp_path
     ids = [f"image-{i:04}" for i in range(30)]
     rows = score_rows(ids, [i / 30 for i in range(30)], [0] * 30, "margin")
     publish_table(f"{config.workspace}/scores/of-night-1", rows)
-    assert "those with a margin of at most 0.067" in text_of(page_of(config))
+    assert "those whose margin is at most 0.067" in text_of(page_of(config))
 
 
 def test_of_further_stages_the_last_is_shown(tmp_path):
@@ -133,7 +138,7 @@ def test_of_further_stages_the_last_is_shown(tmp_path):
     candidates = CandidatesResult(scores=last, ids="", stages=[])
     put(config.workspace, "night-1", done.model_copy(update={"candidates": candidates}))
     text = text_of(page_of(config))
-    assert "3 of 6 scored images were acquired (50.0%): those with a bald of at least 0.7" in text
+    assert "3 of 6 scored images were acquired (50.0%): those whose bald is at least 0.7" in text
     assert "the candidates of the last stage" in text
     assert "1 · 0.600 right · 50%" in text
     assert "scored by this model 30" in text
@@ -142,7 +147,7 @@ def test_of_further_stages_the_last_is_shown(tmp_path):
 @pytest.mark.parametrize("by", ["power_bald", "random"])
 def test_a_rule_that_draws_has_no_cut(tmp_path, by):
     text = text_of(page_of(write_round(tmp_path, selection={"k": 3, "by": by})))
-    assert "those with a" not in text
+    assert "those whose" not in text
 
 
 def test_a_round_whose_scores_were_pruned_still_has_its_page(tmp_path):

@@ -48,7 +48,9 @@ def test_rounds_come_in_the_order_they_were_committed_in(tmp_path):
         ("night-9", "bald", "1", "0", "1", "0.988", "", ""),
     ]
     (told,) = status.summary
-    assert told.startswith("training.evaluation_set is not set: each round is measured on other")
+    assert told.startswith(
+        "training.evaluation_set is not set: each round is measured on different"
+    )
 
 
 def acquired(config, round_id, *, active, control, older=False):
@@ -117,7 +119,7 @@ def test_the_summary_has_both_a_comparison_and_a_gain(tmp_path):
         "  active      60.0% of 60 (47.4% to 71.4%)",
         "  random      10.0% of 30 (3.5% to 25.6%)",
         "  difference  +50.0 points (+29.9 to +63.2)",
-        "By this, active picks beat random ones: the model was wrong about more of them.",
+        "So far, active picks beat random ones: the model was wrong about more of them.",
     ]
     assert gained.splitlines() == [
         "Points of accuracy per 100 labels (95% intervals):",

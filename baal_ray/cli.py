@@ -179,7 +179,7 @@ def status(config_path: str) -> None:
 def report(config_path: str, round_id: str, output: str | None) -> None:
     """Write an HTML page about a finished round: its picks, scores, curves and failures.
 
-    Every round writes such a page itself. This command adds a map of features: it runs images of
+    A round writes such a page by itself. This command adds a map of features: it runs images of
     the pool through the model on this machine, for a minute at most.
     """
     from baal_ray.report.automatic import require_extra

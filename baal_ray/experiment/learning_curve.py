@@ -110,7 +110,7 @@ class Curve:
         return int(storage.sha256(text.encode())[:8], 16)
 
     def _start(self) -> Rows:
-        """Return the start set: as many images of each class, in an order fixed by the seed."""
+        """Return the start set, fixed by the seed: the same number of images of each class."""
         order = np.argsort(hash_ids(self._pool.ids, self._config.seed + self._seed))
         classes = self._pool.labels_N[order]
         firsts = [order[classes == c][: self._config.start] for c in np.unique(classes)]

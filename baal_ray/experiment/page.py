@@ -80,7 +80,7 @@ class _Curves:
         return _over_seeds(self.values_S_L, 50)
 
     def line(self, name: str, number: int | None) -> Line:
-        """Return the median with quartiles if there are enough seeds, or else with every seed."""
+        """Return the median, with quartiles if there are enough seeds, otherwise with them all."""
         if len(self.seeds) >= ENOUGH_SEEDS:
             low, high = (_over_seeds(self.values_S_L, q) for q in (25, 75))
             return Line(name, self.labels_L, self.median(), low, high, number=number)
@@ -142,16 +142,16 @@ def _doubts(curves: pa.Table, labels_needed: pa.Table, rules: Sequence[str]) -> 
     fewest = min(of_rule.values())
     if fewest < ENOUGH_SEEDS:
         yield (
-            f"There {'is only 1 seed' if fewest == 1 else f'are only {fewest} seeds'} for some "
-            f"rule. Repeat the experiment with {ENOUGH_SEEDS} or more before you decide, "
-            "because curves cross by chance from seed to seed."
+            f"There {'is only 1 seed' if fewest == 1 else f'are only {fewest} seeds'} for at "
+            f"least one rule. Repeat the experiment with {ENOUGH_SEEDS} or more before you "
+            "decide, because curves cross by chance from seed to seed."
         )
     if len(set(of_rule.values())) > 1:
         counts = ", ".join(f"{rule} {count}" for rule, count in of_rule.items())
         yield f"Rules have different numbers of seeds ({counts}): the experiment is unfinished."
     if RANDOM not in rules:
         yield (
-            "There are no random picks to compare the rules with, so the page cannot say what "
+            "There are no random picks to compare the rules with, so the page cannot say how many "
             "labels they save."
         )
     compared = [row for row in labels_needed.to_pylist() if row["ratio_low"] is not None]
@@ -300,7 +300,7 @@ def _calibration(curves: pa.Table, rules: Sequence[str]) -> list[Html]:
         page.figures(
             [
                 page.figure(
-                    f"With the most labels, confidence is off by {ece:.3f} at most, with {worst}",
+                    f"With the most labels, confidence is off by {ece:.3f} at most, for {worst}",
                     plots.lines(
                         _lines(curves, rules, "ece"), "labels", "calibration error", zero=True
                     ),

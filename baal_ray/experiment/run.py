@@ -1,7 +1,7 @@
 """The run of an experiment: a learning curve for each rule and seed.
 
 Curves run in parallel on the cluster, each in an actor of its own, and every point is written as
-soon as it is there. An experiment that was killed therefore continues from there, and one with
+soon as it is computed. An experiment that was killed therefore continues from there, and one with
 more seeds, rules or rounds adds them to the existing curves.
 """
 
@@ -218,7 +218,7 @@ def _publish(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -
 
 
 def _look(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -> Sight:
-    """Look at what each rule picked with the first seed, on the cluster like the curves."""
+    """Look at the picks of each rule with the first seed, in a task on the cluster."""
     picks: dict[str, list[str]] = {rule.name: [] for rule in config.rules}
     for row in curves.select(["rule", "seed", "picks"]).to_pylist():
         if row["seed"] == 0:

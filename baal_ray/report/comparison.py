@@ -24,7 +24,7 @@ _MOST_LABELS = 1_000_000
 
 @dataclass(frozen=True)
 class Wrong:
-    """The labelled picks that the model took for another class when it picked them.
+    """A count of labelled picks that the model took for another class when it picked them.
 
     Attributes:
         count: Number of these picks.

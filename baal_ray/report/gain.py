@@ -80,8 +80,9 @@ def gain_between(before: Measured, after: Measured) -> Gain | None:
     """Return the gain from one model to a later one, or None without new labels.
 
     The interval is Newcombe's, which assumes that each model was measured on its own images. Both
-    were measured on the same images and mostly err on the same ones, so for these two models it is
-    too wide. It does not include that another fit on the same labels would give another result.
+    were measured on the same images and mostly err on the same ones, so for these two models the
+    interval is too wide. It does not include that another fit on the same labels would give
+    another result.
     """
     labels = after.labels - before.labels
     if labels <= 0:

@@ -9,7 +9,7 @@ _Z = NormalDist().inv_cdf(0.975)
 
 
 def wilson(count: float, of: float) -> Interval:
-    """Return the score interval of a proportion. It stays in 0…1, and is right for few, too.
+    """Return the score interval of a proportion, which stays in 0…1 and suits small samples, too.
 
     Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
 
@@ -25,9 +25,9 @@ def wilson(count: float, of: float) -> Interval:
 
 
 def newcombe(count: float, of: float, other_count: float, other_of: float) -> Interval:
-    """Return the interval of a proportion minus another of an independent sample.
+    """Return the interval of the difference between the proportions of two independent samples.
 
-    It is made from Wilson's interval of each.
+    It combines Wilson's intervals of the two proportions.
 
     Newcombe 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I,
     method 10.

@@ -7,7 +7,7 @@ until lines have a contrast of 3 to their background, and text has one of 4.5.
 import re
 from dataclasses import dataclass
 
-# Placeholder colours for matplotlib, which nobody would choose. The page replaces each by its own.
+# Placeholder colours for matplotlib, which nobody would choose. The page puts in its own.
 _DRAWN = "#0101{:02x}"
 
 
@@ -17,7 +17,7 @@ class Colour:
 
     Attributes:
         name: Name of its CSS variable, without the dashes.
-        drawn: Placeholder that matplotlib draws with. `themed` replaces it by the variable.
+        drawn: Placeholder that matplotlib draws with. `themed` replaces it with the variable.
         light: Colour on a light page, #rrggbb.
         dark: Colour on a dark page, #rrggbb.
     """

@@ -337,7 +337,7 @@ def _drawn(draw: Callable[[Axes], None], height: float = _HEIGHT) -> str:
 
 
 def _inline(file: str) -> str:
-    """Return the part of an SVG file that belongs into a page, with ids unlike other drawings'."""
+    """Return the part of an SVG file that belongs in a page, with ids unlike other drawings'."""
     svg = file[file.index("<svg") :]
     svg = re.sub(
         r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL
@@ -354,7 +354,7 @@ def _inline(file: str) -> str:
 
 
 def _once_for_all(group: re.Match[str]) -> str:
-    """Give the points of a scatter plot one common style, as thousands make a page large."""
+    """Give the points of a scatter plot one style, because thousands of them make a page large."""
     points = re.sub(r' ([xy])="(-?\d+\.\d)\d*"', r' \1="\2"', group[2])
     styles = set(re.findall(r' style="[^"]*"', points))
     if len(styles) != 1:

@@ -17,7 +17,7 @@ from baal_ray.report.score_summary import predicted_counts
 from baal_ray.scoring.progress import in_words
 from baal_ray.workspace.batches import encoded_images
 
-# Numbers of pictures: of the first in rank, and of some others.
+# Number of pictures of the first picks in rank, and of the other picks.
 _FIRST_CARDS, _OTHER_CARDS = 40, 20
 _MOST_CLASSES, _MOST_REASONS, _MOST_BARS = 20, 20, 12
 # Difference of shares that is worth a headline.
@@ -309,7 +309,7 @@ _LONGEST_SIDE = 96
 
 
 def thumbnail(image: bytes | None, max_pixels: int) -> tuple[bytes | None, bool]:
-    """Return a small copy, None if it cannot be shown, and whether each of few pixels counts."""
+    """Return a small copy, None if it cannot be shown, and whether to show pixels as squares."""
     try:
         small = images.thumbnail(image or b"", _LONGEST_SIDE, max_pixels=max_pixels)
     except ImageError:

@@ -65,7 +65,9 @@ def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
     files = storage.list_files(uri, ".parquet")
     if not files:
         if not uri.endswith(".parquet") or not storage.exists(uri):
-            raise StorageError(f"training.evaluation_set is {uri!r}, which has no Parquet file")
+            raise StorageError(
+                f"training.evaluation_set is {uri!r}, where there is no Parquet file"
+            )
         files = [uri]
     class_of: dict[str, int] = {}
     for file in files:

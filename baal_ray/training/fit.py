@@ -108,7 +108,7 @@ def _name(config: RoundConfig, examples: Examples) -> str:
         "training": config.training.model_dump(mode="json", exclude={"max_failures"}),
         "classes": config.classes,
         "seed": config.seed,
-        "stochastic_depth": config.scoring.stochastic_depth,  # changes the evaluations
+        "stochastic_depth": config.scoring.stochastic_depth,  # affects the evaluation
         "labels": sorted(examples.class_of.items()),
     }
     return storage.sha256(json.dumps(depends_on, sort_keys=True).encode())[:32]

@@ -74,7 +74,7 @@ class FitJob:
 def train_worker(settings: dict[str, FitJob]) -> None:
     """Run the fit in one worker of Ray Train."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else a line of paths per epoch
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # no line of paths per epoch
     worker = _Worker(settings["job"])
     worker.restore()
     while not worker.finished:
@@ -169,7 +169,7 @@ class _Worker:
         )
 
     def log(self) -> None:
-        """Log one line per epoch, but none in the seconds after another, except at the end."""
+        """Log one line per epoch, but at most one in `_QUIET_SECONDS`, except at the end."""
         if self._rank:
             return
         if self.finished or time.monotonic() > self._logged_at + _QUIET_SECONDS:

@@ -147,7 +147,7 @@ def test_an_evaluation_set_that_is_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("id,label")
     for name in ("empty", "none", "none.parquet"):
-        with pytest.raises(StorageError, match="which has no Parquet file"):
+        with pytest.raises(StorageError, match="where there is no Parquet file"):
             evaluation_examples(str(tmp_path / name), CLASSES)
     with pytest.raises(StorageError, match="is not a complete Parquet file"):
         evaluation_examples(str(tmp_path / "text.parquet"), CLASSES)

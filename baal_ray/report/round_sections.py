@@ -295,7 +295,7 @@ def time_section(facts: RoundFacts) -> list[Html]:
     scored = facts.result.scored
     if scored and latest["score"] > 0:
         sentence += f" and scored {scored / latest['score']:,.0f} images per second"
-    longest = max(sum(past.result["seconds"].values()) for past in rounds)
+    longest = max(sum(past.result.seconds.values()) for past in rounds)
     unit, divisor = ("minutes", 60) if longest > 300 else ("seconds", 1)
     drawn = plots.stacked(
         [past.round_id for past in rounds],

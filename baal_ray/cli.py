@@ -3,34 +3,21 @@
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich import filesize
 from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
 import baal_ray
 from baal_ray.config import RoundConfig
 from baal_ray.errors import in_plain_words
 from baal_ray.storage.redaction import redacted
 
-if TYPE_CHECKING:
-    from baal_ray.operations.doctor import Finding
-
-
 _config_argument = click.argument("config_path", metavar="CONFIG")
 _round_option = click.option(
     "--round", "round_id", required=True, metavar="ID", help="Id of the round, such as 2026-11-22."
 )
-
-_FORGETTING = """\
-This cannot be undone. Earlier versions of the manifest that held the images can no longer be read.
-Models that were fitted on the images keep what they learned. The next fit leaves the images out;
-after it, `baal-ray prune --keep 1` removes the older models.
-The pool itself is never changed: remove the images from {pool} too, or the next round scores them
-again."""
 
 
 class _Group(click.Group):
@@ -159,13 +146,10 @@ def experiment(config_path: str, rule: str | None, seed: int | None) -> None:
 @_config_argument
 def status(config_path: str) -> None:
     """Show a workspace's rounds, the status of their picks, and what new labels still gain."""
-    from baal_ray.report.status import COLUMNS, workspace_status
+    from baal_ray.report.status import workspace_status
 
     found = workspace_status(RoundConfig.from_yaml(config_path))
-    table = Table(*(Column(name, overflow="fold") for name in COLUMNS), box=None, pad_edge=False)
-    for row in found.rows:
-        table.add_row(*row)
-    _console().print(table)
+    _console().print(found)
     for paragraph in found.summary:
         click.echo(f"\n{paragraph}")
 
@@ -208,20 +192,8 @@ def doctor(config_path: str) -> None:
         failed = False
         for finding in examine(config_path, announce=status.update):
             failed |= finding.outcome == "failed"
-            console.print(_shown(finding))
+            console.print(finding)
     sys.exit(failed)
-
-
-def _shown(finding: "Finding") -> Table:
-    mark, style = {"ok": ("ok", "green"), "failed": ("FAILED", "bold red")}.get(
-        finding.outcome, ("?", "yellow")
-    )
-    line = Table.grid(padding=(0, 2, 0, 0))
-    line.add_column(width=6)
-    line.add_column(width=14)
-    line.add_column(overflow="fold")
-    line.add_row(Text(mark, style), finding.check, Text(finding.text))
-    return line
 
 
 @main.group()
@@ -276,7 +248,7 @@ def import_(
         overwrite=overwrite,
         skip_unknown=skip_unknown,
     )
-    click.echo(done)
+    click.echo(done.summary())
 
 
 @labels.command()
@@ -350,22 +322,24 @@ def reject(config_path: str, file: str) -> None:
 def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) -> None:
     """Permanently remove images from the manifest, batches, scores and listings."""
     from baal_ray.manifest.label_files import read_ids
-    from baal_ray.operations.forgetting import find_traces, forget_images
+    from baal_ray.operations.forgetting import (
+        CONSEQUENCES,
+        find_traces,
+        forget_images,
+        table_of,
+    )
 
     config = RoundConfig.from_yaml(config_path)
     wanted = list(dict.fromkeys([*ids, *(read_ids(file) if file else [])]))
     if not wanted:
         raise click.UsageError("Name the images to forget, with ID... or --file.")
     traces = (forget_images if yes else find_traces)(config.workspace, wanted)
-    table = Table("file", "images", box=None)
-    for trace in traces:
-        table.add_row(trace.uri, str(len(trace.ids)))
-    _console().print(table)
+    _console().print(table_of(traces))
     held = {id for trace in traces for id in trace.ids}
     click.echo(
         f"{len(held)} of {len(wanted)} images found in {len(traces)} files of {config.workspace}"
     )
-    click.echo(_FORGETTING.format(pool=config.pool.uri))
+    click.echo(CONSEQUENCES.format(pool=config.pool.uri))
     if not yes:
         click.echo("Nothing was removed. Add --yes to remove the images.")
 
@@ -386,11 +360,7 @@ def prune(config_path: str, keep: int, yes: bool) -> None:
     from baal_ray.operations.pruning import plan_pruning
 
     pruning = plan_pruning(RoundConfig.from_yaml(config_path).workspace, keep=keep)
-    table = Table("what", "count", "size", "example", box=None)
-    for removal in pruning.removals:
-        count, size = str(len(removal.uris)), filesize.decimal(removal.bytes)
-        table.add_row(removal.what, count, size, removal.uris[0])
-    _console().print(table)
+    _console().print(pruning)
     if pruning.waiting_for:
         rounds = ", ".join(pruning.waiting_for)
         click.echo(f"All models and scores are kept until these rounds are finished: {rounds}")

@@ -180,3 +180,14 @@ def test_what_is_not_ours_keeps_its_traceback():
 def test_all_faults_of_one_error_are_told():
     with pytest.raises(SystemExit, match=r"(?s)a\.yaml:.*- one.*- two"), in_plain_words():
         raise ConfigError("a.yaml", ["one", "two"])
+
+
+def test_an_import_says_in_words_how_many_labels_there_were(config: str, tmp_path: Path) -> None:
+    manifest = Manifest(f"{tmp_path}/workspace/manifest")
+    manifest.acquire(pa.table({"id": ["a", "b", "c"]}), "night")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,label\na,cat\nb,dog\nc,\nz,cat\n")
+    done = CliRunner().invoke(main, ["labels", "import", config, str(labels), "--skip-unknown"])
+    assert done.output.splitlines()[-1] == (
+        "2 labels imported, 0 unchanged, 1 unknown ids skipped, 1 rows without a label"
+    )

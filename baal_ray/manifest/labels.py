@@ -40,6 +40,13 @@ class LabelImport:
     skipped: int  #: the manifest does not have this image
     unanswered: int  #: the row has no label yet
 
+    def summary(self) -> str:
+        """Return the counts in one line."""
+        return (
+            f"{self.imported} labels imported, {self.unchanged} unchanged, "
+            f"{self.skipped} unknown ids skipped, {self.unanswered} rows without a label"
+        )
+
 
 def import_labels(
     manifest: Manifest,

@@ -11,6 +11,8 @@ from multiprocessing import get_context
 from typing import Literal
 
 import ray
+from rich.table import Table
+from rich.text import Text
 
 from baal_ray import storage
 from baal_ray.cluster import check_resources, check_workspace
@@ -47,6 +49,18 @@ class Finding:
     check: str
     outcome: Outcome
     text: str
+
+    def __rich__(self) -> Table:
+        """Return the finding as a line on a console."""
+        mark, style = {"ok": ("ok", "green"), "failed": ("FAILED", "bold red")}.get(
+            self.outcome, ("?", "yellow")
+        )
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(width=6)
+        line.add_column(width=14)
+        line.add_column(overflow="fold")
+        line.add_row(Text(mark, style), self.check, Text(self.text))
+        return line
 
 
 def examine(

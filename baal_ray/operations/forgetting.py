@@ -6,7 +6,7 @@ and run again. Files are never changed, but replaced by files without the images
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from rich.table import Table
 
 from baal_ray import storage
 from baal_ray.errors import CorruptFileError, StorageError
@@ -21,6 +22,14 @@ from baal_ray.manifest import Manifest
 from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
 from baal_ray.workspace import manifest_uri, rounds_uri, scores_uri
 from baal_ray.workspace.rounds import refuse_unfinished
+
+#: What forgetting images means, for people.
+CONSEQUENCES = """\
+This cannot be undone. Earlier versions of the manifest that held the images can no longer be read.
+Models that were fitted on the images keep what they learned. The next fit leaves the images out;
+after it, `baal-ray prune --keep 1` removes the older models.
+The pool itself is never changed: remove the images from {pool} too, or the next round scores them
+again."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,14 @@ class Trace:
     round_folder: str | None
     ids: list[str]
     rotten: bool = False
+
+
+def table_of(traces: Iterable[Trace]) -> Table:
+    """Return traces as a table on a console."""
+    table = Table("file", "images", box=None)
+    for trace in traces:
+        table.add_row(trace.uri, str(len(trace.ids)))
+    return table
 
 
 def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:

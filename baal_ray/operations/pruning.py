@@ -4,6 +4,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rich import filesize
+from rich.table import Table
+
 from baal_ray import storage
 from baal_ray.manifest import Manifest
 from baal_ray.storage.scratch import scratch_folders
@@ -45,6 +48,14 @@ class Pruning:
 
     removals: list[Removal]
     waiting_for: list[str]
+
+    def __rich__(self) -> Table:
+        """Return the removals as a table on a console."""
+        table = Table("what", "count", "size", "example", box=None)
+        for removal in self.removals:
+            count, size = str(len(removal.uris)), filesize.decimal(removal.bytes)
+            table.add_row(removal.what, count, size, removal.uris[0])
+        return table
 
     def run(self) -> None:
         """Remove everything. After a kill, the pruning can be planned and run again.

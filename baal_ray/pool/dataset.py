@@ -21,6 +21,7 @@ from baal_ray.errors import StorageError
 from baal_ray.ids import Hashes, IdSet
 from baal_ray.pool.listing import PoolListing, id_column
 from baal_ray.pool.roots import Roots
+from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace.stages import PoolFile
 
@@ -28,7 +29,7 @@ from baal_ray.workspace.stages import PoolFile
 # within these numbers of images.
 _BYTES_AT_A_TIME = 8 * 1024**2
 _FEWEST_AT_A_TIME, _MOST_AT_A_TIME = 16, 10_000
-_URIS_AT_A_TIME, _REQUESTS_AT_A_TIME = 64, 16
+_URIS_AT_A_TIME = 64
 # The most read tasks, each with some of the pool's parts. A lost node costs the parts that it was
 # reading.
 _READ_TASKS = 1_000
@@ -253,7 +254,7 @@ def _fetch(rows: pa.Table, source: str | None, roots: Roots) -> Iterator[pa.Tabl
         columns = {"id": these["id"], "source": sources, "image": images, "error": errors}
         return pa.table(columns, schema=_ROWS)
 
-    with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
         for image, error in threads.map(partial(_fetch_one, roots=roots), uris):
             images.append(image)
             errors.append(error)

@@ -11,13 +11,13 @@ from baal_ray import storage
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet, hash_ids
+from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
 from baal_ray.workspace.stages import ListedPool, PoolFile
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
 _ROWS_AT_A_TIME = 100_000
-_REQUESTS_AT_A_TIME = 16
 
 _STRING = ("string", (pa.string(), pa.large_string(), pa.string_view()))
 _BINARY = ("binary: encoded bytes", (pa.binary(), pa.large_binary(), pa.binary_view()))
@@ -48,7 +48,7 @@ class PoolListing(ListedPool):
 
     def changes(self) -> list[str]:
         """Return what has changed in the files since they were listed. No image is read."""
-        with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+        with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
             return [change for change in threads.map(_change, self.files) if change is not None]
 
     def only(self, sources: set[str]) -> "PoolListing":
@@ -85,7 +85,7 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
             f"pool.uri is {config.uri!r}, where there are no {wanted} files; correct it or "
             "pool.format"
         )
-    with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
         found = list(threads.map(_inspect, uris))
     by_column = {column: file.uri for file, column in found}
     if len(by_column) > 1:

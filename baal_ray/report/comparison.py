@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 
 from baal_ray import storage
 from baal_ray.report.intervals import Interval, newcombe, wilson
+from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace import batch_uri
 from baal_ray.workspace.schema import LABELLED
-
-_REQUESTS_AT_A_TIME = 16
 
 # Number of labels at which the search ends. Rates that take more to distinguish count as the same.
 _MOST_LABELS = 1_000_000
@@ -108,7 +107,7 @@ def compare_picks(workspace: str, rows: pa.Table) -> dict[str, Comparison]:
     wanted = pc.and_(pc.equal(rows["status"], LABELLED), pc.is_valid(rows["model"]))
     labelled = rows.filter(wanted)
     rounds = sorted(set(labelled["round"].to_pylist()))
-    with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
         found = threads.map(partial(_predicted, workspace), rounds)
         predicted = dict(zip(rounds, found, strict=True))
     counts: Counter[tuple[str, bool, bool]] = Counter()

@@ -14,6 +14,7 @@ from baal_ray.names import SCORE_COLUMNS, column_of
 from baal_ray.pool import PoolListing
 from baal_ray.report.comparison import Comparison, compare_picks
 from baal_ray.report.score_summary import ScoreSummary, summarize_scores
+from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.workspace import batch_uri, manifest_uri
 from baal_ray.workspace.batches import read_batch
 from baal_ray.workspace.rounds import FinishedRound, check_round, read_finished, read_stage
@@ -22,7 +23,6 @@ from baal_ray.workspace.stages import Plan, RoundRecord, RoundResult
 
 # Rounds on a learning curve, the latest.
 _MOST_ROUNDS = 100
-_REQUESTS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _rounds_until(workspace: str, manifest: Manifest, round_id: str) -> list[Pas
     names = manifest.rounds()
     names = names[: names.index(round_id)] if round_id in names else names
     latest = [*names[-_MOST_ROUNDS + 1 :], round_id]
-    with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as threads:
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
         read = threads.map(lambda name: _past_round(workspace, name), latest)
         return [past for past in read if past is not None]
 

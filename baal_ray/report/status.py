@@ -1,9 +1,10 @@
-"""The rounds of a workspace, what became of their picks, and what these were worth."""
+"""The state of a workspace: its rounds, the fate of their picks, and what these were worth."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import pyarrow as pa
+from rich.table import Column, Table
 
 from baal_ray.config import RoundConfig
 from baal_ray.manifest import Manifest
@@ -27,27 +28,35 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Status:
-    """What there is to show.
+    """The state of a workspace's rounds.
 
     Attributes:
-        rows: one a round, in the order in which they came into the manifest, of `COLUMNS`: its
-            name, the rule of its picks, images acquired, images labelled, images that wait for a
-            label, the accuracy on the evaluation set of the model that chose them, and the shares
-            of active and of random picks that it was wrong about. A labelled set that was brought
-            in whole counts as a round.
-        summary: paragraphs on all of them together.
+        rows: One row per round, with a text for each of `COLUMNS`, in the order in which the
+            rounds came into the manifest. "accuracy before" is that of the model that chose the
+            picks, on the evaluation set. "wrong" is the share of active and of random picks that
+            it was wrong about. An imported labelled set counts as a round.
+        summary: Paragraphs about all rounds together.
     """
 
     rows: list[tuple[str, ...]]
     summary: list[str]
 
+    def __rich__(self) -> Table:
+        """Return the rows as a table on a console."""
+        columns = (Column(name, overflow="fold") for name in COLUMNS)
+        table = Table(*columns, box=None, pad_edge=False)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
 
 def workspace_status(config: RoundConfig) -> Status:
-    """Look at what a configuration's workspace holds.
+    """Return the state of the rounds in a configuration's workspace.
 
     Raises:
-        CorruptFileError: a round's record is rotten.
-        StorageError: the manifest or an acquisition batch cannot be read.
+        CorruptFileError: If a round's record is damaged.
+        FormatError: If another version wrote a round's plan or record.
+        StorageError: If the manifest or an acquisition batch cannot be read.
     """
     workspace = config.workspace
     manifest = Manifest(manifest_uri(workspace))
@@ -80,7 +89,7 @@ def workspace_status(config: RoundConfig) -> Status:
 
 
 def _counted(images: pa.Table) -> dict[str, tuple[str, str, str, str]]:
-    """Each round's rule, images acquired, labelled and waiting."""
+    """Return each round's rule, and its images acquired, labelled and waiting."""
     rules: defaultdict[str, Counter[str]] = defaultdict(Counter)
     statuses: defaultdict[str, Counter[str]] = defaultdict(Counter)
     columns = (images[name].to_pylist() for name in ("round", "status", "rule"))
@@ -99,7 +108,7 @@ def _counted(images: pa.Table) -> dict[str, tuple[str, str, str, str]]:
 
 
 def _named(rules: Counter[str]) -> str:
-    """The rule of a round's picks, and how many random ones there are beside them."""
+    """Return the rule of a round's picks, and the number of random picks beside them."""
     others = [rule for rule in rules if rule != "random"]
     if not others or not rules["random"]:
         return "".join(rules)

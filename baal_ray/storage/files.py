@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 
+#: Requests to a store at a time, where many small files are read.
+REQUESTS_AT_A_TIME = 16
+
 _SHA256 = re.compile(r"([0-9a-f]{64})(?:\.[a-z]+)?")
 
 

@@ -163,8 +163,8 @@ def status(config_path: str) -> None:
 def report(config_path: str, round_id: str, output: str | None) -> None:
     """Write an HTML page about a finished round: its picks, scores, curves and failures.
 
-    A round writes such a page by itself. This command adds a map of features: it runs images of
-    the pool through the model on this machine, for a minute at most.
+    A round writes such a page by itself, unless it has more than a hundred files of scores. This
+    command writes it at any time, with the labels that have come in since.
     """
     from baal_ray.report.automatic import require_extra
 
@@ -172,7 +172,7 @@ def report(config_path: str, round_id: str, output: str | None) -> None:
     require_extra()
     from baal_ray.report.round_page import write_round_report
 
-    uri = write_round_report(config.workspace, round_id, with_map=True, uri=output)
+    uri = write_round_report(config.workspace, round_id, output)
     click.echo(f"{redacted(uri)} written")
 
 

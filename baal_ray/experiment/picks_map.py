@@ -3,13 +3,19 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from baal_ray.experiment.reference_model import Sight
 from baal_ray.report import page, plots
-from baal_ray.report.feature_map import FEWEST, embedded
 from baal_ray.report.page import Html
 
 _NEAREST = 10
+# Fewest images on a map.
+_FEWEST = 12
+# Settings of t-SNE, and the principal components that it is given.
+_COMPONENTS, _PERPLEXITY = 50, 30
+
+Points = npt.NDArray[np.float64]
 
 
 def picks_map(sight: Sight, classes: Sequence[str]) -> list[Html]:
@@ -19,9 +25,9 @@ def picks_map(sight: Sight, classes: Sequence[str]) -> list[Html]:
         sight: Images to draw, with their features.
         classes: Names of the classes, in the order of the class indices.
     """
-    if len(sight.features_N_D[sight.pool]) < FEWEST:
+    if len(sight.features_N_D[sight.pool]) < _FEWEST:
         return []
-    points_N_2 = embedded(sight.features_N_D)
+    points_N_2 = _embedded(sight.features_N_D)
     classes_P = sight.labels_N[sight.pool]
     pool = [(name, points_N_2[sight.pool][classes_P == c]) for c, name in enumerate(classes)]
     near = others_near(sight)
@@ -68,3 +74,18 @@ def others_near(sight: Sight) -> dict[str, float]:
 
     groups = {**sight.picks, "pool": pool}
     return {name: share(rows) for name, rows in groups.items() if rows.stop > rows.start}
+
+
+def _embedded(features_N_D: npt.NDArray[np.float32]) -> Points:
+    """Return the places [N, 2] of N images, a dozen at least, by t-SNE."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    images, width = features_N_D.shape
+    if width > _COMPONENTS:
+        components = min(_COMPONENTS, images - 1)
+        features_N_D = PCA(components, random_state=0).fit_transform(features_N_D)
+    perplexity = min(_PERPLEXITY, (images - 1) / 3)
+    embedding = TSNE(perplexity=perplexity, init="pca", random_state=0)
+    points: Points = embedding.fit_transform(features_N_D).astype(np.float64)
+    return points

@@ -26,7 +26,7 @@ from baal_ray.experiment.labels_needed import labels_needed
 from baal_ray.experiment.learning_curve import CURVE, Curve
 from baal_ray.experiment.reference_model import Sight, look
 from baal_ray.model import check_model
-from baal_ray.report.automatic import _is_installed
+from baal_ray.report.automatic import extra_is_installed
 from baal_ray.storage.parquet import LoadedParquet, parquet_bytes
 from baal_ray.workspace.records import Record
 
@@ -243,7 +243,7 @@ def report_experiment(
         look: Function that returns the picks as seen by a model that took no part. It is called
             only if the page can be drawn.
     """
-    if not _is_installed():
+    if not extra_is_installed():
         logger.info("no report.html: baal-ray[report] is not installed")
         return
     try:

@@ -1,4 +1,4 @@
-"""Reports that are made without being asked for, and never in the way of what they report on."""
+"""Pages that are made without being asked for, and never disturb what they report on."""
 
 import logging
 from importlib.util import find_spec
@@ -7,19 +7,19 @@ from baal_ray.errors import BaalRayError
 
 logger = logging.getLogger(__name__)
 
-_NEEDED = ("matplotlib", "sklearn")
+_NEEDED = ("matplotlib", "sklearn")  # an experiment's map needs the second
 
-# Two million images at about 20,000 a file; all are read for one page.
+# The most files of scores that are read for a page without being asked: two million images.
 _MOST_SCORE_FILES = 100
 
 
 def require_extra() -> None:
-    """Refuse to make a report where it cannot be drawn.
+    """Refuse to make a report that cannot be drawn.
 
     Raises:
-        BaalRayError: the extra is not installed.
+        BaalRayError: If the extra is not installed.
     """
-    if not _is_installed():
+    if not extra_is_installed():
         raise BaalRayError(
             "a report is drawn with matplotlib and scikit-learn, which are not installed; "
             "install baal-ray[report]"
@@ -27,12 +27,12 @@ def require_extra() -> None:
 
 
 def report_round(workspace: str, round_id: str) -> None:
-    """Leave a page in the folder of a round that has just ended, where that is quickly done.
+    """Write the page of a round that has just ended, if that is quickly done.
 
-    It has no map of features, which takes the model and images of the pool. Nothing is raised: a
-    round without its page is as good, and `baal-ray report` makes it at any time.
+    Nothing is raised. A round is complete without its page, and `baal-ray report` makes it at any
+    time.
     """
-    if not _is_installed():
+    if not extra_is_installed():
         logger.info("no report.html: baal-ray[report] is not installed")
         return
     try:
@@ -42,12 +42,16 @@ def report_round(workspace: str, round_id: str) -> None:
 
         files = files_of_scores(workspace, round_id)
         if files > _MOST_SCORE_FILES:
-            logger.info("no report.html, as there are %d files of scores: baal-ray report", files)
+            logger.info(
+                "no report.html: %d score files are too many to read now; run `baal-ray report`",
+                files,
+            )
             return
-        logger.info("report: %s", write_round_report(workspace, round_id, with_map=False))
+        logger.info("report: %s", write_round_report(workspace, round_id))
     except Exception as error:  # noqa: BLE001  whatever it is, the round has ended well
-        logger.warning("no report.html, as %s: %s", type(error).__name__, error)
+        logger.warning("no report.html: %s: %s", type(error).__name__, error)
 
 
-def _is_installed() -> bool:
+def extra_is_installed() -> bool:
+    """Return whether the extra is installed."""
     return all(find_spec(name) is not None for name in _NEEDED)

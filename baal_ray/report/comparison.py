@@ -131,8 +131,7 @@ def _predicted(workspace: str, round_id: str) -> dict[str, str | None]:
         if storage.is_named_by_sha256(uri):
             with open_parquet(uri) as file:
                 rows = file.read(["id", "predicted"])
-            if "predicted" in rows.column_names:  # batches of earlier versions lack it
-                found |= dict(zip(*(column.to_pylist() for column in rows), strict=True))
+            found |= dict(zip(*(column.to_pylist() for column in rows), strict=True))
     return found
 
 

@@ -229,18 +229,6 @@ def stacked(names: Sequence[str], parts: Sequence[tuple[str, Values]], x_label: 
     return _drawn(draw, 1.1 + 0.3 * len(names))
 
 
-def scatter(groups: Sequence[tuple[str, Values]]) -> str:
-    """Draw up to three groups of points on a map whose axes mean nothing, the first lowest."""
-    marks = (("o", 14, MUTED, 0.6), ("s", 22, SERIES[0], 0.85), ("D", 30, SERIES[1], 0.95))
-
-    def draw(axes: Axes) -> None:
-        for (name, points_N_2), mark in zip(groups, marks, strict=False):
-            _dots(axes, points_N_2, *mark, name)
-        _map(axes, [name for name, _ in groups])
-
-    return _drawn(draw, _WIDTH * 0.9)
-
-
 def crowd(groups: Sequence[tuple[str, Values]], chosen: tuple[str, Values]) -> str:
     """Draw chosen points among a crowd, on a map whose axes mean nothing.
 

@@ -9,7 +9,6 @@ from baal_ray import images
 from baal_ray.errors import ImageError
 from baal_ray.names import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 from baal_ray.report import page, plots
-from baal_ray.report.feature_map import FeatureMap
 from baal_ray.report.page import Card, Html
 from baal_ray.report.plots import Line, Values
 from baal_ray.report.round_facts import PastRound, RoundFacts
@@ -223,25 +222,6 @@ def _labels(rounds: Sequence[PastRound]) -> Values:
 
 def _metric(rounds: Sequence[PastRound], name: str) -> Values:
     return np.array([past.metric(name) for past in rounds])
-
-
-def map_section(drawn: FeatureMap | None) -> list[Html]:
-    """Show where the picks lie among the pool and the labelled images, as the model sees them."""
-    if drawn is None:
-        return []
-    picks = len(drawn.points["acquired"])
-    cut = ""
-    if drawn.images < drawn.asked:
-        cut = f" of {drawn.asked:,}; the rest could not be read, or time ran out"
-    note = (
-        f"t-SNE of what the model's last layer sees, for {drawn.images:,} images{cut}. Images "
-        "near each other look alike to the model. Distances between clusters mean nothing."
-    )
-    sentence = (
-        f"{drawn.neighbours:,} of {picks:,} picks have another pick as their nearest neighbour "
-        "among these images"
-    )
-    return [page.figures([page.figure(sentence, plots.scatter([*drawn.points.items()]), note)])]
 
 
 def failures_section(facts: RoundFacts) -> list[Html]:

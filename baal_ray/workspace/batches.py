@@ -1,4 +1,4 @@
-"""Acquisition batches on disk, read back."""
+"""Readers of acquisition batches."""
 
 from collections.abc import Collection, Iterable
 
@@ -9,15 +9,15 @@ from baal_ray.errors import CorruptFileError
 from baal_ray.storage.parquet import LoadedParquet, open_parquet
 from baal_ray.workspace.schema import SELECTION
 
+_ROWS_AT_A_TIME = 64
+
 
 def read_batch(files: Iterable[str]) -> pa.Table:
-    """The rows of an acquisition batch without their images, in order of rank.
-
-    Batches of earlier versions do not have `predicted`: it is null there.
+    """Read the rows of an acquisition batch without their images, in order of rank.
 
     Raises:
-        CorruptFileError: a file is torn or rotten.
-        StorageError: a file is missing or cannot be read.
+        CorruptFileError: If a file is damaged.
+        StorageError: If a file is missing or cannot be read.
     """
     tables = [SELECTION.empty_table()]
     for file in files:
@@ -25,20 +25,19 @@ def read_batch(files: Iterable[str]) -> pa.Table:
             data = storage.read_verified(file)
         except CorruptFileError as error:
             raise CorruptFileError(
-                f"{file} is torn, truncated or rotten. Put back a whole copy of it; while the "
-                "manifest has no picks of its round, you may delete the round's folder instead, "
-                "and run it again."
+                f"{file} is damaged. Restore an intact copy of it. If the manifest has no picks "
+                "of its round yet, you may delete the round's folder instead, and run it again."
             ) from error
-        tables.append(LoadedParquet(data, file, verified=True).read(SELECTION.names))
-    batch = pa.concat_tables(tables, promote_options="default")
-    return batch.cast(SELECTION).sort_by("rank")
-
-
-_ROWS_AT_A_TIME = 64
+        rows = LoadedParquet(data, file, verified=True).read(SELECTION.names)
+        tables.append(rows.cast(SELECTION))
+    return pa.concat_tables(tables).sort_by("rank")
 
 
 def encoded_images(files: Iterable[str], ids: Collection[str]) -> dict[str, bytes]:
-    """Encoded images by id, of those ids that the files hold; a few rows are read at a time."""
+    """Return the encoded images of some ids, by id, as far as the files hold them.
+
+    Only a few rows are in memory at a time.
+    """
     wanted, found = set(ids), dict[str, bytes]()
     for file in files:
         if len(found) == len(wanted):

@@ -55,7 +55,7 @@ def _remedy(round_id: str, stage: str) -> str:
     if stage in ("fit", "scores", "round"):
         return f"Delete it and run round {round_id} again: it is made again."
     return (
-        f"Put back a whole copy of it; while the manifest has no picks of round {round_id}, you "
+        f"Restore an intact copy of it. If the manifest has no picks of round {round_id} yet, you "
         "may delete the round's folder instead, and run it again."
     )
 

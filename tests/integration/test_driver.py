@@ -16,6 +16,7 @@ from baal_ray.images import decode
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.report.status import workspace_status
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.selection import top_k
 from baal_ray.storage.parquet import publish_table
@@ -116,24 +117,26 @@ def test_a_round_says_how_many_picks_stay_without_a_fifth_of_the_samples(
     assert f"; {result.stability:.0%} of the picks stay when a fifth" in result.summary()
 
 
-def test_a_round_finished_by_an_earlier_version_is_still_finished(tmp_path: Path) -> None:
+def test_a_workspace_of_the_commit_before_runs_its_next_round(tmp_path: Path) -> None:
+    """Its files had neither `format` nor `task`, and fits kept Ray Train's folders."""
+    write_pool(tmp_path, images=60)
     config = round_config(tmp_path)
-    folder = Path(config.workspace, "rounds", "old")
-    folder.mkdir(parents=True)
-    old = {
-        "round_id": "old",
-        "acquired": 10,
-        "checkpoint": None,
-        "rule": "random",
-        "scored": 0,
-        "unreadable": 0,
-        "labels": 0,
-        "metrics": {},
-        "seconds": {"fit": 1.0},
-    }
-    (folder / "round.json").write_text(json.dumps({"result": old}))
-    result = run_round(config, "old")
-    assert (result.committed_before, result.acquired, result.stability) == (True, 10, None)
+    bring_in_labels(config, tmp_path)
+    first = run_round(config, "first")
+    for path in Path(config.workspace).rglob("*.json"):
+        if "_delta_log" not in path.parts:
+            plain = json.loads(path.read_text())
+            assert plain.pop("format") == 1
+            plain.pop("task", None)
+            path.write_text(json.dumps(plain))
+    (fit,) = Path(config.workspace, "fits").iterdir()
+    (fit / "checkpoint_2026").mkdir()
+    (fit / "checkpoint_2026" / "state.pt").touch()
+    again = run_round(config, "first")
+    assert again == first.model_copy(update={"committed_before": True})
+    then = run_round(config, "second")
+    assert (then.checkpoint, then.scored, then.acquired) == (first.checkpoint, 0, 10)
+    assert [row[0] for row in workspace_status(config).rows][1:] == ["first", "second"]
 
 
 def test_the_batch_holds_the_images_as_they_are_in_the_pool(

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from baal_ray.experiment.page import experiment_page
-from baal_ray.report.feature_map import FeatureMap
 from baal_ray.report.round_facts import gather
 from baal_ray.report.round_page import round_page
 from browser import DESKTOP, PHONE, look_at, open_browser
@@ -39,10 +37,8 @@ def test_the_page_of_a_round(browser, tmp_path: Path, size, scheme):
         result={"stability": 0.3},
     )
     label(config, {ids[1]: LONG, ids[2]: HOSTILE})
-    points = np.random.default_rng(0).normal(size=(40, 2))
-    drawn = FeatureMap({"pool": points, "labelled": points + 1, "acquired": points[:5]}, 99, 3)
     page = tmp_path / "report.html"
-    page.write_text(round_page(gather(config.workspace, "night-1"), drawn))
+    page.write_text(round_page(gather(config.workspace, "night-1")))
     assert look_at(browser, page, size, scheme) == []
 
 

@@ -22,7 +22,6 @@ DRAWINGS = {
     "histogram": plots.histogram(np.arange(4.0), COUNTS, COUNTS, 1.5, NAME),
     "shares": plots.shares([NAME, "b"], X[:2] / 9, X[1:] / 9),
     "stacked": plots.stacked([NAME, "b"], [("fit", X[:2]), ("score", X[:2])], "seconds"),
-    "scatter": plots.scatter([(NAME, np.eye(2)), ("labelled", np.eye(2)), ("c", np.eye(2))]),
     "crowd": plots.crowd([(NAME, np.eye(2)), ("dog", np.eye(2))], ("picks", np.eye(2))),
     "intervals": plots.intervals([NAME, "b"], X[:2], X[:2] - 1, X[:2] + 1, [0, 7], "x", level=1),
 }
@@ -43,9 +42,7 @@ def test_every_colour_is_the_pages(name: str):
 
 
 def test_two_drawings_share_no_names():
-    one, other = (
-        set(re.findall(r' id="([^"]+)"', DRAWINGS[name])) for name in ("lines", "scatter")
-    )
+    one, other = (set(re.findall(r' id="([^"]+)"', DRAWINGS[name])) for name in ("lines", "crowd"))
     assert one
     assert not one & other
 

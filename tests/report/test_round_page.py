@@ -19,7 +19,7 @@ FIXED = {"evaluation_set": "/data/evaluation.parquet"}
 
 
 def page_of(config, round_id="night-1"):
-    page = storage.read(write_round_report(config.workspace, round_id, with_map=False)).decode()
+    page = storage.read(write_round_report(config.workspace, round_id)).decode()
     assert faults_of(page) == []
     return page
 
@@ -169,9 +169,9 @@ def test_a_round_that_has_not_ended_has_none(tmp_path):
     config = write_round(tmp_path)
     storage.delete(f"{config.workspace}/rounds/night-1/round.json")
     with pytest.raises(ConfigError, match="'night-1' is not finished"):
-        write_round_report(config.workspace, "night-1", with_map=False)
+        write_round_report(config.workspace, "night-1")
     with pytest.raises(ConfigError, match="there is no round 'night-2'; there are night-1"):
-        write_round_report(config.workspace, "night-2", with_map=False)
+        write_round_report(config.workspace, "night-2")
 
 
 def test_a_report_made_by_itself_is_never_in_the_way(tmp_path, caplog):
@@ -179,7 +179,7 @@ def test_a_report_made_by_itself_is_never_in_the_way(tmp_path, caplog):
     report_round(config.workspace, "night-1")
     assert storage.exists(report_uri(config.workspace, "night-1"))
     report_round(config.workspace, "night-2")
-    assert "no report.html, as ConfigError" in caplog.text
+    assert "no report.html: ConfigError" in caplog.text
 
 
 def test_without_the_extra_it_is_said_how_to_have_it(tmp_path, monkeypatch):

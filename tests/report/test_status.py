@@ -53,7 +53,7 @@ def test_rounds_come_in_the_order_they_were_committed_in(tmp_path):
     )
 
 
-def acquired(config, round_id, *, active, control, older=False):
+def acquired(config, round_id, *, active, control):
     """Commit picks, given as (label, what was predicted); those without a label wait for one."""
     picks = [*((*pick, "bald") for pick in active), *((*pick, "random") for pick in control)]
     labels, predicted, rules = zip(*picks, strict=True)
@@ -67,7 +67,7 @@ def acquired(config, round_id, *, active, control, older=False):
     half = len(ids) // 2
     for part in (batch[:half], batch[half:]):
         folder = batch_uri(config.workspace, round_id)
-        publish_table(folder, part.drop_columns(["predicted"]) if older else part)
+        publish_table(folder, part)
     manifest = Manifest(manifest_uri(config.workspace))
     manifest.acquire(batch, round_id)
     answers = pa.table({"id": ids, "label": pa.array(labels, pa.string())})
@@ -79,12 +79,10 @@ def test_labels_are_held_against_what_was_predicted(tmp_path):
     right, wrong, waiting = ("left", "left"), ("left", "right"), (None, "left")
     acquired(config, "a", active=[right, wrong, wrong, waiting], control=[right, wrong])
     acquired(config, "b", active=[wrong, right], control=[waiting])
-    acquired(config, "older", active=[wrong], control=[wrong], older=True)
     by_round = {row[0]: row[1:3] + row[-2:] for row in workspace_status(config).rows}
     assert by_round == {
         "a": ("bald + 2 random", "6", "67% of 3", "50% of 2"),
         "b": ("bald + 1 random", "3", "50% of 2", ""),
-        "older": ("bald + 1 random", "2", "", ""),
     }
 
 
@@ -97,7 +95,7 @@ def test_a_corrected_label_counts_and_a_forgotten_or_released_image_does_not(tmp
     forget_images(config.workspace, ["a-1"])
     manifest.release(pa.table({"id": ["a-2"]}))
     other = {"id": ["a-2"], "rule": ["bald"], "model": ["sha256"]}
-    manifest.acquire(pa.table(other), "b")  # as an older version would, with no prediction
+    manifest.acquire(pa.table(other), "b")  # by a program that wrote no batch
     manifest.label(pa.table({"id": ["a-2"], "label": ["right"]}))
     assert [row[-2:] for row in workspace_status(config).rows] == [
         ("50% of 2", "100% of 1"),

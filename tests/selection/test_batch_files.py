@@ -5,7 +5,7 @@ from baal_ray import storage
 from baal_ray.errors import CorruptFileError, StorageError
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace.batches import read_batch
-from baal_ray.workspace.schema import BATCH, SELECTION
+from baal_ray.workspace.schema import BATCH
 
 
 def test_a_batch_file_that_is_rotten_or_missing_is_named(tmp_path):
@@ -14,20 +14,8 @@ def test_a_batch_file_that_is_rotten_or_missing_is_named(tmp_path):
     file = publish_table(str(tmp_path), pa.table(arrays, schema=BATCH))
     assert read_batch([file])["id"].to_pylist() == ["a"]
     storage.publish(file, storage.read(file)[:100])
-    with pytest.raises(CorruptFileError, match=f"{file} is torn.*Put back a whole copy"):
+    with pytest.raises(CorruptFileError, match=f"{file} is damaged.*Restore an intact copy"):
         read_batch([file])
     storage.delete(file)
     with pytest.raises(StorageError, match=f"{file} cannot be read"):
         read_batch([file])
-
-
-def test_a_batch_of_an_earlier_version_says_nothing_of_predictions(tmp_path):
-    columns = {"id": ["a"], "rank": [1], "rule": ["bald"], "model": ["sha256"], "image": [b"x"]}
-    schema = pa.schema([field for field in BATCH if field.name != "predicted"])
-    arrays = [pa.array(columns.get(field.name, [None]), field.type) for field in schema]
-    file = publish_table(str(tmp_path), pa.table(arrays, schema=schema))
-    batch = read_batch([file])
-    assert batch.schema == SELECTION
-    assert batch.select(["model", "predicted"]).to_pylist() == [
-        {"model": "sha256", "predicted": None}
-    ]

@@ -16,11 +16,11 @@ from baal_ray.config.sections import (
     SelectionConfig,
     TrainingConfig,
 )
-from baal_ray.storage.locations import rule_broken
+from baal_ray.storage.locations import broken_rule
 
 
 def _read_alike(location: str) -> str:
-    if rule := rule_broken(location):
+    if rule := broken_rule(location):
         raise ValueError(rule)
     return location
 

@@ -16,7 +16,7 @@ _PATIENCE_SECONDS = 30
 
 
 @contextmanager
-def told_if_it_fails(config: NotifyConfig, round_id: str) -> Iterator[None]:
+def notifying_of_failure(config: NotifyConfig, round_id: str) -> Iterator[None]:
     """Tell of an error that ends a round; it is raised as it is."""
     try:
         yield

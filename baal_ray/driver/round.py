@@ -15,9 +15,9 @@ from baal_ray import storage
 from baal_ray.cluster import check_resources, check_workspace, connect
 from baal_ray.config import RoundConfig
 from baal_ray.driver.commit import Commit
-from baal_ray.driver.notification import notify, told_if_it_fails
+from baal_ray.driver.notification import notify, notifying_of_failure
 from baal_ray.driver.plan import follow_plan
-from baal_ray.driver.termination import ending_at_once
+from baal_ray.driver.termination import exiting_on_sigterm
 from baal_ray.errors import UnreadableImagesError
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
@@ -25,11 +25,11 @@ from baal_ray.pool import PoolListing, read_pool
 from baal_ray.report.automatic import report_round
 from baal_ray.scoring.batch_size import with_batch_size
 from baal_ray.scoring.job import ScoringJob, decoder_version
-from baal_ray.scoring.progress import telling_progress
+from baal_ray.scoring.progress import reporting_progress
 from baal_ray.scoring.stage import ScoreFolder
 from baal_ray.selection.batch import Picker, pick_batch
 from baal_ray.selection.further_stages import score_candidates
-from baal_ray.storage.lock import alone
+from baal_ray.storage.lock import exclusive
 from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.training.fit import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
@@ -63,7 +63,7 @@ def run_round(config: RoundConfig, round_id: str) -> RoundResult:
         BaalRayError: as `baal_ray.errors` lists them; the round can be run again once it is
             mended.
     """
-    with told_if_it_fails(config.notify, round_id):
+    with notifying_of_failure(config.notify, round_id):
         result = _Round(config, round_id).run()
     outcome = "nothing to do" if result.committed_before else "committed"
     notify(config.notify, round_id, outcome, result.summary())
@@ -82,12 +82,12 @@ class _Round:
 
     def run(self) -> RoundResult:
         """The stages in their order."""
-        with alone(self._folder):
+        with exclusive(self._folder):
             finished = self._finished()
             if finished is not None:
                 return finished
             connect()
-            with ending_at_once(self._where):
+            with exiting_on_sigterm(self._where):
                 check_resources(self._config.resources)
                 check_workspace(self._config.workspace)
                 result = self._run()
@@ -155,7 +155,7 @@ class _Round:
         config = self._config
         folder = ScoreFolder(job, scores_uri(config.workspace))
         listing, leave_out = PoolListing.of(plan.pool), self._acquired() | folder.scored
-        with telling_progress(folder.uri, max(0, listing.rows - len(leave_out))):
+        with reporting_progress(folder.uri, max(0, listing.rows - len(leave_out))):
             pool = read_pool(listing, leave_out=leave_out)
             done = folder.add(pool, keep_by=config.selection.ranked_by)
         allowed = config.scoring.max_unreadable

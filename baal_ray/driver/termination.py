@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def ending_at_once(say: Callable[[], str]) -> Iterator[None]:
+def exiting_on_sigterm(say: Callable[[], str]) -> Iterator[None]:
     """On SIGTERM say a sentence and end this very process, with exit code 143.
 
     Ray gives a job that is stopped three seconds, and its own clean-up may take longer. What is

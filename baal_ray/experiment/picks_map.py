@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from baal_ray.experiment.reference_model import Sight
+from baal_ray.experiment.reference_model import PickFeatures
 from baal_ray.report import page, plots
 from baal_ray.report.page import Html
 
@@ -18,7 +18,7 @@ _COMPONENTS, _PERPLEXITY = 50, 30
 Points = npt.NDArray[np.float64]
 
 
-def picks_map(sight: Sight, classes: Sequence[str]) -> list[Html]:
+def picks_map(sight: PickFeatures, classes: Sequence[str]) -> list[Html]:
     """Draw one map per rule, all of the same images, or none if there are too few images.
 
     Args:
@@ -49,7 +49,7 @@ def picks_map(sight: Sight, classes: Sequence[str]) -> list[Html]:
     return [page.paragraph(about, "muted"), page.figures(drawn)]
 
 
-def others_near(sight: Sight) -> dict[str, float]:
+def others_near(sight: PickFeatures) -> dict[str, float]:
     """Return, for each group of images, the share of nearest images that are of another class.
 
     Args:

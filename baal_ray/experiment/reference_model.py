@@ -22,7 +22,7 @@ Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class Sight:
+class PickFeatures:
     """Images as the reference model sees them.
 
     Attributes:
@@ -40,11 +40,11 @@ class Sight:
     picks: Mapping[str, slice]
 
 
-def look(
+def features_of_picks(
     config: ExperimentConfig,
     images: LabelledImages,
     picks: Mapping[str, Sequence[str]],
-) -> Sight:
+) -> PickFeatures:
     """Fit a model on as many random labels as a curve ends with, and look at the picks with it.
 
     A model sees the images that it was fitted on more clearly than others, which would favour a
@@ -66,7 +66,7 @@ def look(
     rows = np.concatenate(list(shown.values()))
     ends = np.cumsum([0, *map(len, shown.values())]).tolist()
     pool, *of_rules = (slice(start, end) for start, end in pairwise(ends))
-    return Sight(
+    return PickFeatures(
         rows,
         _features(config, images, fitted, rows),
         images.labels_N[rows],

@@ -24,7 +24,7 @@ from baal_ray.experiment.config import ExperimentConfig, TrialConfig
 from baal_ray.experiment.images import LabelledImages, read_images
 from baal_ray.experiment.labels_needed import labels_needed
 from baal_ray.experiment.learning_curve import CURVE, Curve
-from baal_ray.experiment.reference_model import Sight, look
+from baal_ray.experiment.reference_model import PickFeatures, features_of_picks
 from baal_ray.model import check_model
 from baal_ray.report.automatic import extra_is_installed
 from baal_ray.storage.parquet import LoadedParquet, parquet_bytes
@@ -217,22 +217,22 @@ def _publish(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -
     report_experiment(config, curves, needed, lambda: _look(config, curves, pool))
 
 
-def _look(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -> Sight:
+def _look(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -> PickFeatures:
     """Look at the picks of each rule with the first seed, in a task on the cluster."""
     picks: dict[str, list[str]] = {rule.name: [] for rule in config.rules}
     for row in curves.select(["rule", "seed", "picks"]).to_pylist():
         if row["seed"] == 0:
             picks[row["rule"]] += row["picks"]
-    task = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus)(look)
-    sight: Sight = ray.get(task.remote(config, pool, picks))
-    return sight
+    task = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus)(features_of_picks)
+    found: PickFeatures = ray.get(task.remote(config, pool, picks))
+    return found
 
 
 def report_experiment(
     config: ExperimentConfig,
     curves: pa.Table,
     labels_needed: pa.Table,
-    look: Callable[[], Sight],
+    look: Callable[[], PickFeatures],
 ) -> None:
     """Write a page into the folder of an experiment. As for a round, nothing is raised.
 

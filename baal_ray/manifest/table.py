@@ -32,10 +32,10 @@ from baal_ray.manifest.changes import (
     settling,
 )
 from baal_ray.manifest.delta_options import delta_options
-from baal_ray.storage.conditional_writes import check_racing_creates
-from baal_ray.storage.locations import rule_broken
+from baal_ray.storage.conditional_writes import check_conditional_writes
+from baal_ray.storage.locations import broken_rule
 from baal_ray.storage.redaction import redacted
-from baal_ray.storage.remedies import told
+from baal_ray.storage.remedies import explained
 from baal_ray.workspace.schema import ACQUIRED, LABELLED, MANIFEST, REJECTED, RELEASED, STATUSES
 
 #: The most tries of one change, and the bounds of the waits between them: on average half a minute
@@ -81,7 +81,7 @@ class Manifest:
         Raises:
             StorageError: If Delta Lake would take the URI for another place than fsspec does.
         """
-        if rule := rule_broken(uri):
+        if rule := broken_rule(uri):
             raise StorageError(redacted(f"the manifest is at {uri!r}; {rule}. Use another name."))
         self.uri = uri
         self._storage_options = delta_options(os.environ) | (storage_options or {})
@@ -385,7 +385,7 @@ class Manifest:
     def _create(self) -> None:
         """Create the empty table. If another process does so first, its table is as good."""
         if self._reached_by_fsspec and not storage.is_local(self.uri):
-            check_racing_creates(self.uri)
+            check_conditional_writes(self.uri)
         with _storage_errors(self.uri, "created"):
             try:
                 DeltaTable.create(
@@ -405,4 +405,4 @@ def _storage_errors(uri: str, done: str) -> Iterator[None]:
     try:
         yield
     except (DeltaError, OSError) as error:
-        raise StorageError(told(f"the manifest {uri} cannot be {done}", error)) from error
+        raise StorageError(explained(f"the manifest {uri} cannot be {done}", error)) from error

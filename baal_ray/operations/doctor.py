@@ -24,7 +24,7 @@ from baal_ray.model import check_model
 from baal_ray.operations.dashboard import dashboard_answers
 from baal_ray.pool import PoolListing, check_ids, list_pool, sample_pool
 from baal_ray.scoring.job import decoder_version
-from baal_ray.storage.conditional_writes import check_racing_creates, race
+from baal_ray.storage.conditional_writes import check_conditional_writes, race
 from baal_ray.storage.scratch import scratch_folder
 from baal_ray.training.examples import evaluation_examples
 from baal_ray.workspace import manifest_uri
@@ -75,7 +75,7 @@ def examine(
     Yields:
         The findings. Each check comes after the checks that it needs.
     """
-    patient = _Patient(config_path)
+    patient = _Checks(config_path)
     missed: set[str] = set()
     for check in _CHECKS:
         announce(check.name)
@@ -89,7 +89,7 @@ class _CannotTellError(Exception):
     """A check ran but could not decide."""
 
 
-class _Patient:
+class _Checks:
     """The configuration and the cluster that are examined. Each method is a check.
 
     A check returns a description of what it found, or raises an error that says what to do.
@@ -108,7 +108,7 @@ class _Patient:
     def ray(self) -> str:
         address = os.environ.get("RAY_ADDRESS", "")
         try:
-            _knock(address)
+            _check_reachable(address)
             ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             raise ResourceError(
@@ -137,7 +137,7 @@ class _Patient:
 
     def racing_creates(self) -> str:
         with ProcessPoolExecutor(_RACING_PROCESSES, mp_context=get_context("spawn")) as racers:
-            check_racing_creates(
+            check_conditional_writes(
                 self.config.workspace,
                 lambda uri: sum(racers.map(race, [uri] * _RACING_PROCESSES)),
             )
@@ -230,10 +230,10 @@ class _Check:
     """A check: its name, the method that runs it, and the checks that must pass first."""
 
     name: str
-    run: Callable[[_Patient], str]
+    run: Callable[[_Checks], str]
     needs: tuple[str, ...] = ()
 
-    def finding(self, patient: _Patient, missed: set[str]) -> Finding:
+    def finding(self, patient: _Checks, missed: set[str]) -> Finding:
         lacking = [name for name in self.needs if name in missed]
         if lacking:
             return Finding(
@@ -249,22 +249,22 @@ class _Check:
 
 
 _CHECKS = (
-    _Check("configuration", _Patient.configuration),
-    _Check("Ray", _Patient.ray),
-    _Check("workspace", _Patient.workspace, needs=("configuration",)),
-    _Check("racing creates", _Patient.racing_creates, needs=("configuration", "workspace")),
-    _Check("manifest", _Patient.manifest, needs=("configuration", "workspace")),
-    _Check("pool", _Patient.pool, needs=("configuration", "Ray")),
-    _Check("evaluation set", _Patient.evaluation_set, needs=("configuration",)),
-    _Check("model", _Patient.model, needs=("configuration",)),
-    _Check("decoder", _Patient.decoder, needs=("configuration",)),
-    _Check("cluster", _Patient.cluster, needs=("configuration", "Ray")),
-    _Check("nodes", _Patient.nodes, needs=("configuration", "Ray", "workspace")),
-    _Check("dashboard", _Patient.dashboard, needs=("Ray",)),
+    _Check("configuration", _Checks.configuration),
+    _Check("Ray", _Checks.ray),
+    _Check("workspace", _Checks.workspace, needs=("configuration",)),
+    _Check("racing creates", _Checks.racing_creates, needs=("configuration", "workspace")),
+    _Check("manifest", _Checks.manifest, needs=("configuration", "workspace")),
+    _Check("pool", _Checks.pool, needs=("configuration", "Ray")),
+    _Check("evaluation set", _Checks.evaluation_set, needs=("configuration",)),
+    _Check("model", _Checks.model, needs=("configuration",)),
+    _Check("decoder", _Checks.decoder, needs=("configuration",)),
+    _Check("cluster", _Checks.cluster, needs=("configuration", "Ray")),
+    _Check("nodes", _Checks.nodes, needs=("configuration", "Ray", "workspace")),
+    _Check("dashboard", _Checks.dashboard, needs=("Ray",)),
 )
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise at once if nobody listens at the address. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if "/" not in host and port.isdigit():

@@ -33,7 +33,7 @@ again."""
 
 
 @dataclass(frozen=True)
-class Trace:
+class FileWithImages:
     """A file of the workspace that holds some of the images.
 
     Attributes:
@@ -50,7 +50,7 @@ class Trace:
     rotten: bool = False
 
 
-def table_of(traces: Iterable[Trace]) -> Table:
+def table_of(traces: Iterable[FileWithImages]) -> Table:
     """Return traces as a table on a console."""
     table = Table("file", "images", box=None)
     for trace in traces:
@@ -58,7 +58,7 @@ def table_of(traces: Iterable[Trace]) -> Table:
     return table
 
 
-def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
+def find_traces(workspace: str, ids: Sequence[str]) -> list[FileWithImages]:
     """Find the files that hold any of the images. Only the column of ids is read from each.
 
     The result includes the manifest's files, also those of its earlier versions, and pages that
@@ -72,15 +72,15 @@ def find_traces(workspace: str, ids: Sequence[str]) -> list[Trace]:
     found = []
     for uri, round_folder in _files(workspace):
         try:
-            found.append(Trace(uri, round_folder, _ids_in(uri, wanted)))
+            found.append(FileWithImages(uri, round_folder, _ids_in(uri, wanted)))
         except StorageError as error:
             if not uri.startswith(scores) or isinstance(error.__cause__, OSError):
                 raise
-            found.append(Trace(uri, None, [], rotten=True))
+            found.append(FileWithImages(uri, None, [], rotten=True))
     return [trace for trace in found if trace.ids or trace.rotten]
 
 
-def forget_images(workspace: str, ids: Sequence[str]) -> list[Trace]:
+def forget_images(workspace: str, ids: Sequence[str]) -> list[FileWithImages]:
     """Remove images from everything in the workspace. What models learned from them stays.
 
     Returns:
@@ -123,7 +123,7 @@ def _files(workspace: str) -> Iterator[tuple[str, str | None]]:
         yield file, None
 
 
-def _check_whole(trace: Trace) -> None:
+def _check_whole(trace: FileWithImages) -> None:
     if trace.round_folder is not None:
         try:
             storage.read_verified(trace.uri)
@@ -149,7 +149,7 @@ def _ids_in(uri: str, wanted: pa.Array) -> list[str]:
     return found
 
 
-def _replace(trace: Trace) -> None:
+def _replace(trace: FileWithImages) -> None:
     """Publish the file without the images, and make its round name the new file."""
     folder, name = trace.uri.rsplit("/", 1)
     rows = pq.read_table(pa.BufferReader(storage.read_verified(trace.uri)))

@@ -22,7 +22,7 @@ _MOST_LABELS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Wrong:
+class ErrorCount:
     """A count of labelled picks that the model took for another class when it picked them.
 
     Attributes:
@@ -33,8 +33,8 @@ class Wrong:
     count: int = 0
     of: int = 0
 
-    def __add__(self, other: "Wrong") -> "Wrong":
-        return Wrong(self.count + other.count, self.of + other.of)
+    def __add__(self, other: "ErrorCount") -> "ErrorCount":
+        return ErrorCount(self.count + other.count, self.of + other.of)
 
     def __str__(self) -> str:
         return f"{self.share:.0%} of {self.of}" if self.of else ""
@@ -54,8 +54,8 @@ class Wrong:
 class Comparison:
     """The active and the random picks of a round, or of several."""
 
-    active: Wrong = Wrong()
-    random: Wrong = Wrong()
+    active: ErrorCount = ErrorCount()
+    random: ErrorCount = ErrorCount()
 
     def __add__(self, other: "Comparison") -> "Comparison":
         return Comparison(self.active + other.active, self.random + other.random)
@@ -117,9 +117,9 @@ def compare_picks(workspace: str, rows: pa.Table) -> dict[str, Comparison]:
         if prediction is not None:
             counts[round_id, rule == "random", label != prediction] += 1
 
-    def wrong(round_id: str, random: bool) -> Wrong:
+    def wrong(round_id: str, random: bool) -> ErrorCount:
         count, right = counts[round_id, random, True], counts[round_id, random, False]
-        return Wrong(count, count + right)
+        return ErrorCount(count, count + right)
 
     return {id: Comparison(wrong(id, False), wrong(id, True)) for id in {key[0] for key in counts}}
 

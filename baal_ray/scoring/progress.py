@@ -20,7 +20,7 @@ _PATIENCE = 5.0
 
 
 @contextmanager
-def telling_progress(folder: str, images: int, every: float = _EVERY) -> Iterator[None]:
+def reporting_progress(folder: str, images: int, every: float = _EVERY) -> Iterator[None]:
     """Log a line a minute while the block runs: images scored, their rate, and what is left.
 
     In a terminal nothing is said, as Ray draws its bars there. What goes wrong with telling is

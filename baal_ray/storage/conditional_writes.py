@@ -28,7 +28,7 @@ def race(uri: str) -> int:
         return sum(threads.map(create, range(_WRITERS)))
 
 
-def check_racing_creates(folder: str, race: Callable[[str], int] = race) -> None:
+def check_conditional_writes(folder: str, race: Callable[[str], int] = race) -> None:
     """Refuse a store in which several racing writers can create the same file.
 
     A store that passes may still be faulty: a race can show a fault, but never rule one out.

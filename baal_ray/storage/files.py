@@ -21,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from baal_ray.errors import CorruptFileError, StorageError
 from baal_ray.storage.redaction import redacted
-from baal_ray.storage.remedies import told
+from baal_ray.storage.remedies import explained
 
 if TYPE_CHECKING:
     import pyarrow
@@ -337,4 +337,4 @@ def storage_errors(what: str, done: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # stores differ: OSError, botocore's, aiohttp's, Google's
-        raise StorageError(told(f"{what} cannot be {done}", error)) from error
+        raise StorageError(explained(f"{what} cannot be {done}", error)) from error

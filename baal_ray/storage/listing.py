@@ -34,7 +34,7 @@ class LeftOut:
         self._counts: Counter[str] = Counter()
         self._examples: defaultdict[str, list[str]] = defaultdict(list)
 
-    def takes_on_disk(self, path: str, info: dict[str, Any]) -> bool:
+    def skips_on_disk(self, path: str, info: dict[str, Any]) -> bool:
         """Return whether a local path is neither a file nor a link to one.
 
         If so, it is recorded as left out.
@@ -49,7 +49,7 @@ class LeftOut:
             self._note(_LINKED if stat.S_ISDIR(mode) else _SPECIAL, path)
         return not stat.S_ISREG(mode)
 
-    def takes_in_store(self, path: str) -> bool:
+    def skips_in_store(self, path: str) -> bool:
         """Return whether the last part of a key does not name a single object.
 
         If so, it is recorded as left out.
@@ -83,9 +83,9 @@ def walk(fs: fsspec.AbstractFileSystem, folder: str, left_out: LeftOut) -> Itera
             continue  # a file instead of the folder, or an object that stands for it
         if info["type"] == "directory":
             # The name of the folder in "a//b.jpg" ends in a slash.
-            if (local or not left_out.takes_in_store(path)) and not _is_hidden(path):
+            if (local or not left_out.skips_in_store(path)) and not _is_hidden(path):
                 folders.append(path)
-        elif not _is_hidden(path) and not (local and left_out.takes_on_disk(path, info)):
+        elif not _is_hidden(path) and not (local and left_out.skips_on_disk(path, info)):
             files.append(path)
     yield from sorted(files)
     for below in sorted(folders):
@@ -140,7 +140,7 @@ def list_files(uri: str, extension: str = "") -> list[str]:
         for name, info in below.items()
         if name
         and not any(part.startswith((".", "_")) for part in name.split("/"))
-        and not (local and left_out.takes_on_disk(f"{root}/{name}", info))
+        and not (local and left_out.skips_on_disk(f"{root}/{name}", info))
     ]
     left_out.warn(uri)
     place = uri if "://" in uri else root

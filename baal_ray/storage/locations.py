@@ -7,7 +7,7 @@ _TAKEN_OTHERWISE = re.compile(r"[%#?*\[\]\\\x00-\x1f\x7f]")
 _STEPS = {"", ".", ".."}
 
 
-def rule_broken(location: str) -> str | None:
+def broken_rule(location: str) -> str | None:
     """Return the rule that a location breaks if the libraries would not all take it alike."""
     scheme, is_uri, rest = location.partition("://")
     if not is_uri:

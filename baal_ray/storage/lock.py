@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 from baal_ray.errors import StorageError
 from baal_ray.storage.files import sha256
-from baal_ray.storage.remedies import told
+from baal_ray.storage.remedies import explained
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(uri: str) -> Iterator[None]:
+def exclusive(uri: str) -> Iterator[None]:
     """Wait until no other process of this machine holds the lock of a URI, then hold it.
 
     The kernel releases the lock when the process ends, however it ends. The drivers of a Ray
@@ -28,7 +28,7 @@ def alone(uri: str) -> Iterator[None]:
         # Anyone may write in that folder, and a link planted there could lead anywhere.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise StorageError(told(f"{path} cannot be locked", error)) from error
+        raise StorageError(explained(f"{path} cannot be locked", error)) from error
     with os.fdopen(descriptor) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from baal_ray import storage
 from baal_ray.errors import CorruptFileError, StorageError
-from baal_ray.storage.remedies import told
+from baal_ray.storage.remedies import explained
 
 _BUFFER_BYTES = 8 * 1024**2
 
@@ -40,7 +40,7 @@ def _opened(uri: str) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:
     except pa.ArrowInvalid as error:
         raise StorageError(f"{uri} is not a complete Parquet file: {error}") from error
     except OSError as error:
-        raise StorageError(told(f"{uri} cannot be read", error)) from error
+        raise StorageError(explained(f"{uri} cannot be read", error)) from error
 
 
 @contextmanager

@@ -69,7 +69,7 @@ _ANSI_OR_TREE = re.compile(r"\x1b\[[0-9;]*m|[\u21b3\s]+")
 _RUST_NUMBER = re.compile(r"(?:\(os error |Os \{ code: )(\d+)")
 
 
-def told(what: str, error: BaseException) -> str:
+def explained(what: str, error: BaseException) -> str:
     """Return what failed, why, and the remedy if one is known, on one line.
 
     Delta Lake's errors come as a coloured tree, and some repeat secrets.

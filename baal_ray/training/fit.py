@@ -14,7 +14,7 @@ from baal_ray import storage
 from baal_ray.cluster import runtime_env
 from baal_ray.config import RoundConfig
 from baal_ray.errors import TrainingError
-from baal_ray.storage.lock import alone
+from baal_ray.storage.lock import exclusive
 from baal_ray.training.examples import Examples, evaluation_examples, hold_out, labelled_examples
 from baal_ray.training.worker import FitJob, train_worker
 from baal_ray.workspace import fits_uri
@@ -60,7 +60,7 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
         LabelError: If a label is not one of the classes.
     """
     job = _job(config, labelled)
-    with alone(job.record):  # two rounds with the same labels share a fit
+    with exclusive(job.record):  # two rounds with the same labels share a fit
         reused = storage.exists(job.record)
         if not reused:
             _train(job)

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from baal_ray.config import NotifyConfig
-from baal_ray.driver.notification import notify, told_if_it_fails
+from baal_ray.driver.notification import notify, notifying_of_failure
 
 
 @pytest.fixture
@@ -58,14 +58,14 @@ def test_command_and_url_get_the_same_message(webhook, tmp_path):
 
 def test_an_error_is_told_and_raised(webhook):
     config = NotifyConfig(url=url_of(webhook))
-    with pytest.raises(ValueError, match="too late"), told_if_it_fails(config, "night"):
+    with pytest.raises(ValueError, match="too late"), notifying_of_failure(config, "night"):
         raise ValueError("too late")
     (told,) = webhook.posted
     assert (told["outcome"], told["text"]) == ("failed", "baal_ray round night: too late")
 
 
 def test_nobody_is_told_of_a_round_that_does_not_fail(webhook):
-    with told_if_it_fails(NotifyConfig(url=url_of(webhook)), "night"):
+    with notifying_of_failure(NotifyConfig(url=url_of(webhook)), "night"):
         pass
     assert webhook.posted == []
 

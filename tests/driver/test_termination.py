@@ -4,14 +4,14 @@ import signal
 import subprocess
 import sys
 
-from baal_ray.driver.termination import ending_at_once
+from baal_ray.driver.termination import exiting_on_sigterm
 
 WORKER = """
 import atexit, logging, time
-from baal_ray.driver.termination import ending_at_once
+from baal_ray.driver.termination import exiting_on_sigterm
 
 atexit.register(time.sleep, 60)  # as a slow clean-up
-with ending_at_once(lambda: "it was working"):
+with exiting_on_sigterm(lambda: "it was working"):
     print("working", flush=True)
     while True:
         time.sleep(60)
@@ -33,6 +33,6 @@ def test_the_process_says_where_it_stood_and_ends_with_143():
 
 def test_the_handler_before_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with ending_at_once(str):
+    with exiting_on_sigterm(str):
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before

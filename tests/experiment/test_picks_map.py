@@ -1,11 +1,11 @@
 import numpy as np
 
 from baal_ray.experiment.picks_map import others_near, picks_map
-from baal_ray.experiment.reference_model import Sight
+from baal_ray.experiment.reference_model import PickFeatures
 from pages import text_of
 
 
-def two_classes(**picks: tuple[np.ndarray, list[int]]) -> Sight:
+def two_classes(**picks: tuple[np.ndarray, list[int]]) -> PickFeatures:
     """Twelve images of one class around 0, and twelve of another around 100."""
     features = [np.arange(12.0), 100 + np.arange(12.0)]
     labels = [0] * 12 + [1] * 12
@@ -16,7 +16,7 @@ def two_classes(**picks: tuple[np.ndarray, list[int]]) -> Sight:
         rows[rule] = slice(end, end + len(at))
         end += len(at)
     features_N_D = np.stack([np.concatenate(features)] * 2, axis=1).astype(np.float32)
-    return Sight(np.arange(end), features_N_D, np.array(labels), slice(0, 24), rows)
+    return PickFeatures(np.arange(end), features_N_D, np.array(labels), slice(0, 24), rows)
 
 
 def test_picks_between_classes_have_others_near():
@@ -33,7 +33,7 @@ def test_a_pick_in_the_sample_is_not_its_own_neighbour():
     """A sample of the pool, picked: the share is that of the pool itself."""
     rng = np.random.default_rng(0)
     rows_N = np.tile(np.arange(100), 2)
-    sight = Sight(
+    sight = PickFeatures(
         rows_N,
         rng.normal(size=(100, 2)).astype(np.float32)[rows_N],
         rng.integers(0, 2, 100)[rows_N],
@@ -55,7 +55,7 @@ def test_each_rule_has_its_map():
 
 def test_too_few_images_have_no_map():
     sight = two_classes(bald=(np.array([5.0]), [0]))
-    few = Sight(sight.rows_N, sight.features_N_D, sight.labels_N, slice(0, 11), sight.picks)
+    few = PickFeatures(sight.rows_N, sight.features_N_D, sight.labels_N, slice(0, 11), sight.picks)
     assert picks_map(few, ["cat", "dog"]) == []
 
 

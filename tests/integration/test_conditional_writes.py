@@ -10,7 +10,7 @@ import s3fs
 from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
-from baal_ray.storage.conditional_writes import check_racing_creates, race
+from baal_ray.storage.conditional_writes import check_conditional_writes, race
 from faulty_s3 import FaultyS3, _Handler
 
 BATCH = pa.table({"id": ["a"]})
@@ -59,19 +59,19 @@ def test_looking_first_is_right_as_long_as_nobody_races(sloppy):
 
 
 def test_a_disk_passes_and_is_left_as_it_was(tmp_path):
-    check_racing_creates(str(tmp_path))
+    check_conditional_writes(str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_s3_passes_and_is_left_as_it_was(bucket):
-    check_racing_creates(f"{bucket}/races")
+    check_conditional_writes(f"{bucket}/races")
     assert storage.list_files(bucket) == []
     assert not storage.exists(f"{bucket}/races")
 
 
 def test_a_store_without_conditional_writes_is_refused(sloppy):
     with pytest.raises(StorageError, match=r"sloppy is in a store where \d writers created"):
-        check_racing_creates(sloppy)
+        check_conditional_writes(sloppy)
     assert not storage.exists(sloppy)
 
 

@@ -1,17 +1,17 @@
 import pytest
 
-from baal_ray.report.comparison import Comparison, Wrong, comparison_lines
+from baal_ray.report.comparison import Comparison, ErrorCount, comparison_lines
 
 
 def test_the_difference_and_its_interval_are_newcombes():
-    compared = Comparison(Wrong(56, 70), Wrong(48, 80))
+    compared = Comparison(ErrorCount(56, 70), ErrorCount(48, 80))
     assert compared.difference == pytest.approx(0.2)
     assert compared.interval() == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 def test_how_many_more_labels_would_do_is_about_right():
     """(1.96 / 0.005)² · (0.295 · 0.705 + 0.3 · 0.7 / 9) = 35,500, and 1,000 are there."""
-    compared = Comparison(Wrong(2700, 9000), Wrong(295, 1000))
+    compared = Comparison(ErrorCount(2700, 9000), ErrorCount(295, 1000))
     assert compared.random_labels_missing() == pytest.approx(34_500, rel=0.03)
     *_, verdict = comparison_lines([compared])
     assert "about 35,000 more labelled random picks" in verdict
@@ -20,7 +20,7 @@ def test_how_many_more_labels_would_do_is_about_right():
 @pytest.mark.parametrize(("active", "random"), [(30, 20), (20, 30), (12, 10)])
 def test_so_many_labels_would_do_and_a_few_less_would_not(active, random):
     """100 active picks and 100 random ones are labelled, with so many wrong ones."""
-    compared = Comparison(Wrong(active, 100), Wrong(random, 100))
+    compared = Comparison(ErrorCount(active, 100), ErrorCount(random, 100))
     missing = compared.random_labels_missing()
     low, high = compared.interval(1 + 1.01 * missing / 100)
     assert low > 0 or high < 0
@@ -29,22 +29,30 @@ def test_so_many_labels_would_do_and_a_few_less_would_not(active, random):
 
 
 def test_rates_that_are_the_same_are_never_told_apart():
-    assert Comparison(Wrong(5, 50), Wrong(1, 10)).random_labels_missing() is None
+    assert Comparison(ErrorCount(5, 50), ErrorCount(1, 10)).random_labels_missing() is None
 
 
 @pytest.mark.parametrize(
     ("active", "random", "told"),
     [
-        (Wrong(60, 100), Wrong(10, 100), "So far, active picks beat random ones: the model was"),
-        (Wrong(10, 100), Wrong(60, 100), "So far, active picks are worse than random ones: the"),
         (
-            Wrong(30, 100),
-            Wrong(2, 10),
+            ErrorCount(60, 100),
+            ErrorCount(10, 100),
+            "So far, active picks beat random ones: the model was",
+        ),
+        (
+            ErrorCount(10, 100),
+            ErrorCount(60, 100),
+            "So far, active picks are worse than random ones: the",
+        ),
+        (
+            ErrorCount(30, 100),
+            ErrorCount(2, 10),
             "No clear difference yet: at these rates it takes about 79",
         ),
         (
-            Wrong(0, 100),
-            Wrong(0, 10),
+            ErrorCount(0, 100),
+            ErrorCount(0, 10),
             "No clear difference yet: at these rates a million labelled",
         ),
     ],
@@ -56,7 +64,7 @@ def test_the_verdict_is_that_of_the_interval(active, random, told):
 
 def test_rounds_without_a_control_are_not_pooled_with_those_that_have_one():
     """The first model was wrong about everything, and nothing was drawn at random then."""
-    rounds = [Comparison(Wrong(50, 50)), Comparison(Wrong(10, 20), Wrong(10, 20))]
+    rounds = [Comparison(ErrorCount(50, 50)), Comparison(ErrorCount(10, 20), ErrorCount(10, 20))]
     header, active, random, *_ = comparison_lines(rounds)
     assert "rounds: 1;" in header
     assert "50.0% of 20" in active
@@ -64,7 +72,7 @@ def test_rounds_without_a_control_are_not_pooled_with_those_that_have_one():
 
 
 def test_without_any_control_it_says_how_to_have_one():
-    (line,) = comparison_lines([Comparison(Wrong(3, 9))])
+    (line,) = comparison_lines([Comparison(ErrorCount(3, 9))])
     assert "selection.random_share" in line
     assert list(comparison_lines([])) == []
-    assert list(comparison_lines([Comparison(random=Wrong(3, 9))])) == []
+    assert list(comparison_lines([Comparison(random=ErrorCount(3, 9))])) == []

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from baal_ray.scoring import progress
-from baal_ray.scoring.progress import in_words, progress_line, telling_progress
+from baal_ray.scoring.progress import in_words, progress_line, reporting_progress
 from baal_ray.storage.parquet import publish_table
 
 SCORED = pa.table({"id": [str(number) for number in range(20)]})
@@ -47,7 +47,7 @@ def test_what_this_run_puts_on_disk_counts_and_nothing_else(tmp_path, caplog):
     caplog.set_level(logging.INFO, progress.__name__)
     folder = str(tmp_path / "scores")
     publish_table(folder, SCORED.slice(0, 7))
-    with telling_progress(folder, 100, every=0.02):
+    with reporting_progress(folder, 100, every=0.02):
         wait_for(caplog, "scores: 0 of about 100 images")
         publish_table(folder, SCORED.slice(7, 5))
         wait_for(caplog, "scores: 5 of about 100 images")
@@ -60,7 +60,7 @@ def test_what_this_run_puts_on_disk_counts_and_nothing_else(tmp_path, caplog):
 
 def test_what_goes_wrong_with_telling_ends_nothing(tmp_path, caplog):
     caplog.set_level(logging.INFO, progress.__name__)
-    with telling_progress(str(tmp_path), 100, every=0.02):
+    with reporting_progress(str(tmp_path), 100, every=0.02):
         wait_for(caplog, "scores: 0 of")
         bad = tmp_path / f"{'0' * 64}.parquet"
         bad.write_bytes(b"no parquet")
@@ -73,6 +73,6 @@ def test_what_goes_wrong_with_telling_ends_nothing(tmp_path, caplog):
 def test_in_a_terminal_nothing_is_said(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, progress.__name__)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with telling_progress(str(tmp_path), 100, every=0.01):
+    with reporting_progress(str(tmp_path), 100, every=0.01):
         time.sleep(0.1)
     assert not caplog.records

@@ -10,13 +10,13 @@ from threading import Thread
 import pytest
 
 from baal_ray.errors import StorageError
-from baal_ray.storage.lock import alone
+from baal_ray.storage.lock import exclusive
 
 HOLDER = """
 import sys
-from baal_ray.storage.lock import alone
+from baal_ray.storage.lock import exclusive
 
-with alone(sys.argv[1]):
+with exclusive(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -41,7 +41,7 @@ def test_the_second_waits_until_the_first_has_ended(tmp_path, holder, how, caplo
     entered = []
 
     def enter():
-        with alone(str(tmp_path)):
+        with exclusive(str(tmp_path)):
             entered.append(holder.poll() is None)
 
     waiting = Thread(target=enter)
@@ -59,19 +59,19 @@ def test_the_second_waits_until_the_first_has_ended(tmp_path, holder, how, caplo
 
 
 def test_another_round_waits_for_nobody(tmp_path, holder, caplog):
-    with alone(str(tmp_path / "other")):
+    with exclusive(str(tmp_path / "other")):
         assert holder.poll() is None
     assert not caplog.text
 
 
 def test_a_link_that_was_planted_is_not_followed(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with alone("round"):
+    with exclusive("round"):
         (lock,) = tmp_path.iterdir()
     lock.unlink()
     precious = tmp_path / "precious"
     precious.write_text("keep me")
     lock.symlink_to(precious)
-    with pytest.raises(StorageError, match="cannot be locked"), alone("round"):
+    with pytest.raises(StorageError, match="cannot be locked"), exclusive("round"):
         pass
     assert precious.read_text() == "keep me"

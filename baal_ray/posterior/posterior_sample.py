@@ -1,15 +1,9 @@
 """One posterior sample as a plain module, the reference for faster ways of drawing."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-
-from baal_ray.posterior.outputs import log_probs_of
-
-if TYPE_CHECKING:
-    from baal_ray.posterior.kinds.mc_dropout import MCDropout
 
 
 class PosteriorSample(nn.Module):
@@ -20,17 +14,24 @@ class PosteriorSample(nn.Module):
     afterwards.
     """
 
-    def __init__(self, posterior: "MCDropout", k: int) -> None:
+    def __init__(
+        self, model: nn.Module, k: int, predict: Callable[[Tensor, Sequence[str] | None], Tensor]
+    ) -> None:
+        """Take the model and what runs it once.
+
+        Args:
+            model: The model.
+            k: Number of the sample, from 0.
+            predict: Function from two or more images and their ids to log-probabilities [N, C].
+        """
         super().__init__()
-        self.model = posterior.model
+        self.model = model
         self.k = k
-        self._posterior = posterior
+        self._predict = predict
 
     def forward(self, images_N: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Return log-probabilities [N, C], float32 or wider; per-item masks need `ids`."""
         if len(images_N) == 1:  # as `MCDropout._draw` does, for models that squeeze axes of 1
             two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
             return self.forward(two, twice)[:1]
-        masks = self._posterior.masks_of(images_N, ids)((self.k,))
-        predictions = self._posterior.predict_under(masks, images_N)
-        return log_probs_of(predictions, self._posterior.output)
+        return self._predict(images_N, ids)

@@ -8,8 +8,8 @@ For each new shape of mini-batch, `trunk_once` runs these steps:
     4. tracing     cuts the graph into a trunk, which no mask touches, and a tail
     5. thinning    removes dropped units from the tail's weights, if that saves enough
        passes      otherwise limits the memory of a pass, and so how many samples share it
-    6. simplify    lets trunk and tail reuse memory
-       products    computes large matrix products with the faster of two libraries
+    6. finish      lets trunk and tail reuse memory, and computes large matrix products with the
+                   faster of two libraries (simplify, products)
 
 Then it runs the trunk once per mini-batch, and the tail for every posterior sample.
 """

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from baal_ray.posterior.engine.finish import finish
 from baal_ray.posterior.engine.postpone import POOLS, SCALES, drops_units
-from baal_ray.posterior.engine.products import use_faster_products
-from baal_ray.posterior.engine.simplify import reuse_memory
-from baal_ray.posterior.engine.tracing import DROP, Part, forget_shapes
+from baal_ray.posterior.engine.tracing import DROP, Part
 
 aten = torch.ops.aten
 
@@ -273,9 +272,7 @@ class ThinnedTail:
             dropout.replace_all_uses_with(x)
             self._kept_by[dropout] = self._masks.index(dropout.args[1])
             graph.erase_node(dropout)
-        reuse_memory(self._module)
-        use_faster_products(self._module)
-        forget_shapes(self._module)
+        finish(self._module)
 
     def _copy(self, constants: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor] | None:
         kept = {

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from baal_ray.posterior.dropout.masks import Masks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
 from baal_ray.posterior.dropout.sites import Site, unlike
+from baal_ray.posterior.engine.finish import finish
 from baal_ray.posterior.engine.passes import pass_budget, peak_bytes
 from baal_ray.posterior.engine.postpone import postpone_dropout
-from baal_ray.posterior.engine.products import use_faster_products
-from baal_ray.posterior.engine.simplify import reuse_memory, simplify
+from baal_ray.posterior.engine.simplify import simplify
 from baal_ray.posterior.engine.thinning import ThinnedTail
 from baal_ray.posterior.engine.tracing import Cut, Part, cut, forget_shapes, trace
 from baal_ray.posterior.memory import budget
@@ -80,9 +80,7 @@ class TrunkOnce:
             self._axes = self._find_axes(images_N, several.trunk)
             self._tail = several.tail
         for part in (self._trunk, self._tail):
-            reuse_memory(part.module)
-            use_faster_products(part.module)
-            forget_shapes(part.module)
+            finish(part.module)
             forget_shapes(part.constants)
         self.refresh()
 

@@ -8,6 +8,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,6 @@ from baal_ray.posterior.posterior_sample import PosteriorSample
 from baal_ray.posterior.unchanged import Watch, structure, unchanged
 
 MASKS = ("shared", "per_item")
-
 
 # Tolerance between the fast way and the model itself, as a share of the largest log-probability.
 # Kernels differ by 1e-6 of it in float32, 1e-3 in TF32 and 1e-2 in bfloat16.
@@ -115,7 +115,11 @@ class MCDropout:
 
     def sample(self, k: int) -> PosteriorSample:
         """Return the k-th posterior sample, from 0, as a plain module. k may exceed `samples`."""
-        return PosteriorSample(self, int(k))
+        return PosteriorSample(self.model, int(k), partial(self._log_probs_under, int(k)))
+
+    def _log_probs_under(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Tensor:
+        predictions = self._predict_under(self._masks_of(images_N, ids)((k,)), images_N)
+        return log_probs_of(predictions, self.output)
 
     def check(self, images_N: Tensor) -> None:
         """Run the model on a few images, and refuse it if it cannot be sampled correctly.
@@ -206,14 +210,14 @@ class MCDropout:
         """Return each score column and `predicted` by name, [N]; arguments as for `log_probs`."""
         return self.predict(images_N, ids).columns()
 
-    def predict_under(self, masks: Masks, images_N: Tensor) -> Tensor:
+    def _predict_under(self, masks: Masks, images_N: Tensor) -> Tensor:
         """Return the output of the model itself under one posterior sample's masks."""
         axes = [site.axis for site in self.sites(images_N)]
         with self._evaluation(), MaskedDropout(masks, len(images_N), axes):
             predictions: Tensor = self.model(images_N.clone())  # in case it overwrites them
         return predictions
 
-    def masks_of(
+    def _masks_of(
         self, images_N: Tensor, ids: Sequence[str] | None
     ) -> Callable[[Sequence[int]], Masks]:
         """Return a function from sample numbers to their masks; arguments as for `log_probs`."""
@@ -245,7 +249,7 @@ class MCDropout:
             self._draw(two, twice, start, lambda log_probs_K_N_C: take(log_probs_K_N_C[:, :1]))
             return
         self.check(images_N)
-        masks_of = self.masks_of(images_N, ids)
+        masks_of = self._masks_of(images_N, ids)
         ks = range(start, self.samples)
         if not ks:
             return
@@ -254,7 +258,7 @@ class MCDropout:
             if prepared is None:
                 with unchanged(self.model, images_N.device):
                     for k in ks:
-                        predictions = self.predict_under(masks_of((k,)), images_N)
+                        predictions = self._predict_under(masks_of((k,)), images_N)
                         take(log_probs_of(predictions, self.output).unsqueeze(0))
                 return
             with torch.autocast(images_N.device.type, enabled=False):
@@ -345,7 +349,7 @@ class MCDropout:
     def _run_whole(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Tensor:
         """Return the output of the model itself for one sample, and leave the model unchanged."""
         with unchanged(self.model, images_N.device):
-            return self.predict_under(self.masks_of(images_N, ids)((k,)), images_N)
+            return self._predict_under(self._masks_of(images_N, ids)((k,)), images_N)
 
     def _hold_against_model(
         self,
@@ -361,7 +365,7 @@ class MCDropout:
         Raises:
             PosteriorError: If they differ.
         """
-        masks_of, ks = self.masks_of(images_N, ids), range(prepared.together)
+        masks_of, ks = self._masks_of(images_N, ids), range(prepared.together)
         few = sorted({i * (len(images_N) - 1) // (_FEW - 1) for i in range(_FEW)})
         few_ids = None if ids is None else [ids[i] for i in few]
         last_N_C = self._run_whole(ks[-1], images_N[few], few_ids)

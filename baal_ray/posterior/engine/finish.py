@@ -1,0 +1,14 @@
+"""The last steps on a part of a traced model, before it runs."""
+
+from torch.fx import GraphModule
+
+from baal_ray.posterior.engine.products import use_faster_products
+from baal_ray.posterior.engine.simplify import reuse_memory
+from baal_ray.posterior.engine.tracing import forget_shapes
+
+
+def finish(module: GraphModule) -> None:
+    """Reuse memory, choose the faster matrix products, and drop the shapes seen while tracing."""
+    reuse_memory(module)
+    use_faster_products(module)
+    forget_shapes(module)

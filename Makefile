@@ -59,6 +59,10 @@ fix: $(INSTALLED) ## format the code, and fix what the linter can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+.PHONY: docs
+docs: $(INSTALLED) ## build the documentation as a site, in site/, without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # rfc3987-syntax, which baal pulls in through Jupyter, is left out: importing it costs each Ray process
 # a second.
 .PHONY: lock

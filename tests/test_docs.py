@@ -1,8 +1,12 @@
 """The pages tell the truth: what they show is held against the code."""
 
+import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pyarrow as pa
@@ -36,6 +40,16 @@ README = PAGES[0].read_text()
 
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def script(path: str) -> ModuleType:
+    """A script outside the package, as a module."""
+    specification = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def commands() -> list[list[str]]:
@@ -122,3 +136,49 @@ def test_every_path_that_text_mentions_is_there() -> None:
         if not (ROOT / path).exists()
     }
     assert not stale
+
+
+def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
+    """docs/hooks.py looks for what the site would fetch from another host."""
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)],
+        check=True,
+        cwd=ROOT,
+    )
+    pages = {page.relative_to(ROOT / "docs") for page in PAGES if "docs" in page.parts}
+    assert {path.relative_to(site).with_suffix(".md") for path in site.rglob("*.html")} == {
+        *pages,
+        Path("404.md"),
+    }
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<script src="https://elsewhere.org/a.js"></script>',
+        '<link rel="stylesheet" href="//elsewhere.org/a.css">',
+        '<link href="https://elsewhere.org/a.woff2" as="font" rel="preload">',
+        '<img src="a.png" srcset="a.png 1x, https://elsewhere.org/b.png 2x">',
+        "<style>@font-face { src: url('https://elsewhere.org/a.woff2') }</style>",
+        '<style>@import "https://elsewhere.org/a.css";</style>',
+        '<p style="background: url(https://elsewhere.org/a.png)">text</p>',
+    ],
+)
+def test_what_a_page_would_fetch_is_found(html: str) -> None:
+    link = '<a href="https://elsewhere.org/">a link</a><link rel="next" href="https://e.org/">'
+    hooks = script("docs/hooks.py")
+    assert hooks.fetched_by_page(link) == []
+    assert any("elsewhere.org" in address for address in hooks.fetched_by_page(link + html))
+
+
+def test_links_out_of_the_docs_lead_to_the_repository() -> None:
+    hooks = script("docs/hooks.py")
+    page = ROOT / "docs" / "guide" / "rules.md"
+    text = "[a](../../README.md#install) [b](../../benchmarks) [c](experiments.md#x) [d](#y)"
+    assert hooks.with_links_to_repository(text, page) == (
+        f"[a]({hooks.REPOSITORY}/blob/main/README.md#install) "
+        f"[b]({hooks.REPOSITORY}/tree/main/benchmarks) [c](experiments.md#x) [d](#y)"
+    )
+    with pytest.raises(hooks.PluginError, match=r"nowhere\.txt, which does not exist"):
+        hooks.with_links_to_repository("[a](../../nowhere.txt)", page)

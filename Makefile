@@ -61,6 +61,7 @@ fix: $(INSTALLED) ## format the code, and fix what the linter can fix
 
 .PHONY: docs
 docs: $(INSTALLED) ## build the documentation as a site, in site/, without a network
+	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # rfc3987-syntax, which baal pulls in through Jupyter, is left out: importing it costs each Ray process

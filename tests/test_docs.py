@@ -138,6 +138,19 @@ def test_every_path_that_text_mentions_is_there() -> None:
     assert not stale
 
 
+GENERATE = script("docs/generate.py")
+
+
+@pytest.mark.parametrize("page", GENERATE.PAGES, ids=lambda page: page.name)
+def test_a_generated_page_is_what_the_code_says(page: Path) -> None:
+    assert page.read_text() == GENERATE.PAGES[page](), "run `make docs`, and commit what it writes"
+
+
+def test_a_setting_without_a_comment_cannot_be_documented() -> None:
+    with pytest.raises(ValueError, match=r"pool\.uri has no comment"):
+        GENERATE.comments_of("# Header.\n\n# The pool.\npool:\n  uri: /data\n")
+
+
 def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
     """docs/hooks.py looks for what the site would fetch from another host."""
     site = tmp_path / "site"

@@ -1,5 +1,6 @@
 """The pages tell the truth: what they show is held against the code."""
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+import baal_ray.acquisition
+import baal_ray.errors
 from baal_ray.checkpoint import Description, FitSummary
 from baal_ray.cli import main
 from baal_ray.config import ModelConfig, RoundConfig
@@ -21,6 +24,7 @@ from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.experiment.labels_needed import LABELS_NEEDED
 from baal_ray.experiment.learning_curve import CURVE
 from baal_ray.experiment.run import ExperimentRecord
+from baal_ray.names import SCORE_COLUMNS
 from baal_ray.scoring.batch_size import BatchSizeTrial
 from baal_ray.workspace import schema
 from baal_ray.workspace.records import Fingerprint, FitRecord, Record
@@ -144,6 +148,25 @@ GENERATE = script("docs/generate.py")
 @pytest.mark.parametrize("page", GENERATE.PAGES, ids=lambda page: page.name)
 def test_a_generated_page_is_what_the_code_says(page: Path) -> None:
     assert page.read_text() == GENERATE.PAGES[page](), "run `make docs`, and commit what it writes"
+
+
+def test_every_public_name_is_documented_and_exists() -> None:
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    documented = {}
+    for full in re.findall("^::: (.+)$", page, re.MULTILINE):
+        module, _, name = full.rpartition(".")
+        documented[full] = getattr(importlib.import_module(module), name)
+    public = [getattr(baal_ray, name) for name in baal_ray.__all__ if name != "__version__"]
+    public += [getattr(baal_ray.acquisition, name) for name in SCORE_COLUMNS]
+    ours = vars(baal_ray.errors).items()
+    public += [each for name, each in ours if name.endswith("Error") and name[0] != "_"]
+    missing = [each for each in public if each not in documented.values()]
+    assert not missing
+    shown = {
+        name for names in re.findall(r"members: \[(.+)\]", page) for name in names.split(", ")
+    }
+    here = {name for each in documented.values() for name in dir(each)}
+    assert shown <= here
 
 
 def test_a_setting_without_a_comment_cannot_be_documented() -> None:

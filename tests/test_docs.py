@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -167,6 +168,26 @@ def test_every_public_name_is_documented_and_exists() -> None:
     }
     here = {name for each in documented.values() for name in dir(each)}
     assert shown <= here
+
+
+ARCHITECTURE = (ROOT / "docs" / "development" / "architecture.md").read_text()
+
+
+def test_every_folder_and_module_has_its_duty_on_the_page_of_architecture() -> None:
+    below = [path for path in (ROOT / "baal_ray").iterdir() if path.name != "__init__.py"]
+    names = {path.name for path in below if path.suffix == ".py"}
+    names |= {f"{path.name}/" for path in below if (path / "__init__.py").exists()}
+    rows = re.findall(r"^\| (`[^|]+) \| [^|]+ \|$", ARCHITECTURE, re.MULTILINE)
+    assert sorted(name for row in rows for name in re.findall(r"`([\w/.]+)`", row)) == sorted(
+        names
+    )
+
+
+def test_the_layers_on_the_page_of_architecture_are_those_of_the_contracts() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = [each["layers"] for each in contracts["contracts"] if each["type"] == "layers"]
+    shown = [block.splitlines() for block in blocks(ARCHITECTURE, "")]
+    assert [block for block in shown if block in layers] == layers
 
 
 def test_a_setting_without_a_comment_cannot_be_documented() -> None:

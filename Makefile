@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## run active learning on real digits on this machine, in two
 test: test-fast test-integration ## run every test
 
 .PHONY: test-fast
-test-fast: $(INSTALLED) ## run the tests that need no Ray cluster, under a minute
+test-fast: $(INSTALLED) ## run the tests that need no Ray cluster, in a little over a minute
 	$(BIN)/pytest -m "not integration" -n 2 --dist worksteal $(ARGS)
 
 .PHONY: test-integration

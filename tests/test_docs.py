@@ -39,7 +39,8 @@ from baal_ray.workspace.stages import (
 )
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = ["README", "CODE_OF_CONDUCT", "CONTRIBUTING", "SECURITY"]
+PAGES = [ROOT / f"{name}.md" for name in TOP] + sorted((ROOT / "docs").rglob("*.md"))
 README = PAGES[0].read_text()
 
 
@@ -58,7 +59,8 @@ def script(path: str) -> ModuleType:
 
 
 def commands() -> list[list[str]]:
-    lines = "\n".join(blocks(README, "console")).splitlines()
+    shown = [block for page in PAGES for block in blocks(page.read_text(), "console")]
+    lines = dict.fromkeys("\n".join(shown).splitlines())
     return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
 
 
@@ -90,10 +92,11 @@ def test_every_link_into_the_repository_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_the_configuration_in_the_readme_is_valid() -> None:
+def test_the_configurations_in_the_pages_are_valid() -> None:
     (block,) = blocks(README, "yaml")
     assert RoundConfig.from_dict(yaml.safe_load(block)).selection.k == 1000
-    (block,) = blocks((ROOT / "docs" / "guide" / "your-model.md").read_text(), "yaml")
+    guide = ROOT / "docs" / "guide"
+    (block,) = blocks((guide / "your-model.md").read_text(), "yaml")
     assert ModelConfig.model_validate(yaml.safe_load(block)["model"]).arguments == {"dropout": 0.3}
 
 
@@ -239,3 +242,20 @@ def test_links_out_of_the_docs_lead_to_the_repository() -> None:
     )
     with pytest.raises(hooks.PluginError, match=r"nowhere\.txt, which does not exist"):
         hooks.with_links_to_repository("[a](../../nowhere.txt)", page)
+
+
+def test_the_address_of_the_repository_is_the_same_everywhere() -> None:
+    files = [ROOT / "CITATION.cff", *(ROOT / ".github").rglob("*.*")]
+    addresses = {a for file in files for a in re.findall(r"https://\S+", file.read_text())}
+    address = script("docs/hooks.py").REPOSITORY
+    assert {each for each in addresses if not each.startswith(address)} == set()
+    assert address in addresses
+
+
+@pytest.mark.parametrize("form", ["bug", "feature"])
+def test_an_issue_form_asks_for_what_is_needed(form: str) -> None:
+    content = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())
+    assert content["name"].lower() == form
+    asked = [part for part in content["body"] if part["type"] != "markdown"]
+    assert len({part["id"] for part in asked}) == len(asked)
+    assert asked[0]["validations"]["required"] is True

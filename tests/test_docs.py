@@ -96,6 +96,8 @@ def test_the_configurations_in_the_pages_are_valid() -> None:
     (block,) = blocks(README, "yaml")
     assert RoundConfig.from_dict(yaml.safe_load(block)).selection.k == 1000
     guide = ROOT / "docs" / "guide"
+    (block,) = blocks((guide / "getting-started.md").read_text(), "yaml")
+    assert RoundConfig.from_dict(yaml.safe_load(block)).model.weights == "DEFAULT"
     (block,) = blocks((guide / "your-model.md").read_text(), "yaml")
     assert ModelConfig.model_validate(yaml.safe_load(block)["model"]).arguments == {"dropout": 0.3}
 

@@ -9,10 +9,13 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from pydantic import BaseModel
 
@@ -25,9 +28,12 @@ from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.experiment.labels_needed import LABELS_NEEDED
 from baal_ray.experiment.learning_curve import CURVE
 from baal_ray.experiment.run import ExperimentRecord
-from baal_ray.names import SCORE_COLUMNS
+from baal_ray.manifest import Manifest
+from baal_ray.model import small_convnet
+from baal_ray.names import SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.posterior import MCDropout
 from baal_ray.scoring.batch_size import BatchSizeTrial
-from baal_ray.workspace import schema
+from baal_ray.workspace import manifest_uri, schema
 from baal_ray.workspace.records import Fingerprint, FitRecord, Record
 from baal_ray.workspace.stages import (
     FurtherStage,
@@ -37,15 +43,10 @@ from baal_ray.workspace.stages import (
     RoundResult,
     Stability,
 )
+from documentation import PAGES, ROOT, blocks, python_blocks
+from pools import CLASSES, picture, table
 
-ROOT = Path(__file__).parents[1]
-TOP = ["README", "CODE_OF_CONDUCT", "CONTRIBUTING", "SECURITY"]
-PAGES = [ROOT / f"{name}.md" for name in TOP] + sorted((ROOT / "docs").rglob("*.md"))
 README = PAGES[0].read_text()
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def script(path: str) -> ModuleType:
@@ -100,6 +101,70 @@ def test_the_configurations_in_the_pages_are_valid() -> None:
     assert RoundConfig.from_dict(yaml.safe_load(block)).model.weights == "DEFAULT"
     (block,) = blocks((guide / "your-model.md").read_text(), "yaml")
     assert ModelConfig.model_validate(yaml.safe_load(block)["model"]).arguments == {"dropout": 0.3}
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> dict[str, Any]:
+    """The names that blocks of Python in the pages take for granted."""
+    for number in range(6):
+        file = tmp_path / "labelled" / CLASSES[number % 3] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(number % 3, number))
+    Manifest(manifest_uri(str(tmp_path))).acquire(table(0, 3), "round-1")
+    return {
+        "model": small_convnet(3).eval(),
+        "images_N": torch.rand(4, 3, 12, 12),
+        "labelled_folder": tmp_path / "labelled",
+        "labelled_parquet": tmp_path / "labelled.parquet",
+        "workspace": str(tmp_path),
+    }
+
+
+BLOCKS = python_blocks(with_ray=False)
+
+
+def run_block(name: str, names: dict[str, Any]) -> None:
+    exec(compile(BLOCKS[name], name, "exec"), names)
+
+
+def test_every_block_of_python_is_run_below() -> None:
+    assert set(BLOCKS) == {
+        "README-2",
+        "formats-1",
+        "getting-started-1",
+        "your-model-1",
+        "your-model-2",
+    }
+
+
+@pytest.mark.parametrize("block", ["README-2", "your-model-2"])
+def test_a_block_of_python_draws_posterior_samples(block: str, names: dict[str, Any]) -> None:
+    run_block(block, names)
+    assert {*SCORE_COLUMNS, *STABILITY_COLUMNS, "predicted"} == set(names["scores"])
+    assert all(column.shape == (4,) for column in names["scores"].values())
+    if block == "your-model-2":
+        assert names["log_probs_N_K_C"].shape == (4, 20, 3)
+        third_N_C = names["third"](names["images_N"])
+        torch.testing.assert_close(names["log_probs_N_K_C"][:, 2], third_N_C, atol=1e-5, rtol=0)
+
+
+def test_the_network_in_the_guide_can_be_sampled(names: dict[str, Any]) -> None:
+    run_block("your-model-1", names)
+    network = names["resnet_with_dropout"](num_classes=3, dropout=0.3)
+    scores = MCDropout(network, samples=3).statistics(torch.rand(2, 3, 64, 64))
+    assert (scores["bald"] > 0).all()
+
+
+def test_the_labelled_set_in_the_guide_has_the_columns_of_one(names: dict[str, Any]) -> None:
+    run_block("getting-started-1", names)
+    written = pq.read_table(names["labelled_parquet"]).to_pylist()
+    assert [row["label"] for row in written] == sorted([*CLASSES, *CLASSES])
+    assert written[0] == {"id": "left/0.png", "image": picture(0, 0), "label": "left"}
+
+
+def test_the_manifest_opens_as_the_page_of_formats_says(names: dict[str, Any]) -> None:
+    run_block("formats-1", names)
+    assert names["manifest"]["id"].tolist() == ["image-0000", "image-0001", "image-0002"]
 
 
 def test_the_experiment_in_the_docs_is_valid() -> None:

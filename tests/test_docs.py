@@ -278,6 +278,20 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
         *pages,
         Path("404.md"),
     }
+    for path in site.rglob("*.html"):
+        assert left_as_markdown(path.read_text()) == [], path.name
+
+
+def left_as_markdown(html: str) -> list[str]:
+    """Lists, links and tables that GitHub shows and mkdocs, with other rules, has not seen."""
+    _, _, article = html.partition("<article")
+    text = re.sub(r"<(pre|code).*?</\1>", "", article.partition("</article")[0], flags=re.DOTALL)
+    return re.findall(r"^ *- \w.*|\]\(.*|\| ---.*|\*\*.*|```.*", re.sub("<[^>]+>", "", text), re.M)
+
+
+def test_markdown_that_was_not_seen_is_found() -> None:
+    assert left_as_markdown("<article><li>one\n- two</li></article>") == ["- two"]
+    assert left_as_markdown("<article><p>a - b</p><pre>- c</pre></article>- d") == []
 
 
 @pytest.mark.parametrize(

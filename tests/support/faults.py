@@ -24,13 +24,15 @@ from baal_ray.storage import files, listing
 
 # A function is watched under each name that a module calls it by: `storage.publish`, and `publish`
 # inside of `storage/files.py`.
-WRITES = [
+WRITES: list[tuple[Any, str]] = [
     (module, name)
     for name in ("publish", "create_if_absent", "delete")
     for module in (storage, files)
 ]
 WRITES += [(Manifest, name) for name in ("_create", "_merge")]
-READS = [(module, name) for name in ("read", "exists") for module in (storage, files)]
+READS: list[tuple[Any, str]] = [
+    (module, name) for name in ("read", "exists") for module in (storage, files)
+]
 READS += [(module, "list_files") for module in (storage, listing)]
 READS += [(Manifest, "_open")]
 

@@ -6,8 +6,9 @@ while it reads, for the three minutes until that gives up.
 
 import sys
 import threading
+from typing import Any
 
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, run_simple
 
 one_at_a_time = threading.Lock()
@@ -16,9 +17,9 @@ one_at_a_time = threading.Lock()
 class Serialized(DomainDispatcherApplication):
     """Conditional writes are atomic in S3, and race in moto's threads."""
 
-    def __call__(self, *request):
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         with one_at_a_time:
-            return super().__call__(*request)
+            return super().__call__(environ, start_response)
 
 
 if __name__ == "__main__":

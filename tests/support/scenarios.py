@@ -1,7 +1,9 @@
 """Predictions and models whose uncertainty is known in closed form, or is what a peer computes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,11 +118,11 @@ def inputs(images: int, *shape: int, seed: int = 1) -> Tensor:
 class Model(nn.Module):
     """A module from a function of itself and its input."""
 
-    def __init__(self, forward, **modules):
+    def __init__(self, forward: Callable[..., Any], **modules: nn.Module) -> None:
         super().__init__()
         self.function = forward
         for name, module in modules.items():
             setattr(self, name, module)
 
-    def forward(self, images_N):
+    def forward(self, images_N: Any) -> Any:
         return self.function(self, images_N)

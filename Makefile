@@ -73,9 +73,10 @@ lock: | $(BIN)/python ## pin the dependencies of pyproject.toml in requirements.
 	  --no-emit-find-links --no-annotate --no-emit-package rfc3987-syntax $(ARGS) pyproject.toml -o requirements.lock
 
 .PHONY: dist
-dist: $(INSTALLED) ## build what cluster.yaml copies to its machines: a wheel and requirements.lock, in dist/
+dist: $(INSTALLED) ## build what is released, and copied to a cluster's machines: sdist, wheel and lock, in dist/
 	rm -rf dist
-	$(UV) build --quiet --wheel --out-dir dist
+	$(UV) build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist
+	rm -f dist/.gitignore
 	cp requirements.lock dist/
 
 $(INSTALLED): pyproject.toml requirements.lock | $(BIN)/python

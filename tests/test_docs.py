@@ -90,7 +90,9 @@ def test_every_make_target_exists() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_into_the_repository_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
+        # An sdist leaves the results of experiments out.
+        if not (ROOT / "PKG-INFO").exists() or not re.search("benchmarks/experiments/.*/", target):
+            assert (page.parent / target).exists(), target
 
 
 def test_the_configurations_in_the_pages_are_valid() -> None:

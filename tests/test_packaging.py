@@ -3,7 +3,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -85,19 +84,6 @@ MAY_LOAD = {
 def test_importing_loads_no_more_than_it_may(module: str, may_load: set[str]):
     found = SLOW_TO_LOAD & loaded_after(f"import {module}; dir({module})")
     assert found <= may_load
-
-
-def test_a_wheel_tells_type_checkers_that_the_package_is_typed(tmp_path: Path):
-    """Without `py.typed` mypy takes everything from here for `Any`."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)),
-        ],
-        check=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    assert "baal_ray/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_the_changelog_has_a_heading_for_this_version():

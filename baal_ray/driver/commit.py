@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 class Commit:
     """Commits the batch of a round, exactly once.
 
-    Each attempt has files of its own, and none is deleted or replaced before the round is
-    committed, because a driver on another machine may be committing it.
+    Each attempt has its own files. None is deleted or replaced before the round is committed,
+    because a driver on another machine may be committing that attempt.
     """
 
     def __init__(self, workspace: str, round_id: str, results: StageResults) -> None:
@@ -29,17 +29,17 @@ class Commit:
         self._folder = batch_uri(workspace, round_id)
 
     def acquire(self, pick: Callable[[int], BatchResult]) -> tuple[int, BatchResult]:
-        """Pick and commit; the next best take the place of what another round took.
+        """Pick and commit a batch. The next best replace picks that another round has taken.
 
         Args:
-            pick: Returns the batch of the n-th attempt, from 1, whose files are written.
+            pick: Function that picks the batch of the n-th attempt, from 1, and writes its files.
 
         Returns:
             The number of the attempt that is in the manifest, and its batch.
 
         Raises:
             ManifestError: If the manifest refuses the batch.
-            StorageError: If the manifest has picks of this round that are in no batch of it.
+            StorageError: If the manifest has picks of this round that match none of its batches.
         """
         refused = 0
         while True:
@@ -52,7 +52,7 @@ class Commit:
                 refused = attempt
             except ManifestError:
                 if self._committed_attempt() in (None, attempt):
-                    raise  # otherwise another machine has committed this round meanwhile
+                    raise  # otherwise another machine has committed this round in the meantime
             else:
                 return attempt, batch
 
@@ -80,8 +80,8 @@ class Commit:
             if there and set(read_batch(files)["id"].to_pylist()) == committed:
                 return attempt
         raise StorageError(
-            f"round {self._round_id} is in the manifest with {len(committed)} picks, and no "
-            f"batch in {self._folder} is of these; put back its batch.json and batch/"
+            f"round {self._round_id} is in the manifest with {len(committed)} picks, and no batch "
+            f"in {self._folder} has exactly these; restore its batch.json and batch/"
         )
 
     def _files(self, batch: BatchResult) -> list[str]:

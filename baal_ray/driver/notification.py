@@ -1,4 +1,4 @@
-"""Tell somebody that a round has ended or failed, by a command or a URL."""
+"""Notifications that a round has ended or failed, sent to a command or a URL."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ _PATIENCE_SECONDS = 30
 
 @contextmanager
 def notifying_of_failure(config: NotifyConfig, round_id: str) -> Iterator[None]:
-    """Tell of an error that ends a round; it is raised as it is."""
+    """Send a notification of an error that ends a round, and raise it unchanged."""
     try:
         yield
     except Exception as error:
@@ -26,16 +26,16 @@ def notifying_of_failure(config: NotifyConfig, round_id: str) -> Iterator[None]:
 
 
 def notify(config: NotifyConfig, round_id: str, outcome: str, text: str) -> None:
-    """Tell the configured command and URL; if they fail that is logged, and the round goes on.
+    """Send a message to the configured command and URL. A failure is logged, never raised.
 
-    The command has the message on its standard input, the URL as the body of a POST: JSON with
-    `round`, `outcome` and `text`, the last of which Slack and Mattermost show.
+    The message is JSON with `round`, `outcome` and `text`; Slack and Mattermost show `text`. The
+    command reads it from its standard input. The URL receives it as the body of a POST.
 
     Args:
-        config: whom to tell.
-        round_id: of the round.
+        config: Command and URL to notify.
+        round_id: Name of the round.
         outcome: "committed", "nothing to do" or "failed".
-        text: what there is to say.
+        text: Text of the message.
     """
     text = f"baal_ray round {round_id}: {text}"
     message = json.dumps({"round": round_id, "outcome": outcome, "text": text}).encode()
@@ -57,8 +57,8 @@ def _logged(channel: str) -> Iterator[None]:
     except subprocess.CalledProcessError as error:
         logger.warning("%s failed with exit code %d", channel, error.returncode)
     except subprocess.TimeoutExpired:
-        logger.warning("%s has not ended after %d s", channel, _PATIENCE_SECONDS)
-    except OSError as error:  # those of urllib too
+        logger.warning("%s did not finish within %d s", channel, _PATIENCE_SECONDS)
+    except OSError as error:  # including those of urllib
         logger.warning("%s failed: %s", channel, error)
     except (ValueError, HTTPException) as error:  # they quote the URL
         logger.warning("%s failed with %s", channel, type(error).__name__)

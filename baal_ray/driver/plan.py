@@ -1,4 +1,4 @@
-"""The plan of a round: made once, followed from then on, and held against the configuration."""
+"""The plan of a round: made once, then followed and compared with the configuration."""
 
 from collections.abc import Iterator
 
@@ -36,7 +36,8 @@ def follow_plan(config: RoundConfig, round_id: str, results: StageResults) -> Pl
         faults = [*_differences(plan, config), *_changes(plan, results)]
     if faults:
         raise PlanMismatchError(
-            f"round {round_id} was planned otherwise; go back to that, or name another round",
+            f"round {round_id} was planned differently; restore its configuration and pool, or "
+            "use another round id",
             faults,
         )
     return plan
@@ -59,7 +60,7 @@ def _new_plan(config: RoundConfig, round_id: str) -> Plan:
 
 
 def _targets(config: RoundConfig, folder: str) -> PoolListing | None:
-    """List the images that predictions are to be right for; None if they are the pool."""
+    """List the images that predictions should be right for; None if they are the pool."""
     targets = config.selection.targets
     if targets is None:
         return None
@@ -73,7 +74,7 @@ def _differences(plan: Plan, config: RoundConfig) -> Iterator[str]:
 
 
 def _changes(plan: Plan, results: StageResults) -> list[str]:
-    """Describe how the pool's files have changed since, while they are still to be scored."""
+    """Describe how the pool's files have changed since the plan; nothing if they are scored."""
     scored = storage.exists(results.uri(ScoresResult))
     return [] if scored else PoolListing.of(plan.pool).changes()
 

@@ -1,4 +1,4 @@
-"""What a round would do, and about how long it would take, without doing any of it."""
+"""A preview of a round: its work and approximate duration, without doing any of it."""
 
 import tempfile
 from collections.abc import Iterator
@@ -23,31 +23,33 @@ _STAGES = ("plan", "fit", "scores", "candidates", "batch")
 
 
 def preview_round(config: RoundConfig, round_id: str) -> list[str]:
-    """Say what `run_round` would fit, score and acquire; no Ray is started, nothing is written.
+    """Describe what `run_round` would fit, score and acquire.
+
+    Ray is not started, and nothing is written.
 
     Args:
-        config: of the round.
-        round_id: its name.
+        config: Configuration of the round.
+        round_id: Name of the round.
 
     Returns:
         Lines to show.
 
     Raises:
-        BaalRayError: what `run_round` would raise of the pool, the labels and the manifest.
+        BaalRayError: If the pool, the labels or the manifest would make `run_round` fail.
     """
 
     def is_done(stage: str) -> bool:
         return storage.exists(stage_uri(config.workspace, round_id, stage))
 
     if is_done("round"):
-        return [f"round {round_id} is committed already: nothing to do"]
+        return [f"round {round_id} is already committed: nothing to do"]
     done = list(filter(is_done, _STAGES))
     begun = f"begun before; done: {', '.join(done)}" if done else "new"
     return [f"round    {round_id}, {begun}", *_Preview(config).lines()]
 
 
 class _Preview:
-    """What is there, and what follows from it."""
+    """The state of a workspace, and the work that a round has left to do there."""
 
     def __init__(self, config: RoundConfig) -> None:
         self._config = config
@@ -69,7 +71,7 @@ class _Preview:
         selection = self._config.selection
         by, random = selection.by, selection.random_count
         left = self._images - self._acquired
-        yield f"pool     {self._images:,} images, of which {self._acquired:,} are acquired"
+        yield f"pool     {self._images:,} images, of which {self._acquired:,} were acquired before"
         if not len(self._labelled):
             yield "fit      nothing is labelled yet"
             yield "score    nothing: the first acquisition batch is random"
@@ -106,18 +108,18 @@ class _Preview:
 
     def _time_line(self) -> str:
         if self._last is None:
-            return "not known before a first round has ended"
+            return "unknown until a first round is finished"
         last, seconds = self._last, self._last.seconds
         fit = 0.0 if self._fit else seconds["fit"] * len(self._labelled) / max(1, last.labels)
         score = seconds["score"] * self._to_score / max(1, last.scored)
         total = fit + score + seconds.get("candidates", 0) + seconds["select"]
         return (
-            f"about {in_words(total)}, going by round {last.round_id}: "
+            f"about {in_words(total)}, judging by round {last.round_id}: "
             f"{in_words(fit)} to fit, {in_words(score)} to score"
         )
 
     def _scored(self, fit: Fit | None) -> IdSet:
-        """The ids with a score of the model that the round would score with."""
+        """Return the ids that the model of the round has already scored."""
         if fit is None:
             return IdSet.of([])
         config = self._config
@@ -137,7 +139,7 @@ def _ids_in(file: str) -> Hashes:
 
 
 def _last_round(workspace: str, manifest: Manifest) -> RoundResult | None:
-    """What the latest finished round that fitted and scored came to."""
+    """Return the result of the latest finished round that scored images; None if there is none."""
     for change in manifest.history():
         if change["change"] == "acquire" and change["round"] is not None:
             done = read_stage(workspace, change["round"], RoundRecord)

@@ -1,8 +1,8 @@
 """One acquisition round: plan, fit, score, select, commit.
 
-Each stage leaves its result in the round's folder before the next begins, and is not run again
-when its result is there. So a round that was killed goes on where it stood, and one that is
-finished does nothing.
+Each stage leaves its result in the round's folder before the next one begins, and is not run again
+if its result is there. So a round that was killed continues where it stopped, and a finished round
+does nothing.
 """
 
 import logging
@@ -52,16 +52,16 @@ def run_round(config: RoundConfig, round_id: str) -> RoundResult:
     """Run a round, or what is left of it.
 
     Args:
-        config: what to do; it must agree with the round's plan when there is one.
-        round_id: names the round in the workspace, such as 2026-11-22.
+        config: Configuration of the round. It must agree with the round's plan, if there is one.
+        round_id: Name of the round in the workspace, such as 2026-11-22.
 
     Returns:
-        What it came to; the same again when it was finished before.
+        The result of the round. A round that was finished before has the same result again.
 
     Raises:
-        PlanMismatchError: the round was planned with another configuration.
-        BaalRayError: as `baal_ray.errors` lists them; the round can be run again once it is
-            mended.
+        PlanMismatchError: If the round was planned with another configuration.
+        BaalRayError: If anything else that `baal_ray.errors` lists goes wrong. The round can be
+            run again once that is corrected.
     """
     with notifying_of_failure(config.notify, round_id):
         result = _Round(config, round_id).run()
@@ -71,7 +71,7 @@ def run_round(config: RoundConfig, round_id: str) -> RoundResult:
 
 
 class _Round:
-    """A round's folder, and the stages that fill it."""
+    """The stages of a round, which leave their results in its folder."""
 
     def __init__(self, config: RoundConfig, round_id: str) -> None:
         self._config = config
@@ -81,7 +81,7 @@ class _Round:
         self._results = StageResults(config.workspace, round_id)
 
     def run(self) -> RoundResult:
-        """The stages in their order."""
+        """Run the stages in their order, and return the result of the round."""
         with exclusive(self._folder):
             finished = self._finished()
             if finished is not None:
@@ -95,7 +95,7 @@ class _Round:
             return result
 
     def _run(self) -> RoundResult:
-        decoder_version(self._config.scoring)  # raises if it is not installed
+        decoder_version(self._config.scoring)  # raises if the decoder is not installed
         plan = follow_plan(self._config, self._round_id, self._results)
         fit = self._results.once(FitResult, lambda: self._fit(plan))
         job = self._job(fit)
@@ -109,13 +109,13 @@ class _Round:
         finished = self._results.read(RoundRecord)
         if finished is None:
             return None
-        logger.info("round %s is committed already: nothing to do", self._round_id)
+        logger.info("round %s is already committed: nothing to do", self._round_id)
         return finished.result.model_copy(update={"committed_before": True})
 
     def _where(self) -> str:
         return (
             f"Stopped: round {self._round_id} has not finished its stage "
-            f"{self._results.running!r}. Run it again, and it goes on from there."
+            f"{self._results.running!r}. Run it again, and it continues from there."
         )
 
     def _fit(self, plan: Plan) -> FitResult:
@@ -126,7 +126,7 @@ class _Round:
         fit = fit_model(self._config, labelled)
         if fit.reused:
             logger.warning(
-                "no new labels since checkpoint %s was fitted: it is used again", fit.checkpoint
+                "no new labels since checkpoint %s was fitted: it is reused", fit.checkpoint
             )
         return FitResult(
             checkpoint=fit.checkpoint,
@@ -136,9 +136,9 @@ class _Round:
         )
 
     def _job(self, fit: FitResult) -> ScoringJob | None:
-        """Return what scores with the round's model, its mini-batch size fixed; None without one.
+        """Return the job that scores with the round's model; None if there is no model.
 
-        The rest of the round goes on with that size.
+        Its mini-batch size is fixed here, for the rest of the round.
         """
         config = self._config
         if fit.checkpoint is None:
@@ -163,8 +163,8 @@ class _Round:
             raise UnreadableImagesError(
                 f"{done.unreadable} of {done.rows} images are unreadable; scoring.max_unreadable "
                 f"allows {allowed:.2%}. The column `error` in {folder.uri} gives the reason for "
-                "each image. Correct that or allow more, and run this round again: these images "
-                "are tried again, and the others are not scored twice"
+                "each image. Correct that or allow more, and run this round again: it tries these "
+                "images again, and scores no other image twice"
             )
         return ScoresResult(scores=folder.uri, scored=done.scored, unreadable=done.unreadable)
 
@@ -176,7 +176,7 @@ class _Round:
         job: ScoringJob | None,
         attempt: int,
     ) -> BatchResult:
-        """Pick, after the further stages of scoring. Picks at random need none of these."""
+        """Run the further stages of scoring, then pick. Random picks need no further stages."""
         candidates = None
         staged = self._config.scoring.further_stages and self._config.selection.by != "random"
         if staged and job is not None and scores.scores is not None:

@@ -1,4 +1,4 @@
-"""End at once when told to, saying where the work stands."""
+"""Exit at once on SIGTERM, after printing which stage was running."""
 
 import os
 import signal
@@ -9,21 +9,21 @@ from contextlib import contextmanager
 
 @contextmanager
 def exiting_on_sigterm(say: Callable[[], str]) -> Iterator[None]:
-    """On SIGTERM say a sentence and end this very process, with exit code 143.
+    """On SIGTERM, print a sentence and end this process at once, with exit code 143.
 
-    Ray gives a job that is stopped three seconds, and its own clean-up may take longer. What is
-    on disk is whole at every moment, so nothing needs to be put in order first.
+    Ray gives a stopped job three seconds, and Ray's own clean-up may take longer. Files on disk
+    are complete at every moment, so nothing needs to be tidied up first.
 
     Args:
-        say: gives the sentence, when it is needed.
+        say: Function that returns the sentence. It is called only on SIGTERM.
     """
 
     def end(signum: int, _frame: object) -> None:
-        # Not the logger: the signal may have come while it was writing.
+        # Not through the logger, which the signal may have interrupted while it was writing.
         os.write(2, f"{say()}\n".encode())
         os._exit(128 + signum)
 
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    if threading.current_thread() is not threading.main_thread():  # no signals there
         yield
         return
     before = signal.signal(signal.SIGTERM, end)

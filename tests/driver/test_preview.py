@@ -64,7 +64,7 @@ def preview(config, round_id="night"):
 def test_nothing_labelled(config):
     assert preview(config) == {
         "round": "night, new",
-        "pool": "100 images, of which 0 are acquired",
+        "pool": "100 images, of which 0 were acquired before",
         "fit": "nothing is labelled yet",
         "score": "nothing: the first acquisition batch is random",
         "acquire": "10 images by random",
@@ -77,7 +77,7 @@ def test_a_first_fit(config, tmp_path):
     assert told["fit"] == "on 30 labels, for 3 epochs"
     assert told["score"] == "100 images (0 have scores already), 4 posterior samples each"
     assert told["acquire"] == "10 images by bald"
-    assert told["time"] == "not known before a first round has ended"
+    assert told["time"] == "unknown until a first round is finished"
 
 
 def test_time_goes_by_the_last_round_that_scored(config, tmp_path):
@@ -88,9 +88,9 @@ def test_time_goes_by_the_last_round_that_scored(config, tmp_path):
     finish(config, "one", [f"image-{i:04}" for i in range(1, 5)], seconds=seconds)
     finish(config, "two", ["elsewhere"], seconds={"fit": 0.0, "select": 1.0}, scored=0)
     told = preview(config)
-    assert told["pool"] == "100 images, of which 5 are acquired"
+    assert told["pool"] == "100 images, of which 5 were acquired before"
     assert told["score"].startswith("95 images ")
-    assert told["time"] == "about 21 min, going by round one: 2 min to fit, 19 min to score"
+    assert told["time"] == "about 21 min, judging by round one: 2 min to fit, 19 min to score"
 
 
 def test_what_is_fitted_and_scored_already_is_not_done_again(config, tmp_path, caplog):
@@ -107,14 +107,14 @@ def test_what_is_fitted_and_scored_already_is_not_done_again(config, tmp_path, c
     told = preview(config)
     assert told["fit"] == "not needed: checkpoint c0ffeec0ffee… was fitted on these labels"
     assert told["score"].startswith("40 images (59 have scores already)")
-    assert told["time"] == "about 41 s, going by round one: 0 s to fit, 40 s to score"
+    assert told["time"] == "about 41 s, judging by round one: 0 s to fit, 40 s to score"
 
 
 def test_a_round_that_was_begun_or_has_ended(config):
     put(config.workspace, "night", plan(), fit_result(CHECKPOINT))
     assert preview(config)["round"] == "night, begun before; done: plan, fit"
     put(config.workspace, "night", round_record("night"))
-    assert preview_round(config, "night") == ["round night is committed already: nothing to do"]
+    assert preview_round(config, "night") == ["round night is already committed: nothing to do"]
 
 
 def test_nothing_is_written(config, tmp_path):

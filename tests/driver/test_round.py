@@ -130,5 +130,5 @@ def test_a_committed_round_whose_batch_is_lost_is_told_so(config):
     driver = Driver(config, "night")
     driver.commit()
     storage.delete(driver.results.uri(BatchResult))
-    with pytest.raises(StorageError, match=r"with 5 picks.*put back its batch\.json"):
+    with pytest.raises(StorageError, match=r"with 5 picks.*restore its batch\.json"):
         driver.commit()

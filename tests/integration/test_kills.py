@@ -159,7 +159,7 @@ def test_two_drivers_of_one_round_commit_it_once(
             process.kill()
     assert [process.returncode for process in both] == [0, 0], told
     committed = ["10 acquired by bald" in text for text, _ in told]
-    before = ["committed already: nothing to do" in text for text, _ in told]
+    before = ["already committed: nothing to do" in text for text, _ in told]
     assert sorted(committed) == sorted(before) == [False, True]
     waited = ["another process is working on" in errors for _, errors in told]
     assert sum(waited) == (1 if machines == 1 else 0)

@@ -1,4 +1,4 @@
-"""A workspace: where it keeps what, and the formats of what is there."""
+"""A workspace: the locations of its files, and their formats."""
 
 from baal_ray.workspace.places import (
     batch_uri,

@@ -1,4 +1,4 @@
-"""JSON files of a workspace: typed, numbered by the version of their format, checked when read."""
+"""JSON files of a workspace: typed, with the number of their format, and checked when read."""
 
 import json
 from typing import ClassVar, Literal, Self
@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from baal_ray import storage
 from baal_ray.errors import FormatError
 
-#: What a workspace's models are fitted for; room for more.
+#: The task that a workspace's models are fitted for. There is one so far.
 Task = Literal["classification"]
 
 
 class Record(BaseModel):
     """The content of a JSON file.
 
-    A version that only adds fields keeps the number of its format, so fields that are not known
-    here are ignored. Files without a number are of format 1.
+    A version that only adds fields keeps the number of its format, so unknown fields are
+    ignored. Files without a number are of format 1.
 
     Attributes:
         FORMAT: The number of the format that is written and read here.
@@ -36,7 +36,7 @@ class Record(BaseModel):
         return self
 
     def to_json(self) -> bytes:
-        """The content of the file."""
+        """Return the content of the file."""
         plain = self.model_dump(mode="json", by_alias=True)
         return json.dumps(plain, indent=2, ensure_ascii=False).encode()
 
@@ -45,12 +45,12 @@ class Record(BaseModel):
         """Read a file.
 
         Args:
-            uri: The file.
-            remedy: What to do if it is damaged.
+            uri: Location of the file.
+            remedy: Sentence that says what to do if it is damaged.
 
         Raises:
             CorruptFileError: If it is damaged.
-            FormatError: If it was written by another version that wrote other fields.
+            FormatError: If another version wrote it, with another format.
             StorageError: If it is missing or cannot be read.
         """
         plain = storage.read_json(uri, remedy)
@@ -70,7 +70,7 @@ class FitRecord(Record):
     """`fits/<hash>/fit.json`: the checkpoint that was fitted on some labels with some settings.
 
     Attributes:
-        checkpoint: The sha256 that names it.
+        checkpoint: The sha256 that names the checkpoint.
         labels: The number of labelled images.
         history: For each epoch, `epoch` and `train_loss`, and on the evaluation set `accuracy`,
             `nll` and `ece`.
@@ -92,9 +92,9 @@ class Fingerprint(Record):
         precision: The precision of the forward pass.
         mask_seed: The seed of the masks, `seed` in the file.
         batch_size: The number of images in a mini-batch.
-        max_pixels: The most pixels that an encoded image may have.
+        max_pixels: The maximum number of pixels of an encoded image.
         decoder: The decoder and its version.
-        engine: The version of the way samples are drawn here.
+        engine: The version of the code that draws the samples and computes the scores.
         torch: The version of PyTorch.
     """
 

@@ -1,4 +1,4 @@
-"""The rounds of a workspace: which there are, and what their stages left behind."""
+"""The rounds of a workspace, and the results of their stages."""
 
 import logging
 import time
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 File = TypeVar("File", bound=StageFile)
 Result = TypeVar("Result", bound=StageResult)
 
-# What a round makes: first the listings of its pool and targets, then a file for each stage.
+# Files and folders of a round: first the listings of its pool and targets, then one per stage.
 _BEGUN = {"pool", "targets", "plan.json", "fit.json", "scores.json", "batch.json", "round.json"}
 _OURS = _BEGUN | {"batch"}
 
-# Rounds that an error names.
+# Most rounds that an error names.
 _NAMED = 5
 
 
@@ -53,7 +53,7 @@ def attempted(stage: str, attempt: int) -> str:
 
 def _remedy(round_id: str, stage: str) -> str:
     if stage in ("fit", "scores", "round"):
-        return f"Delete it and run round {round_id} again: it is made again."
+        return f"Delete it and run round {round_id} again, which recreates it."
     return (
         f"Restore an intact copy of it. If the manifest has no picks of round {round_id} yet, you "
         "may delete the round's folder instead, and run it again."
@@ -93,9 +93,9 @@ def finished_rounds(workspace: str) -> list[FinishedRound]:
 
 
 def unfinished_rounds(workspace: str) -> list[str]:
-    """The rounds that were begun and have not run to their end, sorted.
+    """Return the rounds that were begun and have not run to their end, sorted.
 
-    A labelled set that was brought in is no round: its folder has a batch and nothing else.
+    An imported labelled set is not a round: its folder has a batch and nothing else.
     """
     folders = _folders(workspace)
     return sorted(
@@ -111,7 +111,7 @@ def refuse_unfinished(workspace: str) -> None:
 
 
 def _folders(workspace: str) -> dict[str, set[str]]:
-    """What each round's folder holds, one level deep; whatever else lies there is passed over."""
+    """Return the names in each round's folder, one level deep. Other folders are ignored."""
     found: dict[str, set[str]] = {}
     for name in storage.walk_files(rounds_uri(workspace)):
         round_id, _, below = name.partition("/")
@@ -120,10 +120,10 @@ def _folders(workspace: str) -> dict[str, set[str]]:
 
 
 def check_round(workspace: str, round_id: str) -> None:
-    """Refuse the name of a round that never began, nor was brought in as a labelled set.
+    """Refuse a name that belongs to no round and no imported labelled set.
 
     Raises:
-        ConfigError: there is no such round.
+        ConfigError: If there is no such round.
     """
     if not storage.exists(round_uri(workspace, round_id)):
         there = ", ".join(sorted(_folders(workspace))[-_NAMED:]) or "none"
@@ -151,7 +151,7 @@ class StageResults:
         return read_stage(self._workspace, self._round_id, kind, attempt)
 
     def once(self, kind: type[Result], run: Callable[[], Result], attempt: int = 1) -> Result:
-        """Return the result that is there; if there is none, run the stage and write it."""
+        """Return the stage's result if it is there; otherwise run the stage and write it."""
         stage = self.running = attempted(kind.STAGE, attempt)
         found = self.read(kind, attempt)
         if found is not None:

@@ -6,9 +6,9 @@ from baal_ray.names import SCORE_COLUMNS, STABILITY_COLUMNS
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
-#: One row per pool image scored by one model. `error` is null when the image was scored; else it
-#: says why not, and the scores are null. `source` is the pool file that the image came from,
-#: `samples` is K. `log_probs` is float32 [K, C], kept for further stages where there are any.
+#: One row per pool image scored by one model. `error` is null if the image was scored. Otherwise
+#: it says why not, and the scores are null. `source` is the pool file that the image came from.
+#: `samples` is K. `log_probs` is float32 [K, C], kept only for further stages.
 SCORES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -21,11 +21,11 @@ SCORES = pa.schema(
     ]
 )
 
-#: In a score file's own metadata: the name of the folder that it was written for.
+#: Key in a score file's own metadata for the name of the folder that it was written for.
 FINGERPRINT = b"baal_ray.fingerprint"
 
-#: The picks of one round, in order of rank, before their images are fetched. `predicted` names the
-#: class that the model took an image for.
+#: The picks of one round, in order of rank, before their images are fetched. `predicted` is the
+#: name of the class that the model predicted.
 SELECTION = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -41,7 +41,7 @@ SELECTION = pa.schema(
 #: `rounds/<id>/batch/`: the picks with their images, for annotators and for later fits.
 BATCH = SELECTION.append(pa.field("image", pa.binary(), nullable=False))
 
-#: The labelled manifest: every image ever acquired or brought in with a label, once.
+#: The manifest: every image ever acquired or imported with a label, once.
 MANIFEST = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

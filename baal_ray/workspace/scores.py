@@ -1,4 +1,4 @@
-"""Files of scores: which there are, and as much of each as a reader needs."""
+"""Score files: listing them, and reading as much of each as is needed."""
 
 import logging
 import re
@@ -25,12 +25,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """Rows of scores, some columns of them at hand.
+    """Rows of scores, of which some columns are in memory.
 
     Attributes:
-        names: the columns that there are.
-        at_hand: the columns that were asked for, of all rows.
-        take: which rows → all their columns.
+        names: Names of all columns.
+        at_hand: The columns that were asked for, for all rows.
+        take: Function from a mask of rows to all columns of those rows.
     """
 
     names: Collection[str]
@@ -39,24 +39,26 @@ class ScoredImages:
 
     @classmethod
     def of(cls, table: pa.Table) -> "ScoredImages":
-        """A table in memory."""
+        """Wrap a table that is in memory."""
         return cls(table.column_names, table, lambda rows_N: table.filter(pa.array(rows_N)))
 
 
 def score_files(folder: str) -> list[str]:
-    """The files that baal_ray published in a folder of scores, each named by its sha256."""
+    """Return the files that baal_ray published in a folder of scores, each named by its sha256."""
     return list(filter(storage.is_named_by_sha256, storage.list_files(folder, ".parquet")))
 
 
 def files_of(scores_uri: str | Iterable[str]) -> list[str]:
-    """The files of scores of a folder; beside ones that baal_ray wrote, others do not count."""
+    """Return the score files of a folder. If baal_ray wrote some of them, others do not count."""
     if not isinstance(scores_uri, str):
         return list(scores_uri)
     files = storage.list_files(scores_uri, ".parquet")
     ours = [file for file in files if storage.is_named_by_sha256(file)]
     if ours and len(ours) < len(files):
         strange = min(set(files) - set(ours))
-        logger.warning("%s is not named by a sha256, so baal_ray passes over it", strange)
+        logger.warning(
+            "%s is ignored: its name is not a sha256, so baal_ray did not write it", strange
+        )
     return ours or files
 
 
@@ -66,16 +68,17 @@ def read_scores(
     then: Callable[[ScoredImages], Result],
     columns: Collection[str] | None = None,
 ) -> Iterator[Result]:
-    """What comes of each file, in order, but of those with another fingerprint's scores.
+    """Yield a function's result for each file, in order. Files of another fingerprint are skipped.
 
     Args:
         files: Parquet files of scores.
-        at_hand: the columns to parse at once.
-        then: called with each file's rows, in one of a few threads.
-        columns: the only ones to take; None for all but `log_probs`, which may be large.
+        at_hand: Columns to parse at once.
+        then: Function of a file's rows, called in one of a few threads.
+        columns: The only columns that `take` returns; None for all but `log_probs`, which may be
+            large.
 
     Raises:
-        CorruptFileError: a file's bytes are not those that its name promises, or no Parquet.
+        CorruptFileError: If a file's bytes do not match its name, or are not Parquet.
     """
 
     def read(file: str) -> Result | None:
@@ -83,7 +86,7 @@ def read_scores(
         data = storage.read_verified(file) if verified else storage.read(file)
         loaded = LoadedParquet(data, file, verified=verified)
         if is_foreign(file, loaded.schema):
-            logger.warning("%s has scores of another fingerprint: it is passed over", file)
+            logger.warning("%s has scores of another fingerprint: it is ignored", file)
             return None
         names = loaded.schema.names
         take = partial(loaded.read, columns or [name for name in names if name != "log_probs"])
@@ -93,10 +96,10 @@ def read_scores(
 
 
 def scored_already(folder: str) -> IdSet:
-    """The images that have scores in a folder; those with an error are to be tried again.
+    """Return the images that have scores in a folder. Those with an error are to be tried again.
 
-    A file that is torn, rotten or none of scores is deleted, and its images are scored again. One
-    of another model's scores counts for nothing here.
+    A file that is damaged or holds no scores is deleted, and its images are scored again. A file
+    with scores of another fingerprint does not count.
     """
     return IdSet.of_hashes(read_ahead(_scored_in, score_files(folder)))
 
@@ -110,7 +113,7 @@ def _scored_in(file: str) -> Hashes:
     else:
         if not is_foreign(file, rows.schema):
             return hash_ids(rows["id"].filter(rows["error"].is_null()))
-        logger.warning("%s has scores of another fingerprint: its images are scored", file)
+        logger.warning("%s has scores of another fingerprint: its images count as unscored", file)
     return hash_ids([])
 
 
@@ -118,12 +121,12 @@ def _ids_and_errors(file: str) -> pa.Table:
     wanted = pa.schema([SCORES.field("id"), SCORES.field("error")])
     rows = LoadedParquet(storage.read_verified(file), file, verified=True).read(wanted.names)
     if rows.schema != wanted:
-        raise CorruptFileError(f"{file} holds no scores.")
+        raise CorruptFileError(f"{file} is not a file of scores.")
     return rows
 
 
 def is_foreign(file: str, schema: pa.Schema) -> bool:
-    """Whether a file of scores was written for another fingerprint than that of its folder."""
+    """Return whether a score file was written for another fingerprint than that of its folder."""
     written_for = (schema.metadata or {}).get(FINGERPRINT)
     folder = file.split("/")[-2] if "/" in file else ""
     is_fingerprint = re.fullmatch("[0-9a-f]{32}", folder) is not None

@@ -44,8 +44,8 @@ class ListedPool(_Part):
 
     Attributes:
         files: Parquet files, in the order of their names.
-        column: "image" if they hold encoded bytes, "uri" if they say where the bytes are.
-        root: The location that relative URIs are relative to.
+        column: "image" if they hold encoded bytes, "uri" if they hold the locations of the bytes.
+        root: The location at which relative URIs begin.
         images_are_files: Whether the pool is a folder of image files, each its own `source`.
         roots: Further locations where images may lie.
     """
@@ -76,11 +76,11 @@ class Plan(StageFile):
     """`plan.json`: everything that decides a round's result, fixed before its first stage.
 
     Attributes:
-        task: What the model is fitted for.
+        task: The task that the model is fitted for.
         config: The configuration; settings that do not change the result have their defaults.
         draw_seed: The seed of the round's draws, `seed` in the file.
         pool: The pool as it was listed.
-        targets: The images that "epig" wants predictions to be right for; None for the pool.
+        targets: The images for which "epig" improves predictions; None for the pool.
         manifest_version: The version of the manifest that the round began at; -1 if there was no
             manifest.
         baal_ray: The version of this package.
@@ -130,7 +130,7 @@ class FitResult(StageResult):
     """`fit.json`: the model of the round.
 
     Attributes:
-        checkpoint: The sha256 that names it; None if nothing was labelled yet.
+        checkpoint: The sha256 that names the model; None if nothing was labelled yet.
         labels: The number of labelled images it was fitted on.
         metrics: The metrics of its last epoch on the evaluation set, by name.
         reused: Whether an earlier round had fitted it.
@@ -154,7 +154,7 @@ class ScoresResult(StageResult):
     """`scores.json`: the scores of the pool.
 
     Attributes:
-        scores: The folder they are in; None without a model.
+        scores: The folder of the scores; None without a model.
         scored: The number of images that this round scored.
         unreadable: The number of images that could not be read.
     """
@@ -174,13 +174,13 @@ class ScoresResult(StageResult):
 
 
 class FurtherStage(_Part):
-    """One of the further stages of scoring.
+    """The figures of one further stage of scoring.
 
     Attributes:
-        samples: The number of posterior samples, K, in all.
-        images: The number of its candidates.
-        scored: The number of those that this round scored.
-        kept: The number of those whose first samples were kept from the stage before.
+        samples: The total number of posterior samples, K.
+        images: The number of the stage's candidates.
+        scored: The number of candidates that this round scored.
+        kept: The number of candidates whose first samples were kept from the stage before.
     """
 
     samples: int
@@ -210,11 +210,11 @@ class CandidatesResult(StageResult):
 
 
 class Stability(_Part):
-    """The share of the picks, 0 to 1, that stays without a fifth of the posterior samples.
+    """The share of the picks, 0 to 1, that stay when a fifth of the posterior samples is left out.
 
     Attributes:
-        without: The share without each fifth.
-        mean: Their mean.
+        without: The share for each fifth that is left out.
+        mean: The mean of these shares.
     """
 
     without: list[float]
@@ -227,8 +227,8 @@ class BatchResult(StageResult):
     Attributes:
         acquired: The number of picks.
         random: The number of picks that were drawn at random.
-        rule: The rule of the others.
-        stability: How stable the picks are; None unless they are ranked by BALD alone.
+        rule: The rule that ranked the other picks.
+        stability: The stability of the picks; None unless they are ranked by BALD alone.
         files: The names of the files in `batch/` that hold the picks.
     """
 
@@ -249,9 +249,9 @@ class RoundResult(_Part):
     """The result of a round.
 
     Attributes:
-        round_id: Its name.
+        round_id: The name of the round.
         acquired: The number of images it added to the manifest.
-        committed_before: Whether it was finished already, so that nothing was done now.
+        committed_before: Whether the round was finished before, so that nothing was done now.
         checkpoint: The sha256 of the model it scored with; None if its picks were random.
         rule: The rule that ranked the picks, except the random ones.
         scored: The number of images it scored; the others had scores from an earlier round.
@@ -283,7 +283,7 @@ class RoundResult(_Part):
     def summary(self) -> str:
         """Return the result in one line."""
         if self.committed_before:
-            return f"round {self.round_id} is committed already: nothing to do"
+            return f"round {self.round_id} is already committed: nothing to do"
         fitted = f"fitted on {self.labels} labels" if self.checkpoint else "nothing labelled yet"
         accuracy = (
             f", accuracy {self.metrics['accuracy']:.3f}" if "accuracy" in self.metrics else ""
@@ -311,13 +311,13 @@ class RoundResult(_Part):
 
 
 class RoundRecord(StageFile):
-    """`round.json`, written last: without it a round is unfinished.
+    """`round.json`, written last. A round without it is unfinished.
 
     Attributes:
         result: The result of the round.
         scores: The folder of the pool's scores; None if its picks were random.
         candidates: The result of the further stages of scoring, if there were any.
-        stability: How stable the picks are; None unless they are ranked by BALD alone.
+        stability: The stability of the picks; None unless they are ranked by BALD alone.
         versions: The versions of the libraries that matter, by name.
     """
 

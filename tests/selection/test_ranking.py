@@ -264,7 +264,7 @@ def test_what_does_not_belong_in_a_folder_of_ours_is_passed_over(tmp_path, caplo
         (tmp_path / name).write_bytes(b"\0\0\0\1Bud1")
     assert picks(top_k(str(tmp_path), 5)) == ["b", "a"]
     assert Ranking("bald").count(score_files(str(tmp_path))) == 2
-    assert "copy.parquet is not named by a sha256" in caplog.text
+    assert "copy.parquet is ignored: its name is not a sha256" in caplog.text
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"<html>"])

@@ -1,4 +1,4 @@
-"""The actor that holds a fitted model: its loading, its memory, and its mini-batches."""
+"""The actor that holds a fitted model, and runs mini-batches through it in the memory it has."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ from baal_ray.scoring.job import ScoringJob
 
 logger = logging.getLogger(__name__)
 
-# Fewest images at once. One alone runs as two in `MCDropout`.
+# Fewest images at once. `MCDropout` runs a single image as two.
 _FEWEST = 2
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -29,10 +29,10 @@ Part = TypeVar("Part")
 
 
 class ModelActor:
-    """Holds a fitted model on its device, and what each mini-batch needs before the model.
+    """Holds a fitted model on its device, and prepares mini-batches for it.
 
-    Several threads may call an actor at once. The model takes one mini-batch after the other.
-    While a GPU works on one, the next is prepared and put into its queue.
+    Several threads may call an actor at once. The model runs one mini-batch after another. While
+    a GPU works on one, the next is prepared and put into its queue.
     """
 
     def __init__(self, job: ScoringJob) -> None:
@@ -64,7 +64,7 @@ class ModelActor:
         )
 
     def _check(self, posterior: MCDropout) -> None:
-        """Refuse a model that cannot be sampled, on noise."""
+        """Refuse a model that cannot be sampled, by running it on noise."""
         noise_N = torch.randint(
             *(0, 256, (_FEWEST, 3, *self._image_size)),
             dtype=torch.uint8,
@@ -84,13 +84,13 @@ class ModelActor:
         return columns_with(rows, self._decode)
 
     def _padded(self, images_N: npt.NDArray[np.uint8] | Tensor) -> Tensor:
-        """Return a mini-batch of its fixed size, so that scores are the same bit for bit."""
+        """Pad a mini-batch to its fixed size, so that scores are the same bit for bit."""
         shape = (self._config.mini_batch, *images_N.shape[1:])
         if isinstance(images_N, Tensor):
             padded_N = torch.zeros(shape, dtype=torch.uint8, device=images_N.device)
             padded_N[: len(images_N)] = images_N
         else:
-            # Pinned, so that a GPU need not be waited for while it is copied there.
+            # Pinned, so that the copy to a GPU need not be waited for.
             pinned = self._device.type == "cuda"
             padded_N = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
             padded_N.numpy()[: len(images_N)] = images_N
@@ -104,7 +104,7 @@ class ModelActor:
 
         Args:
             images_N: Images, uint8 [N, 3, H, W], padded or not.
-            ids: Their ids; fewer than N if some images are padding.
+            ids: Ids of the images; fewer than N if some are padding.
             run: Function of some images on the device and their ids, "" for padding.
 
         Raises:
@@ -129,14 +129,14 @@ class ModelActor:
         """From now on, run half as many images at once.
 
         Raises:
-            ResourceError: If they are the fewest already.
+            ResourceError: If that would be too few.
         """
         if self._at_once <= _FEWEST:
             raise self._no_memory(error) from error
         self._at_once //= 2
         logger.warning(
             "the %s has no memory for %d images at once: %d from now on. Set scoring.batch_size "
-            "to that for the next round, and no time is lost on trying",
+            "to that for the next round, so that no time is lost on larger ones",
             self._device.type,
             2 * self._at_once,
             self._at_once,
@@ -145,7 +145,7 @@ class ModelActor:
     def _no_memory(self, error: Exception) -> ResourceError:
         return ResourceError(
             f"the {self._device.type} has no memory to score {_FEWEST} images at once: {error}. "
-            "Score on a larger device, with scoring.precision bfloat16 or with a smaller model"
+            "Use a larger device, scoring.precision bfloat16, or a smaller model"
         )
 
     def _autocast(self) -> torch.autocast:

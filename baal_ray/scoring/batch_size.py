@@ -1,6 +1,6 @@
-"""The mini-batch size that a device scores fastest with, found by trying, then fixed for a model.
+"""The mini-batch size that a device scores fastest with, found by a trial, then fixed for a model.
 
-It is a part of the fingerprint of scores, so all of one model's are of the same.
+It is part of the fingerprint, so all scores of one model are computed with the same size.
 """
 
 import logging
@@ -18,7 +18,7 @@ from baal_ray.workspace.records import Record
 logger = logging.getLogger(__name__)
 
 _SIZES = (16, 32, 64, 128, 256, 512, 1024)
-# The speedup for which a larger mini-batch is worth its memory, and the work that a kill costs.
+# The least speedup that makes a larger mini-batch worth its memory, and the work lost in a kill.
 _WORTH = 1.03
 # Seconds per mini-batch from which no larger ones are tried.
 _LONG = 2.0
@@ -40,7 +40,7 @@ def with_batch_size(job: ScoringJob) -> ScoringJob:
     """Return the job with a mini-batch size: as configured, else found by a trial.
 
     A trial takes seconds of a scoring actor's share of the cluster. Its result is kept with the
-    checkpoint, for this K and precision. Of racing trials the first one counts.
+    checkpoint, for this K and precision. If several trials race, the first result counts.
 
     Raises:
         BaalRayError: As `PoolScorer` does, if the checkpoint cannot be used.
@@ -63,23 +63,25 @@ def with_batch_size(job: ScoringJob) -> ScoringJob:
 
 
 def with_known_batch_size(job: ScoringJob) -> ScoringJob | None:
-    """Return the same without a trial; None if there was none for this model."""
+    """Return the job with a mini-batch size, without a trial; None if no size is known yet."""
     if job.config.batch_size is not None:
         return job
     uri = _uri(job)
     if not storage.exists(uri):
         return None
-    found = BatchSizeTrial.read(uri, "Delete it: the mini-batch size is found again.")
-    logger.info("mini-batches of %d images, as found for this model", found.batch_size)
+    found = BatchSizeTrial.read(uri, "Delete it: the next run finds the mini-batch size again.")
+    logger.info("mini-batches have %d images, the size found for this model", found.batch_size)
     return job.with_config(job.config.model_copy(update={"batch_size": found.batch_size}))
 
 
 def try_sizes(seconds_of: Callable[[int], float | None]) -> dict[int, float]:
-    """Return images per second by mini-batch size, as far as there is memory and hope for more.
+    """Return images per second by mini-batch size, up to the last size worth trying.
+
+    No larger size is tried if memory has run out, or if larger ones bring nothing.
 
     Args:
-        seconds_of: Function from a number of images to the seconds they take; None if there is no
-            memory for them.
+        seconds_of: Function from a number of images to the seconds they take, or None if there is
+            no memory for them.
     """
     rates: dict[int, float] = {}
     for size in _SIZES:
@@ -94,7 +96,7 @@ def try_sizes(seconds_of: Callable[[int], float | None]) -> dict[int, float]:
 
 
 def fastest(rates: dict[int, float]) -> int:
-    """Return the smallest size that no larger one beats clearly; the smallest without a trial."""
+    """Return the smallest size that no larger one clearly beats; without rates, the smallest."""
     enough = max(rates.values(), default=0) / _WORTH
     return next((size for size, rate in sorted(rates.items()) if rate >= enough), _SIZES[0])
 

@@ -1,8 +1,8 @@
-"""Encoded images become pixels on a scoring actor's device: JPEGs on it, others as everywhere.
+"""Decoding of JPEGs on a scoring actor's device. Other images are decoded on the CPU, as usual.
 
-TorchCodec decodes them, on an NVIDIA GPU with nvJPEG. Pixels differ a little from Pillow's: all
-are decoded, where Pillow takes a large JPEG at a half, a quarter or an eighth of its size, and
-nvJPEG does not interpolate colours.
+TorchCodec decodes them, with nvJPEG on an NVIDIA GPU. Pixels differ a little from Pillow's:
+Pillow decodes a large JPEG at a half, a quarter or an eighth of its size, but TorchCodec always at
+full size. And nvJPEG does not interpolate colours.
 """
 
 import logging
@@ -24,30 +24,30 @@ from baal_ray.posterior.memory import is_out_of_memory
 logger = logging.getLogger(__name__)
 
 _RESIZING = "1"
-"""Raise this when the same picture is resized otherwise than before; the pool is scored again."""
+"""Version of the resizing. Raise it if results change, so that the pool is scored again."""
 
-# Pixels of the pictures that are on the device at once, about 2 GB with what resizing takes.
+# Most pixels of the pictures on the device at once: about 2 GB, including what resizing needs.
 _MOST_PIXELS = 100_000_000
 
-# Boxes of pixels are averaged first, where a picture is twice this many times too large or more:
-# the kernel of antialiased resizing has no room for a factor of a hundred.
+# A picture that is at least twice this many times too large is first reduced by averaging boxes of
+# pixels, because the kernel of antialiased resizing has no room for a factor of a hundred.
 _REDUCING_GAP = 16
 
-# For what Pillow decodes.
+# Threads for the images that Pillow decodes.
 _THREADS = 4
 
 
 def decoder_version() -> str:
-    """Name all that decides the pixels, for a score fingerprint.
+    """Return the names and versions of everything that decides the pixels, for a fingerprint.
 
     Raises:
-        ConfigError: TorchCodec is not installed.
+        ConfigError: If TorchCodec is not installed.
     """
     try:
         torchcodec = version("torchcodec")
     except PackageNotFoundError:
         missing = (
-            "is gpu, and TorchCodec, which decodes there, is not installed; pip install "
+            "is gpu, but TorchCodec, which decodes there, is not installed; run pip install "
             "'baal-ray[gpu]', or set it to cpu"
         )
         raise ConfigError("scoring.decode_on", [missing]) from None
@@ -55,19 +55,19 @@ def decoder_version() -> str:
 
 
 class DeviceDecoder:
-    """Decodes mini-batches on a device, a GPU's beside what else it does."""
+    """Decodes mini-batches on a device. On a GPU this runs beside its other work."""
 
     def __init__(self, device: torch.device, height: int, width: int, *, max_pixels: int) -> None:
-        """Try it on a tiny image.
+        """Check that the device can decode, with a tiny image.
 
         Args:
             device: Where JPEGs are decoded.
             height: Height of the results, in pixels.
             width: Width of the results, in pixels.
-            max_pixels: Most pixels that an encoded image may have.
+            max_pixels: Maximum number of pixels of an encoded image.
 
         Raises:
-            ResourceError: The device cannot decode.
+            ResourceError: If the device cannot decode.
         """
         self._device = device
         self._size = height, width
@@ -87,17 +87,17 @@ class DeviceDecoder:
             ) from error
 
     def __call__(self, encoded: Sequence[bytes | None]) -> tuple[Tensor, list[str | None]]:
-        """Decode a mini-batch, as `images.decode_many` does; one at a time.
+        """Decode a mini-batch as `images.decode_many` does, one mini-batch at a time.
 
         Args:
-            encoded: N encoded images; None is unreadable.
+            encoded: N encoded images; None for an unreadable one.
 
         Returns:
-            RGB pixels on the device, uint8 of shape [N, 3, height, width], zeros where unreadable,
-            and N errors, None where readable.
+            RGB pixels on the device, uint8 of shape [N, 3, height, width], zeros for unreadable
+            images; and N errors, None for readable images.
 
         Raises:
-            ResourceError: The device has no memory for it.
+            ResourceError: If the device does not have enough memory.
         """
         try:
             with self._turn, torch.cuda.stream(self._stream):
@@ -109,7 +109,8 @@ class DeviceDecoder:
                 raise
             raise ResourceError(
                 f"the {self._device.type} has no memory to decode images beside the model: "
-                f"{error}. Set scoring.decode_on to cpu, or scoring.max_pixels or batch_size lower"
+                f"{error}. Set scoring.decode_on to cpu, or lower scoring.max_pixels or "
+                "scoring.batch_size"
             ) from error
         return decoded
 
@@ -144,9 +145,10 @@ class DeviceDecoder:
     def _decode_some(
         self, numbers: list[int], encoded: Sequence[bytes | None], pixels_N: Tensor
     ) -> list[int]:
-        """Put the pictures with these numbers in their places; gives the numbers of those done.
+        """Decode the pictures with these numbers into `pixels_N`, and return the numbers decoded.
 
-        What is refused is left to Pillow: which one of several it is, TorchCodec does not say.
+        Pictures that TorchCodec refuses are left to Pillow. TorchCodec does not say which picture
+        of several it refused, so they are halved until it is found.
         """
         try:
             pictures = _decode_jpegs([encoded[number] or b"" for number in numbers], self._device)
@@ -156,7 +158,8 @@ class DeviceDecoder:
             if len(numbers) == 1:
                 if not self._refusal_logged:
                     logger.warning(
-                        "TorchCodec refuses an image, so the CPU tries, as for all such: %s", error
+                        "TorchCodec refuses an image; the CPU decodes it and others like it: %s",
+                        error,
                     )
                     self._refusal_logged = True
                 return []
@@ -172,7 +175,7 @@ class DeviceDecoder:
 
 
 def _within_memory(areas: dict[int, int]) -> Iterator[list[int]]:
-    """The numbers of images, some at a time, by their pixels."""
+    """Yield the numbers of images in groups that fit into memory, given their pixels."""
     together: list[int] = []
     pixels = 0
     for number, area in areas.items():
@@ -186,21 +189,21 @@ def _within_memory(areas: dict[int, int]) -> Iterator[list[int]]:
 
 
 def _decode_jpegs(encoded: Sequence[bytes], device: torch.device) -> list[Tensor]:
-    """Pictures [3, H, W], turned as EXIF says."""
+    """Decode JPEGs into pictures [3, H, W], rotated as EXIF says."""
     from torchcodec.decoders import decode_jpeg
 
-    # A copy, as bytes cannot be written to and PyTorch warns of that.
+    # A copy, because bytes are read-only, and PyTorch warns about that.
     sources = [torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for data in encoded]
     return list(decode_jpeg(sources, mode="RGB", device=device))
 
 
 def _no_memory(error: Exception) -> bool:
-    # TorchCodec passes on what PyTorch raises as a plain RuntimeError.
+    # TorchCodec reraises PyTorch's error as a plain RuntimeError.
     return is_out_of_memory(error) or "out of memory" in str(error)
 
 
 def _squash(picture: Tensor, height: int, width: int) -> Tensor:
-    """Antialiased bilinear resizing, as Pillow does it: [3, H, W] → uint8 [3, height, width]."""
+    """Resize [3, H, W] to uint8 [3, height, width], bilinear and antialiased as Pillow does it."""
     pixels = picture.unsqueeze(0).float()
     rows, columns = pixels.shape[2:]
     reduced = (_reduced(rows, height), _reduced(columns, width))

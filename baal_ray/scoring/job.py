@@ -9,18 +9,19 @@ from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.scoring import gpu_decoding
 from baal_ray.workspace.records import Fingerprint
 
-# Raise it when the same checkpoint, settings and pixels give other scores than before.
+# Version of the scoring code. Raise it if the same checkpoint, settings and pixels give different
+# scores than before.
 _ENGINE = 3
 
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """A model, how to score with it, and what to score on.
+    """A model, the settings to score with it, and the resources to score on.
 
     Attributes:
         checkpoint: Checkpoint folder, `…/checkpoints/<sha256>`.
         config: Settings for scoring.
-        resources: Resources of the scoring actors; they do not change a score.
+        resources: Resources of the scoring actors. They do not change a score.
         mask_seed: Seed of the posterior samples' masks.
     """
 
@@ -39,7 +40,7 @@ class ScoringJob:
         """Everything that these scores depend on, except the pool.
 
         Raises:
-            ConfigError: If the decoder that is asked for is not installed.
+            ConfigError: If the configured decoder is not installed.
         """
         config = self.config
         return Fingerprint(
@@ -69,7 +70,7 @@ def decoder_version(config: ScoringConfig) -> str:
     """Return the name and version of the decoder for the pool's images.
 
     Raises:
-        ConfigError: If it is not installed.
+        ConfigError: If the decoder is not installed.
     """
     if config.decode_on == "gpu":
         return gpu_decoding.decoder_version()

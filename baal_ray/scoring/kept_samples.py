@@ -1,4 +1,7 @@
-"""The first samples of images that go on to another stage, kept so that they are drawn once."""
+"""The first posterior samples of images that reach the next stage, kept for it.
+
+So they are drawn only once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +25,13 @@ LogProbs: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class KeptLogProbs:
-    """The first samples' log-probabilities of some images, in Ray's object store.
+    """Log-probabilities of some images under the first samples, in Ray's object store.
 
     Attributes:
-        samples: how many samples they are of.
-        images: how many images have them.
-        hashes: of the images' ids, sorted, one array for each file of scores.
-        log_probs_N_K_C: one array for each file, its rows in the order of `hashes`.
+        samples: Number of samples, K.
+        images: Number of images.
+        hashes: Hashes of the images' ids, sorted, one array per score file.
+        log_probs_N_K_C: Log-probabilities, one array per score file, in the order of `hashes`.
     """
 
     samples: int
@@ -38,20 +41,22 @@ class KeptLogProbs:
 
 
 def kept_log_probs(files: Sequence[str], ids: IdSet, samples: int) -> KeptLogProbs:
-    """Bring the log-probabilities that score files hold of some images into the object store.
+    """Put the log-probabilities that score files hold of some images into the object store.
 
-    One small task a file; they go neither through this process nor through the actors' heaps.
+    One small task per file does this, so they pass neither through this process nor through the
+    actors' heaps.
 
     Args:
-        files: of scores.
-        ids: of the images.
+        files: Score files.
+        ids: Ids of the images.
         samples: K of those scores.
     """
     read = ray.remote(num_returns=3)(_read_kept)
     wanted = ray.put(ids.hashes)
-    # Typed as one object a call, whatever `num_returns` says.
+    # Ray's types promise one object per call, whatever `num_returns` says.
     parts: list[Any] = [read.remote(file, wanted, samples) for file in files]
-    # Waited for, as a stage whose readers take every CPU would wait for these and they for it.
+    # Wait here. Otherwise a stage whose readers take every CPU would wait for these tasks, while
+    # they wait for it.
     images = sum(ray.get([part[0] for part in parts]))
     return KeptLogProbs(samples, images, [part[1] for part in parts], [part[2] for part in parts])
 
@@ -71,7 +76,7 @@ def _read_kept(file: str, wanted: Hashes, samples: int) -> tuple[int, Hashes, Lo
 
 
 class FirstSamples:
-    """Finds the log-probabilities that were kept; draws them again where they were not."""
+    """Returns the log-probabilities that were kept, and draws those again that were not."""
 
     def __init__(self, kept: KeptLogProbs, posterior: MCDropout) -> None:
         self._refs = kept.log_probs_N_K_C
@@ -86,7 +91,10 @@ class FirstSamples:
         self._file = np.concatenate([np.arange(0), *files])[order]
 
     def __call__(self, images_N: Tensor, ids: Sequence[str], images: int) -> Tensor:
-        """Log-probabilities [N, K, C] of a mini-batch, of which so many images are no padding."""
+        """Return log-probabilities [N, K, C] of a mini-batch.
+
+        Its first `images` rows are real; the rest is padding.
+        """
         rows, kept = self._find(ids[:images])
         if len(rows) == images:
             first_N_K_C = torch.zeros(len(images_N), *kept[0].shape, device=images_N.device)
@@ -97,12 +105,12 @@ class FirstSamples:
         return first_N_K_C
 
     def _find(self, ids: Sequence[str]) -> tuple[list[int], list[LogProbs]]:
-        """Which of these images have log-probabilities, and theirs, [K, C] each."""
+        """Return the rows of the images with kept log-probabilities, and these, [K, C] each."""
         if not len(self._hashes):
             return [], []
         asked = hash_ids(ids)
         at = np.minimum(np.searchsorted(self._hashes, asked), len(self._hashes) - 1)
         rows = np.flatnonzero(self._hashes[at] == asked)
-        # Not held, so that a node needs room for the few files that a mini-batch is of.
+        # Not held, so that a node needs room only for the few files of one mini-batch.
         files = {file: ray.get(self._refs[file]) for file in np.unique(self._file[at[rows]])}
         return rows.tolist(), [files[self._file[i]][self._row[i]] for i in at[rows]]

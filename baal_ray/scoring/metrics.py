@@ -1,4 +1,4 @@
-"""What a scoring actor tells Ray's dashboard, and Prometheus, of its work."""
+"""Metrics that a scoring actor exports to Ray's dashboard and Prometheus."""
 
 import threading
 import time
@@ -6,16 +6,16 @@ import time
 import torch
 from ray.util.metrics import Counter, Gauge
 
-# Rates are of so many seconds at least.
+# The fewest seconds that a rate is measured over.
 _WINDOW = 10.0
 
 _LABELS = ("model",)
 
 
 class DeviceTime:
-    """How long a device works on what it is given inside a `with` block.
+    """The time that a device spends on the work it is given inside a `with` block.
 
-    A GPU takes it from a queue: its time begins when what was in the queue before is done.
+    A GPU takes work from a queue, so its time begins when the earlier work in the queue is done.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,7 +37,7 @@ class DeviceTime:
             self._events[1].record()
 
     def seconds(self) -> float:
-        """After the block: wait for the device, and say how long it took."""
+        """Wait for the device, after the block, and return the seconds it took."""
         if self._events is None:
             return self._ended - self._begun
         begun, ended = self._events
@@ -46,45 +46,47 @@ class DeviceTime:
 
 
 class ScoringMetrics:
-    """Counts images and the share of time that the actor's device has work.
+    """Metrics of the images that an actor scores, and of the time that its device is busy.
 
-    Ray adds its own prefix and labels, so Prometheus has `ray_baal_ray_images_scored_total` and so
-    on, by model, node and worker.
+    Ray adds its own prefix and labels, so the names in Prometheus are like
+    `ray_baal_ray_images_scored_total`, by model, node and worker.
     """
 
     def __init__(self, model: str, device: torch.device) -> None:
         """Begin to count.
 
         Args:
-            model: its checkpoint's sha256, of which the first twelve digits become the label.
-            device: whose memory is told; nothing is told of the CPU's.
+            model: Sha256 of the checkpoint. Its first twelve digits become the label.
+            device: Device of the actor. Memory is reported only for a GPU.
         """
         self._device = device
         self._lock = threading.Lock()
-        self._scored = Counter("baal_ray_images_scored", "Images given a score.", _LABELS)
+        self._scored = Counter("baal_ray_images_scored", "Images that got a score.", _LABELS)
         self._unreadable = Counter(
-            "baal_ray_images_unreadable", "Images given an error instead.", _LABELS
+            "baal_ray_images_unreadable", "Images that got an error instead of a score.", _LABELS
         )
-        self._rate = Gauge("baal_ray_images_per_second", "Images an actor got through.", _LABELS)
+        self._rate = Gauge(
+            "baal_ray_images_per_second", "Images that an actor processed per second.", _LABELS
+        )
         self._busy = Gauge(
             "baal_ray_busy_fraction",
-            "The share of the time that an actor's device had a mini-batch to work on, 0 to 1.",
+            "The share of the time, 0 to 1, in which an actor's device had a mini-batch.",
             _LABELS,
         )
         self._memory = Gauge(
-            "baal_ray_gpu_memory_bytes", "The most GPU memory an actor held.", _LABELS
+            "baal_ray_gpu_memory_bytes", "The most GPU memory that an actor held.", _LABELS
         )
         for metric in (self._scored, self._unreadable, self._rate, self._busy, self._memory):
             metric.set_default_tags({"model": model[:12]})
         self._begin()
 
     def worked(self, seconds: float) -> None:
-        """Of the device, on a mini-batch."""
+        """Add the seconds that the device spent on a mini-batch."""
         with self._lock:
             self._seconds += seconds
 
     def count(self, images: int, unreadable: int) -> None:
-        """Of a mini-batch that is done."""
+        """Add the images of a finished mini-batch."""
         for counter, more in ((self._scored, images - unreadable), (self._unreadable, unreadable)):
             if more:
                 counter.inc(more)

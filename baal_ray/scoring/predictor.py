@@ -1,4 +1,4 @@
-"""Actors that give the predictions or the features of images."""
+"""Actors that return the predictions or the features of images."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ from baal_ray.scoring.job import ScoringJob
 
 
 class PoolPredictor(ModelActor):
-    """Gives each mini-batch of images the predictions of the posterior samples."""
+    """Returns the predictions of the posterior samples for each mini-batch of images."""
 
     def __init__(self, job: ScoringJob) -> None:
         """Load and check the model."""
@@ -34,7 +34,7 @@ class PoolPredictor(ModelActor):
 
 
 class PoolFeatures(ModelActor):
-    """Gives each mini-batch of images its features (`posterior.head_inputs`)."""
+    """Returns the features (`posterior.head_inputs`) of each mini-batch of images."""
 
     def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         """Return `id` and `features` (float32 [D] as bytes) of images that can be decoded."""

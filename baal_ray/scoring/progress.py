@@ -1,4 +1,4 @@
-"""How far scoring is, told in a job's log: by what is on disk, which no failure takes back."""
+"""Progress of scoring in a job's log, counted by the scores on disk, which no failure undoes."""
 
 import logging
 import sys
@@ -15,21 +15,21 @@ logger = logging.getLogger(__name__)
 
 _EVERY = 60.0
 
-# For a store that hangs; the round does not.
+# Seconds to wait at the end for a store that hangs, so that the round does not hang.
 _PATIENCE = 5.0
 
 
 @contextmanager
 def reporting_progress(folder: str, images: int, every: float = _EVERY) -> Iterator[None]:
-    """Log a line a minute while the block runs: images scored, their rate, and what is left.
+    """Log a line per minute while the block runs: images scored, their rate, and the time left.
 
-    In a terminal nothing is said, as Ray draws its bars there. What goes wrong with telling is
-    nobody's fault, and ends nothing.
+    Nothing is logged in a terminal, because Ray draws its progress bars there. If the progress
+    cannot be read, that is logged, and scoring goes on.
 
     Args:
-        folder: of the fingerprint that is scored.
-        images: about how many are to be scored.
-        every: seconds between two lines.
+        folder: Folder of the scores that are being written.
+        images: Approximate number of images to score.
+        every: Seconds between two lines.
     """
     if sys.stderr.isatty():
         yield
@@ -56,7 +56,7 @@ def _tell(folder: str, images: int, every: float, done: threading.Event) -> None
                 with open_parquet(file) as parquet:
                     rows_of[file] = parquet.metadata.num_rows
         except BaalRayError as error:
-            logger.info("how far scoring is cannot be told: %s", error)
+            logger.info("the progress of scoring is unknown: %s", error)
         else:
             if seconds := time.monotonic() - begun:
                 logger.info("%s", progress_line(sum(rows_of.values()), images, seconds))
@@ -65,24 +65,24 @@ def _tell(folder: str, images: int, every: float, done: threading.Event) -> None
 
 
 def progress_line(scored: int, images: int, seconds: float) -> str:
-    """How far it is, how fast, and how long it will take.
+    """Return a line with the number of images scored, their rate, and the time left.
 
     Args:
-        scored: images whose scores are on disk.
-        images: about how many are to be scored; may turn out to be fewer.
-        seconds: since it began.
+        scored: Number of images whose scores are on disk.
+        images: Approximate number of images to score. It may be too low.
+        seconds: Seconds since scoring began.
     """
-    if scored >= images:  # so many of those left out are no longer in the pool
-        return f"scores: {scored:,} images are on disk, {scored / seconds:,.0f} a second"
+    if scored >= images:  # some images that were left out are no longer in the pool
+        return f"scores: {scored:,} images are on disk, {scored / seconds:,.0f} per second"
     line = f"scores: {scored:,} of about {images:,} images are on disk"
     if not scored:
         return line
     left = (images - scored) / scored * seconds
-    return f"{line}, {scored / seconds:,.0f} a second, about {in_words(left)} left"
+    return f"{line}, {scored / seconds:,.0f} per second, about {in_words(left)} left"
 
 
 def in_words(seconds: float) -> str:
-    """Such as 40 s, 25 min, 3 h 5 min."""
+    """Return a duration in words, such as 40 s, 25 min or 3 h 5 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The actor that gives mini-batches of images their rows of scores."""
+"""The actor that scores mini-batches of images."""
 
 import math
 import time
@@ -22,13 +22,13 @@ from baal_ray.scoring.kept_samples import FirstSamples, KeptLogProbs, LogProbs
 from baal_ray.scoring.metrics import DeviceTime, ScoringMetrics
 from baal_ray.workspace.schema import SCORES
 
-# How many times the share that the next stage draws for keeps its log-probabilities, in each
-# mini-batch, as promising images are not spread evenly.
+# In each mini-batch, log-probabilities are kept for this many times the share of images that the
+# next stage takes, because promising images are not spread evenly.
 _KEPT_SHARES = 3
 
 
 class PoolScorer(ModelActor):
-    """Gives each mini-batch of images its rows of scores."""
+    """Returns the rows of scores of each mini-batch of images."""
 
     def __init__(
         self, job: ScoringJob, keep_by: str | None = None, first: KeptLogProbs | None = None
@@ -36,8 +36,8 @@ class PoolScorer(ModelActor):
         """Load and check the model.
 
         Args:
-            job: What scores.
-            keep_by: Score column by which the promising images keep their log-probabilities.
+            job: Model and settings of the scores.
+            keep_by: Score column that decides which images keep their log-probabilities.
             first: Log-probabilities of the first samples, so that only the others are drawn.
         """
         super().__init__(job)
@@ -45,14 +45,14 @@ class PoolScorer(ModelActor):
         self._samples = self._posterior(job.config.samples)
         self._first = FirstSamples(first, self._posterior(first.samples)) if first else None
         self._check(self._samples)
-        # Last, as its clock runs from here.
+        # Last, because its clock starts here.
         self._metrics = ScoringMetrics(self._sha256, self._device)
 
     def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         """Score at most one mini-batch.
 
         Args:
-            rows: `id`, `source`, `image` (uint8 [N, 3, H, W]) and `error` ("" for none); or a
+            rows: `id`, `source`, `image` (uint8 [N, 3, H, W]) and `error` ("" for none), or a
                 table with `id` and encoded images, which are decoded on the actor's device.
 
         Returns:
@@ -64,9 +64,9 @@ class PoolScorer(ModelActor):
         return scores
 
     def seconds_of(self, images: int) -> float | None:
-        """Return the seconds for a number of images at once, the median of three; None if no room.
+        """Return the seconds that a number of images take at once; None if there is no memory.
 
-        The first of four runs only prepares.
+        This is the median of three runs, after one to warm up.
         """
         shape = (images, 3, *self._image_size)
         images_N = torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -88,7 +88,7 @@ class PoolScorer(ModelActor):
     def _predict(self, rows: Mapping[str, Any]) -> tuple[Columns, LogProbs | None]:
         """Return the score columns of decoded images, and log_probs_N_K_C if some are kept.
 
-        They are copied from a GPU in its queue, and read when it is done.
+        A GPU copies them in its queue, and they are read once it is done.
         """
         ids = list(rows["id"])
         images_N = self._padded(rows["image"])
@@ -170,7 +170,7 @@ class PoolScorer(ModelActor):
 def _joined(
     parts: list[tuple[dict[str, Tensor], Tensor | None]],
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Put the parts of a mini-batch together."""
+    """Join the parts of a mini-batch."""
     columns = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
     kept = [log_probs_N_K_C for _, log_probs_N_K_C in parts if log_probs_N_K_C is not None]
     return columns, torch.cat(kept) if kept else None

@@ -29,10 +29,11 @@ from baal_ray.workspace.scores import scored_already
 _ROWS_PER_FILE, _BYTES_PER_ROW = 20_000, 100
 _MOST_BYTES_PER_FILE = 128 * 1024**2
 
-# Mini-batches that an actor has at once: it prepares one while its device works on the other.
+# Mini-batches per actor at once: it prepares one while its device works on the other.
 _CALLS_AT_ONCE = 2
 
-# Bytes per block of decoded images. Blocks hold whole mini-batches, because an actor pads others.
+# Bytes per block of decoded images. Blocks hold whole mini-batches, because an actor would pad any
+# others.
 _BYTES_PER_BLOCK = 16 * 1024**2
 
 
@@ -90,7 +91,7 @@ def score_pool(
     if job.config.decode_on == "gpu" and not job.on_gpu:
         unfit = "is gpu, but resources.scoring_gpus is 0; raise that, or set it to cpu"
         raise ConfigError("scoring.decode_on", [unfit])
-    decoder_version(job.config)  # raises if it is not installed
+    decoder_version(job.config)  # raises if the decoder is not installed
     check_resources(job.resources)
     folder = ScoreFolder(with_batch_size(job), scores)
     leave_out = ray.put(folder.scored.hashes)
@@ -108,14 +109,14 @@ class ScoreFolder:
 
     Attributes:
         uri: Location of the folder.
-        scored: Ids of the images that have scores in it; those are to be left out.
+        scored: Ids of the images that have scores in the folder. They are to be left out.
     """
 
     def __init__(self, job: ScoringJob, scores: str) -> None:
-        """Find what is scored already.
+        """Find the images that are already scored.
 
         Args:
-            job: What scores.
+            job: Model and settings of the scores.
             scores: Folder under which each fingerprint has its own.
         """
         self._job = job
@@ -157,12 +158,12 @@ class ScoreFolder:
 def through_actors(
     pool: ray.data.Dataset, actor: type[ModelActor], job: ScoringJob, *more: Any
 ) -> ray.data.Dataset:
-    """Give images in mini-batches to actors that hold the model.
+    """Return the rows that actors with the model make of images, in mini-batches.
 
     Args:
         pool: Images with `id` and `image`, as for `score_pool`.
         actor: Class of the actors.
-        job: What they hold, and the resources they request.
+        job: Model and settings of the actors, and the resources they request.
         *more: Further arguments of the actor's constructor.
     """
     config, resources = job.config, job.resources
@@ -191,27 +192,27 @@ def through_actors(
 def _decoded_blocks(
     pool: ray.data.Dataset, image_size: list[int], config: ScoringConfig
 ) -> ray.data.Dataset:
-    """Decode images in CPU tasks, and give blocks of whole mini-batches."""
+    """Decode images in CPU tasks, and return blocks of whole mini-batches."""
     height, width = image_size
     decoded = pool.map_batches(
         partial(decode, height=height, width=width, max_pixels=config.max_pixels),
         batch_format="pyarrow",
     )
     mini_batches = max(1, _BYTES_PER_BLOCK // (config.mini_batch * 3 * height * width))
-    # Ray Data does this inside the task that decodes, as both ask for one CPU, and runs nothing
+    # Ray Data does this inside the decoding task, because both request one CPU, and runs nothing
     # that comes before it inside the actor.
     return decoded.repartition(target_num_rows_per_block=mini_batches * config.mini_batch)
 
 
 def _encoded_blocks(pool: ray.data.Dataset, config: ScoringConfig) -> ray.data.Dataset:
-    """Give blocks of one mini-batch, as read."""
+    """Return blocks of one mini-batch each, as read."""
     # Ray Data would not do this inside a task that only reads.
     read = pool.map_batches(lambda rows: rows, batch_format="pyarrow")
     return read.repartition(target_num_rows_per_block=config.mini_batch)
 
 
 def _bytes_per_file(job: ScoringJob, keep_by: str | None) -> int:
-    """Return the size of a few large files, or less if log-probabilities would make them huge."""
+    """Return the bytes per score file: a few large ones, but not huge with log-probabilities."""
     per_row: float = _BYTES_PER_ROW
     if keep_by is not None:
         log_probs = job.config.samples * len(describe(job.checkpoint).classes) * 4

@@ -19,10 +19,10 @@ SCORED = pa.table({"id": [str(number) for number in range(20)]})
             200_000,
             1_000_000,
             250,
-            "scores: 200,000 of about 1,000,000 images are on disk, 800 a second, "
+            "scores: 200,000 of about 1,000,000 images are on disk, 800 per second, "
             "about 17 min left",
         ),
-        (30, 20, 10, "scores: 30 images are on disk, 3 a second"),
+        (30, 20, 10, "scores: 30 images are on disk, 3 per second"),
     ],
 )
 def test_a_line_says_how_far_how_fast_and_what_is_left(scored, images, seconds, line):
@@ -64,7 +64,7 @@ def test_what_goes_wrong_with_telling_ends_nothing(tmp_path, caplog):
         wait_for(caplog, "scores: 0 of")
         bad = tmp_path / f"{'0' * 64}.parquet"
         bad.write_bytes(b"no parquet")
-        wait_for(caplog, "cannot be told")
+        wait_for(caplog, "the progress of scoring is unknown")
         bad.unlink()
         publish_table(str(tmp_path), SCORED)
         wait_for(caplog, "scores: 20 of about 100")

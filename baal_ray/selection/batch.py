@@ -35,13 +35,13 @@ class Picker:
     Attributes:
         config: Configuration of the round.
         listing: The pool.
-        model: Sha256 of the checkpoint that scored it; None without one.
+        model: Sha256 of the checkpoint that scored the pool; None without one.
         scores: Folder of the pool's scores; None to pick at random.
-        last_scores: Folder of the scores that the best are picked by, those of the last stage of
-            scoring; the same as `scores` if there is one stage.
-        candidates: Ids that the best are among; None for the whole pool.
+        last_scores: Folder of the last stage's scores, which the best are picked by; the same as
+            `scores` if there is one stage.
+        candidates: Ids to pick the best from; None for the whole pool.
         draw_seed: Seed of the round's draws.
-        targets: Images that "epig" wants predictions to be right for; None for the pool.
+        targets: Images for which "epig" improves predictions; None for the pool.
     """
 
     config: RoundConfig
@@ -55,14 +55,14 @@ class Picker:
 
     @property
     def rule(self) -> str:
-        """The rule that ranks the picks, except the control. Without scores all are random."""
+        """The rule that ranks the picks, except the control; "random" without scores."""
         return "random" if self.scores is None else self.config.selection.by
 
     def picks(self, leave_out: IdSet, only: IdSet | None) -> pa.Table:
         """Return the k picks: a random control from the whole pool, and the best of all others.
 
-        The control is drawn first, so that it is a uniform sample of the pool. Without the images
-        that would be picked anyway, it would have too few that are informative.
+        The control is drawn first, so that it is a uniform sample of the pool. Drawn from the
+        images that the rule leaves, it would have too few informative ones.
         """
         if self.scores is None:
             ids, k = self.listing.read_ids(), self.config.selection.k
@@ -72,7 +72,7 @@ class Picker:
         return _spread(best, control)
 
     def stability(self, picks: pa.Table, leave_out: IdSet, only: IdSet | None) -> Stability | None:
-        """Return how many of the picks stay without each fifth of the posterior samples."""
+        """Return the share of the picks that stay without each fifth of the posterior samples."""
         selection = self.config.selection
         if self.last_scores is None or selection.by not in BY_BALD or selection.narrows:
             return None
@@ -97,7 +97,7 @@ class Picker:
         return Ranking(selection.ranked_by, self.draw_seed, leave_out, only, selection.coldness)
 
     def _best(self, leave_out: IdSet, only: IdSet | None, less: int) -> pa.Table:
-        """Return the best by the configured rule, fewer than k by the number of the control."""
+        """Return the best by the configured rule: k images, minus `less` for the control."""
         assert self.last_scores is not None
         selection = self.config.selection
         k = selection.k - less
@@ -110,7 +110,7 @@ class Picker:
         return self._named(best)
 
     def _named(self, picks: pa.Table) -> pa.Table:
-        """Picks with the model, and with the name of the class that it predicted."""
+        """Return picks with the model and the name of the class that it predicted."""
         classes = pa.array(self.config.classes, pa.string())
         scored = "predicted" in picks.column_names
         predicted = classes.take(picks["predicted"]) if scored else pa.nulls(len(picks))
@@ -119,7 +119,7 @@ class Picker:
         return pa.table(columns | {"predicted": predicted}).cast(SELECTION)
 
     def _best_together(self, candidates: pa.Table, k: int) -> pa.Table:
-        """The k best by a rule that needs the candidates' predictions."""
+        """Return the k best by a rule that needs the candidates' predictions."""
         selection = self.config.selection
         candidates, log_probs_N_K_C = self._predictions(self.listing, candidates)
         targets = self.targets or self.listing
@@ -138,7 +138,7 @@ class Picker:
         )
 
     def _spread_out(self, candidates: pa.Table, k: int) -> pa.Table:
-        """The first k candidates of which no two are nearly the same image to the model."""
+        """Return the first k candidates of which no two are nearly the same image to the model."""
         most_alike = self.config.selection.most_alike
         assert most_alike is not None
         candidates, features_N_D = draw_features(
@@ -158,10 +158,10 @@ class Picker:
 
 
 def _spread(best: pa.Table, control: pa.Table) -> pa.Table:
-    """Both as one batch, ranked anew: in every part of the ranks there is the control's share.
+    """Return both as one batch with new ranks, in which the control is spread evenly.
 
-    Annotators who go by rank and stop early have then labelled about as much of one as of the
-    other. The i-th of n has its place at (i - 1/2) / n of the batch.
+    So annotators who go by rank and stop early have labelled about the same share of both. The
+    i-th of n picks is placed at (i - 1/2) / n of the batch.
     """
     places = [(np.arange(len(picks)) + 0.5) / len(picks) for picks in (best, control)]
     order = np.argsort(np.concatenate(places), kind="stable")
@@ -171,15 +171,15 @@ def _spread(best: pa.Table, control: pa.Table) -> pa.Table:
 
 
 def pick_batch(picker: Picker, folder: str, leave_out: IdSet) -> BatchResult:
-    """Pick a batch and write it to a folder, images and all; nothing is committed.
+    """Pick a batch and write it to a folder, including its images. Nothing is committed.
 
-    The next best take the place of picks that cannot be fetched or shown, and in the control the
-    next that chance would have drawn.
+    If a pick cannot be fetched or shown, the next best takes its place. In the control, the next
+    image of the random order does.
 
     Args:
-        picker: What picks it.
-        folder: of the batch.
-        leave_out: ids that are not to be picked.
+        picker: Picker of the images.
+        folder: Folder of the batch.
+        leave_out: Ids that must not be picked.
 
     Returns:
         The batch, without its duration.
@@ -193,11 +193,11 @@ def pick_batch(picker: Picker, folder: str, leave_out: IdSet) -> BatchResult:
         if not lost:
             break
         logger.warning(
-            "%d picks cannot be fetched or shown, such as %r: others take their place",
+            "%d picks cannot be fetched or shown, such as %r: the next best replace them",
             len(lost),
             lost[0],
         )
-        # Scores outlive images: from here on, keep to what the pool holds now.
+        # Scores outlive images. From here on, pick only images that are in the pool now.
         leave_out, only = leave_out | IdSet.of(lost), only or picker.listing.ids()
     k = picker.config.selection.k
     if len(picks) < k:

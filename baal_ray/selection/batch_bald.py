@@ -1,14 +1,14 @@
-"""BatchBALD: the images whose labels together would teach the most.
+"""BatchBALD: the images whose labels together are most informative.
 
-The k best images by BALD are often alike, and their labels tell the same thing k times. BatchBALD
-is what all labels of a batch tell of the weights together, I(y_1, …, y_k; w), and greedily takes
-the image that adds most to it:
+The k best images by BALD are often alike, so their labels give the same information k times.
+BatchBALD is the information that all labels of a batch give about the weights together,
+I(y_1, …, y_k; w). It greedily takes the image that adds most to it:
 
     I(y_n; w | y_1 … y_b) = E_{y_1 … y_b} [ BALD of image n under p(w | y_1 … y_b) ]
 
-With K posterior samples p(w | labels) is a weight for each of them, so this is BALD with weights,
-averaged over what the labels of the batch may be: over all combinations while there are few, over
-a sample of them after that.
+With K posterior samples, p(w | labels) is a weight per sample. So this is weighted BALD, averaged
+over the possible labels of the batch: over all combinations while there are few, later over a
+sample of them.
 
 References:
     Kirsch et al. 2019, https://arxiv.org/abs/1906.08158, eq. 6 to 12.
@@ -23,10 +23,11 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-# Bytes of joint predictions at once.
+# Bytes of joint predictions in memory at once.
 _CHUNK_BYTES = 2**26
 
-# Of ln K, which is the most that labels can tell of K samples: past this, the rest is rounding.
+# The share of ln K, the most information that labels can give about K samples, beyond which gains
+# are rounding errors.
 _NEARLY = 0.999
 
 
@@ -35,8 +36,8 @@ class Batch:
     """A batch in the order in which it was picked.
 
     Attributes:
-        picks_B: which images.
-        gains_B: what each added to what the labels tell together, in nats.
+        picks_B: Indices of the images.
+        gains_B: Information that each image added, in nats.
     """
 
     picks_B: Tensor
@@ -49,22 +50,22 @@ def batch_bald(
     """Pick k images greedily by BatchBALD.
 
     Args:
-        log_probs_N_K_C: log-probabilities of N images under the same K posterior samples.
-        k: how many, at most N.
-        configurations: combinations of labels to average over. Up to so many are all taken, which
-            is exact; of more, so many are drawn.
-        seed: of those.
+        log_probs_N_K_C: Log-probabilities of N images under the same K posterior samples.
+        k: Number of images to pick, at most N.
+        configurations: Most combinations of labels to average over. If there are no more, all are
+            taken, which is exact. Otherwise this number of them is drawn.
+        seed: Seed of the combinations that are drawn.
 
     Returns:
-        The images in the order of picking. Where the labels of fewer than k images tell all
-        samples apart, the rest are the best by BALD.
+        The images in the order of picking. If the labels of fewer than k images tell all samples
+        apart, the rest are the best by BALD.
 
     Raises:
-        ValueError: k is not in 1…N.
+        ValueError: If k is not in 1…N.
     """
     images, samples, _ = log_probs_N_K_C.shape
     if not 1 <= k <= images:
-        raise ValueError(f"k is {k}; it must be in 1…{images}, as there are {images} images")
+        raise ValueError(f"k is {k}; it must be in 1…{images}, because there are {images} images")
     labels = _Labels(samples, configurations, torch.Generator().manual_seed(seed))
     probs_N_K_C = log_probs_N_K_C.double().exp()
     entropy_N_K = torch.special.entr(probs_N_K_C).sum(dim=2)
@@ -82,8 +83,8 @@ def batch_bald(
     rest = k - len(picks)
     if rest:
         logger.warning(
-            "the labels of %d images tell all %d posterior samples apart, which is ln K = %.2f "
-            "nats: the other %d picks are the best by BALD. Draw more samples, or pick fewer",
+            "the labels of %d images tell all %d posterior samples apart (ln K = %.2f nats), so "
+            "the other %d picks are the best by BALD. Draw more samples, or pick fewer images",
             len(picks),
             samples,
             math.log(samples),
@@ -96,11 +97,11 @@ def batch_bald(
 
 
 class _Labels:
-    """What the labels of a batch may turn out to be, and what the weights would be then.
+    """The possible combinations of labels of a batch, and the weights that each would give.
 
     Attributes:
-        probs_S: of each combination of labels.
-        weights_S_K: p(posterior sample | labels).
+        probs_S: Probability of each combination of labels.
+        weights_S_K: p(posterior sample | labels) for each combination.
     """
 
     def __init__(self, samples: int, most: int, generator: torch.Generator) -> None:
@@ -108,10 +109,10 @@ class _Labels:
         self.weights_S_K = torch.full((1, samples), 1 / samples, dtype=torch.float64)
         self._most = most
         self._generator = generator
-        self._all = True  # combinations are here, each with its probability
+        self._all = True  # whether all combinations are here, each with its probability
 
     def add(self, probs_K_C: Tensor) -> None:
-        """Take an image into the batch."""
+        """Add an image to the batch."""
         predictive_S_C = self.weights_S_K @ probs_K_C
         if self._all and predictive_S_C.numel() <= self._most:
             label_S = torch.arange(probs_K_C.shape[1]).repeat(len(self.probs_S))
@@ -124,11 +125,11 @@ class _Labels:
             ).squeeze(1)
             self.probs_S = torch.full((self._most,), 1 / self._most, dtype=torch.float64)
         weights_S_K = self.weights_S_K[before_S] * probs_K_C.t()[label_S]
-        # Labels that no sample gives have probability 0; what the weights are then does not count.
+        # Labels that no sample gives have probability 0, so their weights do not matter.
         self.weights_S_K = weights_S_K / weights_S_K.sum(dim=1, keepdim=True).clamp(min=1e-300)
 
     def _drawn(self) -> Tensor:
-        """As many combinations as there may be, drawn if they are not drawn already."""
+        """Return the combinations to continue with: as many as allowed, drawn once, then kept."""
         if not self._all:
             return torch.arange(self._most)
         self._all = False
@@ -137,7 +138,7 @@ class _Labels:
         )
 
     def expected_bald(self, probs_N_K_C: Tensor, entropy_N_K: Tensor) -> Tensor:
-        """BALD of each image under the weights that labels leave, averaged over the labels [N]."""
+        """Return BALD of each image [N] given the labels, averaged over their combinations."""
         combinations, classes = len(self.probs_S), probs_N_K_C.shape[2]
         at_once = max(1, _CHUNK_BYTES // (8 * combinations * classes))
         entropy_N = torch.zeros(len(probs_N_K_C), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Fetch a few images of the pool again, by id."""
+"""The files of an acquisition batch: its images, fetched from the pool again by their ids."""
 
 import pyarrow as pa
 
@@ -19,13 +19,13 @@ def write_batch(
     """Write the selected images to a folder, as encoded in the pool, with their rank and score.
 
     Args:
-        listing: the pool.
-        selection: rows of `schema.SELECTION`.
-        folder: where else may be other files, which do not count.
-        config: of the round.
+        listing: The pool.
+        selection: Rows of `schema.SELECTION`.
+        folder: Folder of the batch. Other files in it do not matter.
+        config: Configuration of the round.
 
     Returns:
-        The files written. Images that they lack are gone from the pool by now, or cannot be
+        The files written. Selected images that they lack are no longer in the pool, or cannot be
         decoded.
     """
     files: list[str] = []

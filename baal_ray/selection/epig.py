@@ -1,8 +1,8 @@
-"""EPIG: how much an image's label would tell of the predictions that matter.
+"""EPIG: the information that an image's label gives about the predictions that matter.
 
-BALD values what a label tells of all weights, also of those that only matter for images that
-nobody will ask about. EPIG is the mutual information between an image's label and that of a target
-image, averaged over targets such as the model will be used on.
+BALD values information about all weights, including those that matter only for images that nobody
+will ask about. EPIG is the mutual information between an image's label and that of a target image,
+averaged over targets like those the model will be used on.
 
 References:
     Bickford Smith et al. 2023, Prediction-Oriented Bayesian Active Learning,
@@ -12,30 +12,30 @@ References:
 import torch
 from torch import Tensor
 
-# Bytes of joint predictions at once.
+# Bytes of joint predictions in memory at once.
 _CHUNK_BYTES = 2**26
 
 
 def epig(log_probs_N_K_C: Tensor, target_log_probs_M_K_C: Tensor) -> Tensor:
-    """The expected predictive information gain of N images about M targets.
+    """Return the expected predictive information gain of N images about M targets.
 
-    Mean over targets of I(y; y*) = H(y) + H(y*) − H(y, y*), where the joint prediction is
-    p(y, y*) = mean_k p_k(y) p_k(y*).
+    It is the mean over targets of I(y; y*) = H(y) + H(y*) − H(y, y*), where the joint prediction
+    is p(y, y*) = mean_k p_k(y) p_k(y*).
 
     Args:
-        log_probs_N_K_C: log-probabilities of N images under K posterior samples.
-        target_log_probs_M_K_C: those of M targets under the same samples.
+        log_probs_N_K_C: Log-probabilities of N images under K posterior samples.
+        target_log_probs_M_K_C: Log-probabilities of M targets under the same samples.
 
     Returns:
         N values in nats, at least 0, float64.
 
     Raises:
-        ValueError: there are no targets, or K or C differ.
+        ValueError: If there are no targets, or if K or C differ.
     """
     targets, *shape = target_log_probs_M_K_C.shape
     if not targets or list(log_probs_N_K_C.shape[1:]) != shape:
         raise ValueError(
-            f"log_probs_N_K_C has shape {list(log_probs_N_K_C.shape)} and that of the targets "
+            f"log_probs_N_K_C has shape {list(log_probs_N_K_C.shape)}, target_log_probs_M_K_C "
             f"{[targets, *shape]}; there must be targets, with the same K and C"
         )
     samples, classes = shape

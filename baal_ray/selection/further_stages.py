@@ -30,7 +30,8 @@ class ScoredCandidates:
     """The result of a further stage.
 
     Attributes:
-        uri: The folder of their scores, which a pool scored so from the start would have too.
+        uri: The folder of their scores. It is the same as for a pool scored with this many samples
+            from the start.
         candidates: Their `id` and `source`, most promising first.
         figures: The numbers for the round's record.
     """
@@ -50,16 +51,16 @@ def score_candidates(
 ) -> Iterator[ScoredCandidates]:
     """Run the further stages of scoring, each on the most promising images of the one before.
 
-    A stage has its share of the pool, but not fewer images than the batch is picked from. Images
-    that are scored already are not scored again. The next best take the place of candidates that
-    are no longer in the pool.
+    A stage takes its share of the pool, but at least as many images as the batch is picked from.
+    Images that are already scored are not scored again. Candidates that are no longer in the pool
+    are replaced by the next best.
 
     Args:
         config: Configuration of the round.
         listing: The pool.
-        job: What scored the pool in the first stage.
+        job: Job that scored the pool in the first stage.
         scores: Folder of the first stage's scores.
-        leave_out: Ids that are no candidates.
+        leave_out: Ids that cannot be candidates.
         draw_seed: Seed of the round's draws.
     """
     selection = config.selection
@@ -111,7 +112,9 @@ class _Stage:
                     kept=kept,
                 )
                 return ScoredCandidates(folder.uri, candidates, figures)
-            logger.warning("%d candidates are gone: the next best take their place", len(lost))
+            logger.warning(
+                "%d candidates are no longer in the pool: the next best replace them", len(lost)
+            )
             ranking = replace(
                 ranking,
                 leave_out=(ranking.leave_out or IdSet.of([])) | IdSet.of(lost["id"]),

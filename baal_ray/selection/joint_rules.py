@@ -15,18 +15,18 @@ def best_together(
     seed: int,
     target_log_probs_M_K_C: Tensor | None = None,
 ) -> pa.Table:
-    """The k best candidates by a rule that looks at them together, or fewer if there are fewer.
+    """Return the k best candidates by a rule that ranks them together; all if there are fewer.
 
     Args:
         rule: "batch_bald" or "epig".
-        candidates: rows as `top_k` gives them, at least one.
-        log_probs_N_K_C: their predictions under the same posterior samples.
-        k: how many.
-        seed: of the combinations of labels that BatchBALD draws.
-        target_log_probs_M_K_C: for "epig", predictions for the images that matter.
+        candidates: Rows as `top_k` returns them, at least one.
+        log_probs_N_K_C: Predictions for them under the same posterior samples.
+        k: Number of candidates to pick.
+        seed: Seed of the combinations of labels that BatchBALD draws.
+        target_log_probs_M_K_C: Predictions for the images that matter, for "epig".
 
     Returns:
-        Rows of the candidates with `rank`, `score` and `rule` anew, in the order of picking.
+        Rows of the candidates with new `rank`, `score` and `rule`, in the order of picking.
     """
     k = min(k, len(candidates))
     if rule == "batch_bald":

@@ -1,4 +1,4 @@
-"""What the model makes of a few images of the pool, drawn again."""
+"""Predictions and features of a few images of the pool, computed again."""
 
 import numpy as np
 import pyarrow as pa
@@ -16,23 +16,23 @@ from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.predictor import PoolFeatures, PoolPredictor
 from baal_ray.scoring.stage import through_actors
 
-# Of a log-probability, in double precision.
+# Bytes per log-probability in double precision.
 _BYTES = 8
 
 
 def draw_predictions(
     listing: PoolListing, wanted: pa.Table, checkpoint: str, config: RoundConfig
 ) -> tuple[pa.Table, Tensor]:
-    """Draw again what the posterior samples that scored some images predict for them.
+    """Draw the predictions for some images again, with the posterior samples that scored them.
 
     Args:
-        listing: the pool that they are in.
-        wanted: a table with their `id` and `source`.
-        checkpoint: the folder of the model.
-        config: of the round.
+        listing: The pool that the images are in.
+        wanted: Table with their `id` and `source`.
+        checkpoint: Folder of the model.
+        config: Configuration of the round.
 
     Returns:
-        The rows of `wanted` whose images can be had, and log_probs_N_K_C of these, float32.
+        The rows of `wanted` whose images can be read, and log_probs_N_K_C of these, float32.
     """
     rows, flat_N = _draw(listing, wanted, checkpoint, config, PoolPredictor, "log_probs")
     return rows, flat_N.reshape(len(rows), config.scoring.last_stage.samples, len(config.classes))
@@ -41,10 +41,10 @@ def draw_predictions(
 def draw_features(
     listing: PoolListing, wanted: pa.Table, checkpoint: str, config: RoundConfig
 ) -> tuple[pa.Table, Tensor]:
-    """The features of some images (`posterior.head_inputs`); arguments as for `draw_predictions`.
+    """Return features of images (`posterior.head_inputs`); arguments as for `draw_predictions`.
 
     Returns:
-        The rows of `wanted` whose images can be had, and features_N_D of these, float32.
+        The rows of `wanted` whose images can be read, and features_N_D of these, float32.
     """
     return _draw(listing, wanted, checkpoint, config, PoolFeatures, "features")
 
@@ -57,7 +57,7 @@ def _draw(
     actor: type[ModelActor],
     column: str,
 ) -> tuple[pa.Table, Tensor]:
-    """What an actor makes of some images, a row of float32 numbers for each."""
+    """Return the rows whose images can be read, and an actor's float32 numbers for each."""
     scoring = config.scoring.last_stage
     job = ScoringJob(checkpoint, scoring, config.resources, mask_seed=config.seed)
     found: dict[str, bytes] = {}
@@ -77,10 +77,10 @@ def _draw(
 
 
 def check_candidates(config: RoundConfig) -> None:
-    """Refuse more candidates of a joint rule than this process has memory for.
+    """Refuse a joint rule with more candidates than this process has memory for.
 
     Raises:
-        SelectionError: their predictions, and those of its targets, are too large.
+        SelectionError: If the predictions for them, or for the targets of "epig", are too large.
     """
     selection, samples = config.selection, config.scoring.last_stage.samples
     if not selection.joint:
@@ -91,6 +91,6 @@ def check_candidates(config: RoundConfig) -> None:
     if size > most:
         raise SelectionError(
             f"{images} candidates of {samples} posterior samples and {len(config.classes)} "
-            f"classes take {size / 2**30:.1f} GiB in the driver, and {most / 2**30:.1f} may be "
-            "taken; lower selection.candidates or selection.target_images"
+            f"classes take {size / 2**30:.1f} GiB in the driver; at most {most / 2**30:.1f} GiB "
+            "are available. Lower selection.candidates or selection.target_images"
         )

@@ -1,23 +1,24 @@
-"""Pick from a ranking so that no two picks are nearly the same image to the model."""
+"""Picks from a ranking of which no two are nearly the same image to the model."""
 
 import torch
 from torch import Tensor
 
 
 def spread_out(features_N_D: Tensor, k: int, most_alike: float) -> Tensor:
-    """The first k images of a ranking of which no two are more alike than allowed.
+    """Return the first k images of a ranking of which no two are more alike than allowed.
 
-    In order of rank each image is picked unless the cosine similarity of its features and those of
-    an earlier pick is larger. Where that leaves fewer than k, the first of those passed over fill
-    the batch up, at its end.
+    Images are picked in order of rank. An image is passed over if the cosine similarity of its
+    features and those of an earlier pick is above the limit. If that leaves fewer than k picks,
+    the first images that were passed over fill the end of the batch.
 
     Args:
-        features_N_D: of the images, in order of rank.
-        k: how many to pick.
-        most_alike: cosine similarity, −1 to 1.
+        features_N_D: Features of the images, in order of rank.
+        k: Number of images to pick.
+        most_alike: Largest cosine similarity allowed, −1 to 1.
 
     Returns:
-        Their rows, at most k, those picked first in order of rank.
+        At most k rows: first the images picked, then those that fill the batch, both in order of
+        rank.
     """
     directions_N_D = torch.nn.functional.normalize(features_N_D.float(), dim=1)
     passed_over_N = torch.zeros(len(directions_N_D), dtype=torch.bool)

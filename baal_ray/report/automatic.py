@@ -1,4 +1,4 @@
-"""Pages that are made without being asked for, and never disturb what they report on."""
+"""Report pages that are made automatically, and never disturb the work they report on."""
 
 import logging
 from importlib.util import find_spec
@@ -7,9 +7,9 @@ from baal_ray.errors import BaalRayError
 
 logger = logging.getLogger(__name__)
 
-_NEEDED = ("matplotlib", "sklearn")  # an experiment's map needs the second
+_NEEDED = ("matplotlib", "sklearn")  # only an experiment's map needs scikit-learn
 
-# The most files of scores that are read for a page without being asked: two million images.
+# Most score files that are read for an automatic page: two million images.
 _MOST_SCORE_FILES = 100
 
 
@@ -27,16 +27,16 @@ def require_extra() -> None:
 
 
 def report_round(workspace: str, round_id: str) -> None:
-    """Write the page of a round that has just ended, if that is quickly done.
+    """Write the page of a round that has just ended, if that is quick.
 
-    Nothing is raised. A round is complete without its page, and `baal-ray report` makes it at any
-    time.
+    Nothing is raised. A round is complete without its page, and `baal-ray report` can make it
+    later.
     """
     if not extra_is_installed():
         logger.info("no report.html: baal-ray[report] is not installed")
         return
     try:
-        # Only now, as they need the extra.
+        # Imported here, because they need the extra.
         from baal_ray.report.round_facts import files_of_scores
         from baal_ray.report.round_page import write_round_report
 
@@ -48,10 +48,10 @@ def report_round(workspace: str, round_id: str) -> None:
             )
             return
         logger.info("report: %s", write_round_report(workspace, round_id))
-    except Exception as error:  # noqa: BLE001  whatever it is, the round has ended well
+    except Exception as error:  # noqa: BLE001  the round itself has succeeded
         logger.warning("no report.html: %s: %s", type(error).__name__, error)
 
 
 def extra_is_installed() -> bool:
-    """Return whether the extra is installed."""
+    """Return whether the extra `report` is installed."""
     return all(find_spec(name) is not None for name in _NEEDED)

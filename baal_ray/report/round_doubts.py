@@ -1,4 +1,4 @@
-"""What should make one doubt a round, found in its figures."""
+"""Reasons to doubt a round, found in its figures."""
 
 from collections.abc import Iterator
 
@@ -7,18 +7,20 @@ import numpy as np
 from baal_ray.report.round_facts import RoundFacts
 from baal_ray.report.score_summary import ScoreSummary, predicted_counts
 
-# Below this share of picks that stay, more than the last few are a matter of luck.
+# The share of picks that stay below which more than the last few depend on chance.
 _STABLE = 0.6
-# Nats: posterior samples that agree as much tell images apart by noise.
+# The highest BALD, in nats, below which the posterior samples agree so much that the ranking is
+# noise.
 _AGREEMENT = 0.01
 _MISCALIBRATED = 0.1
 _ENOUGH_LABELS = 10
-# Of a batch, predicted to be of one class, and so many times its share of the pool.
+# The share of a batch predicted to be of one class that is lopsided if it is also this many times
+# the class's share of the pool.
 _LOPSIDED, _TIMES = 0.5, 2.0
 
 
 def doubts(facts: RoundFacts) -> Iterator[str]:
-    """Sentences, each with what to do; none for a round in which nothing is amiss."""
+    """Yield the reasons to doubt a round, each with a remedy; none if nothing is doubtful."""
     yield from _of_the_evaluation(facts)
     yield from _of_the_model(facts)
     yield from _of_the_picks(facts)
@@ -31,19 +33,20 @@ def _of_the_evaluation(facts: RoundFacts) -> Iterator[str]:
         return
     if latest.evaluation_set is None:
         yield (
-            "Accuracy and calibration are biased: they are measured on images held out from the "
-            "labelled ones, most of which a rule has picked for being hard. Set "
-            "training.evaluation_set to images drawn at random."
+            "Accuracy and calibration are biased: they are measured on held-out labelled images, "
+            "most of which a rule picked because they are hard. Set training.evaluation_set to "
+            "images drawn at random."
         )
     elif len({past.evaluation_set for past in facts.rounds if past.result.checkpoint}) > 1:
         yield (
-            "The evaluation set was another in earlier rounds, so the curve has a break in it: "
-            "compare only rounds with the same one."
+            "Some earlier rounds had a different evaluation set, so the learning curve has a "
+            "break. Compare only rounds with the same evaluation set."
         )
     if len(facts.rounds) == 1:
         yield (
-            "This is the first round: there is no curve yet to tell whether labels help. Whether "
-            "they help more than labels of random images, only `baal-ray experiment` tells."
+            "This is the first round, so there is no learning curve yet that could show whether "
+            "labels help. Only `baal-ray experiment` can show whether they help more than labels "
+            "of random images."
         )
 
 
@@ -51,9 +54,9 @@ def _of_the_model(facts: RoundFacts) -> Iterator[str]:
     latest = facts.rounds[-1]
     if latest.metric("ece") > _MISCALIBRATED:
         yield (
-            f"Its confidence is off by {latest.metric('ece'):.2f} on average, so what it is "
-            "unsure of is not always what it gets wrong. More labels or epochs, augmentation or "
-            "another dropout may help."
+            f"The model's confidence is off by {latest.metric('ece'):.2f} on average, so the "
+            "images it is unsure about are not always those it gets wrong. More labels or epochs, "
+            "augmentation or a different dropout may help."
         )
     with_model = [past for past in facts.rounds if not np.isnan(past.metric("accuracy"))]
     same = [past for past in with_model if past.evaluation_set == latest.evaluation_set]
@@ -62,13 +65,13 @@ def _of_the_model(facts: RoundFacts) -> Iterator[str]:
         if fall > np.hypot(same[-2].margin(), latest.margin()):
             yield (
                 f"Accuracy fell by {fall:.1%} since round {same[-2].round_id}, more than chance "
-                "explains. Look at the labels that came in since."
+                "explains. Check the labels that came in since then."
             )
     scores = facts.last_scores
     if scores is not None and scores.column == "bald" and 0 <= scores.highest < _AGREEMENT:
         yield (
-            f"The highest BALD is {scores.highest:.4f} nats: posterior samples agree about every "
-            "image, and the ranking is noise. The model may have too little dropout."
+            f"The highest BALD is {scores.highest:.4f} nats: the posterior samples agree about "
+            "every image, so the ranking is noise. The model may have too little dropout."
         )
 
 
@@ -77,16 +80,17 @@ def _of_the_picks(facts: RoundFacts) -> Iterator[str]:
     if stability is not None and stability < _STABLE:
         yield (
             f"Only {stability:.0%} of the picks stay when a fifth of the posterior samples is "
-            "left out: the rest is luck. Raise scoring.samples, or add scoring.further_stages."
+            "left out: the others depend on chance. Raise scoring.samples, or add "
+            "scoring.further_stages."
         )
     if facts.last_scores is not None and len(facts.batch):
         yield from _of_the_classes(facts, facts.scores or facts.last_scores, facts.last_scores)
     active, accuracy = facts.compared.active, facts.rounds[-1].metric("accuracy")
     if active.of >= _ENOUGH_LABELS and active.share < 1 - accuracy:
         yield (
-            f"The model was wrong about {active.share:.0%} of the labelled picks, and about "
-            f"{1 - accuracy:.0%} of the evaluation images: these picks were no harder than "
-            "others, so look at what they are, and at whether their labels are right."
+            f"The model was wrong about {active.share:.0%} of the labelled picks, but about "
+            f"{1 - accuracy:.0%} of the evaluation images, so the picks were no harder than other "
+            "images. Check what they show, and whether their labels are right."
         )
 
 
@@ -99,9 +103,9 @@ def _of_the_classes(facts: RoundFacts, pool: ScoreSummary, last: ScoreSummary) -
     if share[most] > _LOPSIDED and share[most] > _TIMES * everywhere[most]:
         yield (
             f"{share[most]:.0%} of the picks are predicted to be {facts.config.classes[most]!r}, "
-            f"which {everywhere[most]:.0%} of the pool are. If they look alike below, "
-            "selection.most_alike or a rule that spreads its picks, such as batch_bald, wastes "
-            "fewer labels."
+            f"compared with {everywhere[most]:.0%} of the pool. If they look alike below, set "
+            "selection.most_alike, or use a rule that spreads its picks, such as batch_bald: "
+            "that wastes fewer labels."
         )
 
 
@@ -109,13 +113,16 @@ def _of_the_images(facts: RoundFacts) -> Iterator[str]:
     result, k = facts.result, facts.config.selection.k
     if result.unreadable:
         yield (
-            f"{result.unreadable:,} images of the pool are unreadable; the reasons are under "
-            "Failures. They are never picked, and tried again every round."
+            f"{result.unreadable:,} images of the pool are unreadable. The section Failures lists "
+            "the reasons. These images are never picked, and every round tries them again."
         )
     if result.acquired < k:
-        yield f"{result.acquired:,} images were acquired of {k:,} wanted: the pool has no more."
+        yield (
+            f"Only {result.acquired:,} of the {k:,} wanted images were acquired, because the pool "
+            "has no more."
+        )
     if result.checkpoint is not None and facts.scores is None:
         yield (
-            "The scores of this round are no longer there, so they are not shown: "
-            "`baal-ray prune` removes those of old rounds."
+            "The scores of this round no longer exist, so they are not shown: `baal-ray prune` "
+            "deletes the scores of old rounds."
         )

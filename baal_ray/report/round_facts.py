@@ -1,4 +1,4 @@
-"""What the workspace knows of a round, gathered for its report."""
+"""The facts about a finished round in its workspace, gathered for its report."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from baal_ray.workspace.rounds import FinishedRound, check_round, read_finished,
 from baal_ray.workspace.scores import score_files
 from baal_ray.workspace.stages import Plan, RoundRecord, RoundResult
 
-# Rounds on a learning curve, the latest.
+# Most rounds on a learning curve; the latest are shown.
 _MOST_ROUNDS = 100
 
 
@@ -30,9 +30,9 @@ class PastRound:
     """A finished round on the learning curve.
 
     Attributes:
-        round_id: its name.
-        result: of its `round.json`.
-        evaluation_set: what it was evaluated on; None for a share of the labelled images.
+        round_id: Name of the round.
+        result: Result in its `round.json`.
+        evaluation_set: Images it was evaluated on; None for a share of the labelled images.
     """
 
     round_id: str
@@ -40,13 +40,13 @@ class PastRound:
     evaluation_set: str | None
 
     def metric(self, name: str) -> float:
-        """One of the metrics, NaN where there is none."""
+        """Return a metric by its name; NaN if there is none."""
         return float(self.result.metrics.get(name, nan))
 
     def margin(self) -> float:
-        """How far its accuracy may be off, at 95 %, as there are so many evaluation images.
+        """Return the 95 % margin of error of its accuracy, given the number of evaluation images.
 
-        The normal approximation of a binomial.
+        It is the normal approximation of a binomial.
         """
         accuracy, images = self.metric("accuracy"), self.metric("images")
         return 1.96 * sqrt(accuracy * (1 - accuracy) / images) if images > 0 else nan
@@ -54,21 +54,22 @@ class PastRound:
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """A finished round.
+    """The facts about a finished round.
 
     Attributes:
-        config: as planned.
-        record: its `round.json`.
-        pool: what it chose from.
-        manifest_version: where it began; -1 when there was no manifest.
-        batch: its picks in order of rank, without images.
-        batch_files: where their images are.
-        labels: by id, of those picks that are labelled by now.
-        compared: how often the model was wrong about labelled picks, active and random ones.
-        rejected: picks that turned out to be unusable.
-        scores: of the pool; None for a round at random, and where they were pruned.
-        last_scores: of the stage that the batch was picked in; `scores` if there was only one.
-        rounds: the finished rounds up to this one, in order.
+        config: Configuration, as planned.
+        record: Content of its `round.json`.
+        pool: The pool that it picked from.
+        manifest_version: Version of the manifest that it began at; -1 if there was no manifest.
+        batch: Picks in order of rank, without images.
+        batch_files: Files with the images of the picks.
+        labels: Labels by id, for the picks that are labelled by now.
+        compared: Labelled picks that the model was wrong about, active and random ones.
+        rejected: Number of picks that annotators rejected as unusable.
+        scores: Scores of the pool; None for a random round, and if they were pruned.
+        last_scores: Scores of the stage that the batch was picked in; `scores` if there was only
+            one.
+        rounds: Finished rounds up to this one, in order.
     """
 
     config: RoundConfig
@@ -91,33 +92,33 @@ class RoundFacts:
 
     @property
     def round_id(self) -> str:
-        """Its name."""
+        """The name of the round."""
         return self.result.round_id
 
     def predicted(self, image_id: str) -> tuple[str, float] | None:
-        """The class that was predicted for a pick and its probability, where they are known."""
+        """Return the class predicted for a pick and its probability; None if they are unknown."""
         row = self.last_scores.picks.get(image_id) if self.last_scores else None
         if row is None or row["predicted"] is None:
             return None
         return self.config.classes[row["predicted"]], row["confidence"]
 
     def active(self) -> list[str]:
-        """The picks by the round's rule, without its random control."""
+        """Return the ids of the picks by the round's rule, without its random control."""
         rules = zip(self.batch["id"].to_pylist(), self.batch["rule"].to_pylist(), strict=True)
         return [image_id for image_id, rule in rules if rule == self.result.rule]
 
 
 def gather(workspace: str, round_id: str) -> RoundFacts:
-    """Read a finished round.
+    """Read the facts about a finished round.
 
     Raises:
-        ConfigError: there is no such round, or it is not finished.
-        StorageError: a file of its folder cannot be read.
+        ConfigError: If there is no such round, or if it is not finished.
+        StorageError: If a file in its folder cannot be read.
     """
     finished = _finished(workspace, round_id)
     plan, record = finished.plan, finished.record
     manifest = Manifest(manifest_uri(workspace))
-    files = score_files(batch_uri(workspace, round_id))  # named by their sha256, as scores are
+    files = score_files(batch_uri(workspace, round_id))  # named by their sha256, like score files
     batch = read_batch(files)
     rows = manifest.rows(round_id=round_id)
     scores, last_scores = _summaries(record, plan.config, batch)
@@ -138,7 +139,7 @@ def gather(workspace: str, round_id: str) -> RoundFacts:
 
 
 def files_of_scores(workspace: str, round_id: str) -> int:
-    """How many files of scores a report of the round would read."""
+    """Return the number of score files that a report of the round would read."""
     folders = _finished(workspace, round_id).record.folders
     return sum(len(score_files(folder)) for folder in folders)
 
@@ -147,10 +148,10 @@ def _finished(workspace: str, round_id: str) -> FinishedRound:
     finished = read_finished(workspace, round_id)
     if finished is None:
         check_round(workspace, round_id)
-        wanted = "a report is of a round that has run to its end"
+        wanted = "a report needs a finished round"
         if read_stage(workspace, round_id, Plan) is None:
-            raise ConfigError("round", [f"{round_id!r} is a labelled set brought in; {wanted}"])
-        raise ConfigError("round", [f"{round_id!r} is not finished; {wanted}: run it again first"])
+            raise ConfigError("round", [f"{round_id!r} is an imported labelled set; {wanted}"])
+        raise ConfigError("round", [f"{round_id!r} is not finished; {wanted}: run it again"])
     return finished
 
 
@@ -167,7 +168,7 @@ def _summaries(
 
 
 def shown_column(config: RoundConfig) -> str:
-    """The score that a rule goes by, and BALD for one that goes by none."""
+    """Return the score column that the round's rule ranks by; BALD if it ranks by none."""
     by = config.selection.ranked_by
     return column_of(by) or SCORE_COLUMNS[0]
 
@@ -182,7 +183,7 @@ def _rounds_until(workspace: str, manifest: Manifest, round_id: str) -> list[Pas
 
 
 def _past_round(workspace: str, round_id: str) -> PastRound | None:
-    """None for a labelled set that was brought in, and for a round that is not finished."""
+    """Read a round; None for an imported labelled set and for a round that is not finished."""
     finished = read_finished(workspace, round_id)
     if finished is None:
         return None

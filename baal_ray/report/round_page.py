@@ -1,4 +1,4 @@
-"""The page of a round: its picks, the state of the model, and what went wrong."""
+"""The page of a round: its picks, the state of the model, and any failures."""
 
 import numpy as np
 
@@ -30,8 +30,8 @@ def write_round_report(workspace: str, round_id: str, uri: str | None = None) ->
         The URI of the page.
 
     Raises:
-        ConfigError: If there is no such round, or it is not finished.
-        StorageError: If something cannot be read or written.
+        ConfigError: If there is no such round, or if it is not finished.
+        StorageError: If a file cannot be read or written.
     """
     uri = uri or report_uri(workspace, round_id)
     storage.publish(uri, round_page(gather(workspace, round_id)).encode())
@@ -63,12 +63,12 @@ def round_page(facts: RoundFacts) -> str:
 def _lead(facts: RoundFacts) -> str:
     result, images = facts.result, facts.pool.rows
     if not result.acquired:
-        return f"Nothing was acquired: the pool of {images:,} images had none left to pick."
+        return f"Nothing was acquired: the pool of {images:,} images has none left to pick."
     acquired = f"{result.acquired:,} of {images:,} images were acquired by {result.rule}"
     if random := len(facts.batch) - len(facts.active()):
         acquired += f", {random:,} of them at random"
     if result.checkpoint is None:
-        return f"{acquired}, as nothing was labelled yet that a model could be fitted on."
+        return f"{acquired}, because there were no labels yet to fit a model on."
     return f"{acquired}, after a fit on {result.labels:,} labels{_accuracy(facts.rounds[-1])}."
 
 
@@ -78,7 +78,8 @@ def _accuracy(past: PastRound) -> str:
         return ""
     images = past.metric("images")
     return (
-        f" that is right on {accuracy:.1%} of {images:,.0f} evaluation images (±\u00a0{error:.1%})"
+        f". The model is right on {accuracy:.1%} of {images:,.0f} evaluation images "
+        f"(±\u00a0{error:.1%})"
     )
 
 

@@ -1,4 +1,4 @@
-"""The state of a workspace: its rounds, the fate of their picks, and what these were worth."""
+"""The state of a workspace: its rounds, the states of their picks, and the value of labels."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class Status:
 
     Attributes:
         rows: One row per round, with a text for each of `COLUMNS`, in the order in which the
-            rounds came into the manifest. "accuracy before" is that of the model that chose the
-            picks, on the evaluation set. "wrong" is the share of active and of random picks that
-            it was wrong about. An imported labelled set counts as a round.
+            rounds entered the manifest. "accuracy before" is the accuracy of the model that chose
+            the picks, on the evaluation set. "wrong" is the share of active and of random picks
+            that it was wrong about. An imported labelled set counts as a round.
         summary: Paragraphs about all rounds together.
     """
 
@@ -42,7 +42,7 @@ class Status:
     summary: list[str]
 
     def __rich__(self) -> Table:
-        """Return the rows as a table on a console."""
+        """Return the rows as a table for a console."""
         columns = (Column(name, overflow="fold") for name in COLUMNS)
         table = Table(*columns, box=None, pad_edge=False)
         for row in self.rows:

@@ -77,7 +77,7 @@ def test_failures_are_counted_by_reason_and_once_an_image(tmp_path):
         ({}, "This is the first round"),
         ({"training": {}}, "Accuracy and calibration are biased"),
         ({"result": {"stability": 0.4}}, "Only 40% of the picks stay"),
-        ({"result": {"acquired": 2}}, "2 images were acquired of 3 wanted"),
+        ({"result": {"acquired": 2}}, "Only 2 of the 3 wanted images were acquired"),
         ({"result": {"metrics": {"accuracy": 0.5, "ece": 0.3, "images": 9}}}, "off by 0.30"),
     ],
 )
@@ -97,7 +97,7 @@ def test_picks_that_were_easy_are_told(tmp_path):
     ids = [f"image-{number:04}" for number in range(12)]
     config = write_round(tmp_path, ids=ids, accuracy=0.6, training=FIXED)
     label(config, {image_id: config.classes[i % 3] for i, image_id in enumerate(ids)})
-    assert "wrong about 0% of the labelled picks, and about 40%" in doubts_of(config)
+    assert "wrong about 0% of the labelled picks, but about 40%" in doubts_of(config)
 
 
 def test_the_random_control_is_held_apart(tmp_path):
@@ -154,7 +154,7 @@ def test_a_round_whose_scores_were_pruned_still_has_its_page(tmp_path):
     config = write_round(tmp_path)
     storage.delete_tree(f"{config.workspace}/scores")
     text = text_of(page_of(config))
-    assert "no longer there" in text
+    assert "The scores of this round no longer exist" in text
     assert "1 · 0.600 image-0000" in text
 
 
@@ -162,7 +162,7 @@ def test_a_first_round_at_random_has_its_page(tmp_path):
     result = {"checkpoint": None, "metrics": {}, "stability": None, "rule": "random", "scored": 0}
     config = write_round(tmp_path, result=result)
     storage.delete_tree(f"{config.workspace}/scores")
-    assert "as nothing was labelled yet" in text_of(page_of(config))
+    assert "because there were no labels yet to fit a model on" in text_of(page_of(config))
 
 
 def test_a_round_that_has_not_ended_has_none(tmp_path):

@@ -23,7 +23,7 @@ from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_tab
 from baal_ray.workspace import manifest_uri, rounds_uri, scores_uri
 from baal_ray.workspace.rounds import refuse_unfinished
 
-#: What forgetting images means, for people.
+#: The consequences of forgetting images, as the command line shows them.
 CONSEQUENCES = """\
 This cannot be undone. Earlier versions of the manifest that held the images can no longer be read.
 Models that were fitted on the images keep what they learned. The next fit leaves the images out;

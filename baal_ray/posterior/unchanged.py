@@ -50,7 +50,7 @@ class Watch:
         by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
         for glimpse in self._glimpses:
             by_device[glimpse.device].append(glimpse.float())
-        # As integers, because NaN is not equal to itself.
+        # Compared as integers, because NaN is not equal to itself.
         return [torch.cat(numbers).view(torch.int32) for numbers in by_device.values()]
 
 

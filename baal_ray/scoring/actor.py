@@ -126,7 +126,7 @@ class ModelActor:
                 self._halve(error)
 
     def _halve(self, error: Exception) -> None:
-        """From now on, run half as many images at once.
+        """Run half as many images at once from now on.
 
         Raises:
             ResourceError: If that would be too few.

@@ -37,7 +37,7 @@ class BatchSizeTrial(Record):
 
 
 def with_batch_size(job: ScoringJob) -> ScoringJob:
-    """Return the job with a mini-batch size: as configured, else found by a trial.
+    """Return the job with a mini-batch size: as configured, or found by a trial.
 
     A trial takes seconds of a scoring actor's share of the cluster. Its result is kept with the
     checkpoint, for this K and precision. If several trials race, the first result counts.

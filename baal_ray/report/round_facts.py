@@ -32,7 +32,8 @@ class PastRound:
     Attributes:
         round_id: Name of the round.
         result: Result in its `round.json`.
-        evaluation_set: Images it was evaluated on; None for a share of the labelled images.
+        evaluation_set: URI of the images it was evaluated on; None for a share of the labelled
+            images.
     """
 
     round_id: str
@@ -64,7 +65,7 @@ class RoundFacts:
         batch: Picks in order of rank, without images.
         batch_files: Files with the images of the picks.
         labels: Labels by id, for the picks that are labelled by now.
-        compared: Labelled picks that the model was wrong about, active and random ones.
+        compared: Counts of labelled picks that the model was wrong about, active and random ones.
         rejected: Number of picks that annotators rejected as unusable.
         scores: Scores of the pool; None for a random round, and if they were pruned.
         last_scores: Scores of the stage that the batch was picked in; `scores` if there was only

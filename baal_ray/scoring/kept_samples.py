@@ -1,7 +1,4 @@
-"""The first posterior samples of images that reach the next stage, kept for it.
-
-So they are drawn only once.
-"""
+"""First samples of images that reach the next stage, kept so that they are drawn only once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

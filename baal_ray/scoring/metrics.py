@@ -48,7 +48,7 @@ class DeviceTime:
 class ScoringMetrics:
     """Metrics of the images that an actor scores, and of the time that its device is busy.
 
-    Ray adds its own prefix and labels, so the names in Prometheus are like
+    Ray adds its own prefix and labels, so Prometheus has metrics such as
     `ray_baal_ray_images_scored_total`, by model, node and worker.
     """
 
@@ -70,11 +70,11 @@ class ScoringMetrics:
         )
         self._busy = Gauge(
             "baal_ray_busy_fraction",
-            "The share of the time, 0 to 1, in which an actor's device had a mini-batch.",
+            "Share of the time, 0 to 1, in which an actor's device had a mini-batch to work on.",
             _LABELS,
         )
         self._memory = Gauge(
-            "baal_ray_gpu_memory_bytes", "The most GPU memory that an actor held.", _LABELS
+            "baal_ray_gpu_memory_bytes", "Most GPU memory that an actor held.", _LABELS
         )
         for metric in (self._scored, self._unreadable, self._rate, self._busy, self._memory):
             metric.set_default_tags({"model": model[:12]})

@@ -212,7 +212,7 @@ def _encoded_blocks(pool: ray.data.Dataset, config: ScoringConfig) -> ray.data.D
 
 
 def _bytes_per_file(job: ScoringJob, keep_by: str | None) -> int:
-    """Return the bytes per score file: a few large ones, but not huge with log-probabilities."""
+    """Return the bytes per score file: enough for few files, limited with log-probabilities."""
     per_row: float = _BYTES_PER_ROW
     if keep_by is not None:
         log_probs = job.config.samples * len(describe(job.checkpoint).classes) * 4

@@ -158,9 +158,9 @@ class Picker:
 
 
 def _spread(best: pa.Table, control: pa.Table) -> pa.Table:
-    """Return both as one batch with new ranks, in which the control is spread evenly.
+    """Return the best and the control as one batch with new ranks, the control spread evenly.
 
-    So annotators who go by rank and stop early have labelled about the same share of both. The
+    So annotators who go by rank and stop early have labelled about the same share of each. The
     i-th of n picks is placed at (i - 1/2) / n of the batch.
     """
     places = [(np.arange(len(picks)) + 0.5) / len(picks) for picks in (best, control)]

@@ -1,6 +1,6 @@
 """EPIG: the information that an image's label gives about the predictions that matter.
 
-BALD values information about all weights, including those that matter only for images that nobody
+BALD rewards information about all weights, including those that matter only for images that nobody
 will ask about. EPIG is the mutual information between an image's label and that of a target image,
 averaged over targets like those the model will be used on.
 

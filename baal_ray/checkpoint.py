@@ -38,8 +38,8 @@ class Description(Record):
     """`model.json`.
 
     Attributes:
-        task: What the model is fitted for.
-        model: How the network is built and fed.
+        task: The task that the model is fitted for.
+        model: The settings by which the network is built and fed.
         classes: The names that its outputs stand for, in order.
         sha256: The sha256 of `model.safetensors`.
         fit: The fit; None for weights that were not fitted here.

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-# How often an actor, and the point it was computing, is retried after its node is lost.
+# Most retries of an actor, and of the point it was computing, after its node is lost.
 _MOST_RESTARTS = 3
 
 

@@ -43,7 +43,7 @@ class Finding:
         check: Name of the check.
         outcome: Outcome of the check. It is unknown if a check that this one needs did not pass,
             or if the check itself could not decide.
-        text: What was found, or what to do.
+        text: The finding, or the remedy.
     """
 
     check: str

@@ -9,7 +9,7 @@ from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.storage.redaction import redacted
 
-# How often a URI is decoded to find a "..". A URI that is still encoded after that is refused.
+# Most times a URI is decoded to find a "..". A URI that is still encoded after that is refused.
 _DECODINGS = 3
 # The most characters of a URI. Presigned URIs have about 2,000.
 _LONGEST = 4096

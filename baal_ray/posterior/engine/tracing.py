@@ -94,7 +94,7 @@ def trace(
     Raises:
         NotImplementedError: If the model draws random numbers itself, or overwrites tensors that
             it computes from its weights alone.
-        Exception: Of any kind, if the model cannot be traced for another reason.
+        Exception: If the model cannot be traced for another reason. It may be of any type.
     """
     images = len(images_N)
 

@@ -50,7 +50,7 @@ class TrunkOnce:
             shared: Whether all images have the same masks.
 
         Raises:
-            Exception: Of any kind, if the model cannot be traced.
+            Exception: If the model cannot be traced. It may be of any type.
         """
         self._sites = sites
         self._layout = layout

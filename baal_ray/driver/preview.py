@@ -5,18 +5,16 @@ from collections.abc import Iterator
 
 from baal_ray import storage
 from baal_ray.config import RoundConfig
-from baal_ray.ids import Hashes, IdSet, hash_ids
+from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
 from baal_ray.pool import list_pool
 from baal_ray.scoring.batch_size import with_known_batch_size
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.progress import in_words
-from baal_ray.storage.parquet import open_parquet
-from baal_ray.storage.read_ahead import read_ahead
 from baal_ray.training.fit import Fit, find_fit
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri, stage_uri
 from baal_ray.workspace.rounds import read_stage
-from baal_ray.workspace.scores import score_files
+from baal_ray.workspace.scores import scored_already
 from baal_ray.workspace.stages import RoundRecord, RoundResult
 
 _STAGES = ("plan", "fit", "scores", "candidates", "batch")
@@ -129,13 +127,8 @@ class _Preview:
         )
         if job is None:
             return IdSet.of([])
-        files = score_files(job.folder(scores_uri(config.workspace)))
-        return IdSet.of_hashes(read_ahead(_ids_in, files))
-
-
-def _ids_in(file: str) -> Hashes:
-    with open_parquet(file) as parquet:
-        return hash_ids(parquet.read(columns=["id"])["id"])
+        folder = job.folder(scores_uri(config.workspace))
+        return scored_already(folder, delete_damaged=False)
 
 
 def _last_round(workspace: str, manifest: Manifest) -> RoundResult | None:

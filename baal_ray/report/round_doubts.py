@@ -9,7 +9,7 @@ from baal_ray.report.score_summary import ScoreSummary, predicted_counts
 
 # The share of picks that stay below which more than the last few depend on chance.
 _STABLE = 0.6
-# The highest BALD, in nats, below which the posterior samples agree so much that the ranking is
+# The highest BALD, in nats, below which the posterior samples agree so closely that the ranking is
 # noise.
 _AGREEMENT = 0.01
 _MISCALIBRATED = 0.1

@@ -95,21 +95,27 @@ def read_scores(
     return (result for result in read_ahead(read, files) if result is not None)
 
 
-def scored_already(folder: str) -> IdSet:
+def scored_already(folder: str, *, delete_damaged: bool = True) -> IdSet:
     """Return the images that have scores in a folder. Those with an error are to be tried again.
 
-    A file that is damaged or holds no scores is deleted, and its images are scored again. A file
-    with scores of another fingerprint does not count.
+    A file that is damaged or holds no scores does not count, nor does a file with scores of
+    another fingerprint.
+
+    Args:
+        folder: Folder of one fingerprint's scores.
+        delete_damaged: Whether damaged files are deleted, so that their images are scored again.
     """
-    return IdSet.of_hashes(read_ahead(_scored_in, score_files(folder)))
+    scored_in = partial(_scored_in, delete_damaged=delete_damaged)
+    return IdSet.of_hashes(read_ahead(scored_in, score_files(folder)))
 
 
-def _scored_in(file: str) -> Hashes:
+def _scored_in(file: str, *, delete_damaged: bool) -> Hashes:
     try:
         rows = _ids_and_errors(file)
     except CorruptFileError as error:
         logger.warning("%s Its images are scored again.", error)
-        storage.delete(file)
+        if delete_damaged:
+            storage.delete(file)
     else:
         if not is_foreign(file, rows.schema):
             return hash_ids(rows["id"].filter(rows["error"].is_null()))

@@ -102,11 +102,18 @@ def test_what_is_fitted_and_scored_already_is_not_done_again(config, tmp_path, c
     folder = ScoringJob(checkpoint, config.scoring).folder(scores_uri(config.workspace))
     ids = pa.array([f"image-{i:04}" for i in range(60)])
     nulls = {f.name: pa.nulls(60, f.type) for f in SCORES if f.name != "id"}
-    publish_table(folder, pa.table({"id": ids, **nulls}).select(SCORES.names))
+    publish_table(folder, pa.table({"id": ids, **nulls}).select(SCORES.names).cast(SCORES))
+    unreadable = pa.table({"id": ["image-0070"], **{n: v[:1] for n, v in nulls.items()}})
+    at = unreadable.column_names.index("error")
+    unreadable = unreadable.set_column(at, "error", pa.array(["empty"]))
+    publish_table(folder, unreadable.select(SCORES.names).cast(SCORES))
+    damaged = storage.join(folder, f"{'0' * 64}.parquet")
+    storage.publish(damaged, b"cut")
     finish(config, "one", ["image-0000"], seconds={"fit": 60.0, "score": 50.0, "select": 1.0})
     told = preview(config)
     assert told["fit"] == "not needed: checkpoint c0ffeec0ffee… was fitted on these labels"
     assert told["score"].startswith("40 images (59 have scores already)")
+    assert storage.exists(damaged)
     assert told["time"] == "about 41 s, judging by round one: 0 s to fit, 40 s to score"
 
 

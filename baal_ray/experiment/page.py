@@ -229,7 +229,7 @@ def _ratios(rows: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> Html:
         low,
         high,
         [rules.index(row["rule"]) for row in rows],
-        "labels needed, as a ratio to random picks",
+        "labels needed, ratio to random",
         level=1.0,
     )
     note = (

@@ -42,6 +42,27 @@ test-stores: $(INSTALLED) ## run the tests of object stores on a real Ceph gatew
 	  tests/manifest/test_table.py::test_on_an_object_store_the_environment_is_enough \
 	  tests/integration/test_stores.py $(ARGS)
 
+# VENV's Python runs the tests. For the others, only the resolution is tried. The test tools come from requirements.lock:
+# only what users install is as old as it may be. baal and kubernetes are left out with their tests, because they need
+# newer versions of numpy and pydantic.
+.PHONY: test-lowest
+test-lowest: | $(BIN)/python ## run the fast tests on the oldest dependencies allowed, in VENV-lowest: several GB
+	@$(ENSURE_UV)
+	for python in 3.11 3.12 3.13; do \
+	  $(UV) pip compile --quiet --resolution lowest-direct --python-version $$python --extra gpu --extra report \
+	    --extra s3 pyproject.toml >/dev/null || exit 1; \
+	done
+	$(BIN)/python -m venv --clear $(VENV)-lowest
+	$(UV) pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct \
+	  --editable ".[gpu,report,s3]" \
+	  $$(sed -nE 's/^moto==/moto[s3,server]==/p; /^(hypothesis|pytest|pytest-timeout|pytest-xdist)==/p' requirements.lock)
+	$(VENV)-lowest/bin/pytest -m "not integration" -n 2 --dist worksteal --ignore tests/test_raycronjob.py \
+	  --deselect tests/test_acquisition.py::test_agrees_with_baal $(ARGS)
+
+.PHONY: coverage
+coverage: $(INSTALLED) ## run the fast tests, and fail if they leave more of the code unrun than pyproject.toml allows
+	$(BIN)/pytest -m "not integration" -n 2 --dist worksteal --cov $(ARGS)
+
 .PHONY: browser
 browser: ## install a headless Chromium (100 MB) for the tests of pages; needs root, on Debian or a derivative
 	command -v chromium-headless-shell chromium chromium-browser google-chrome >/dev/null || \

@@ -159,7 +159,7 @@ def test_samples_that_drop_a_whole_layer_are_masked():
     images_N = inputs(6, 3, 12, 12)
     posterior = MCDropout(model, 100)
     drawn = posterior.log_probs(images_N)
-    masks = posterior.masks_of(images_N, None)
+    masks = posterior._masks_of(images_N, None)
     empty = [k for k in range(100) if not masks((k,)).keep(0, (3, 1, 1), 0.3, "cpu").any()]
     assert empty
     for k in (0, *empty):

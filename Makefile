@@ -33,8 +33,8 @@ test-fast: $(INSTALLED) ## run the tests that need no Ray cluster, in a little o
 	$(BIN)/pytest -m "not integration" -n 2 --dist worksteal $(ARGS)
 
 .PHONY: test-integration
-test-integration: $(INSTALLED) ## run the tests on real local Ray clusters and servers, about ten minutes
-	$(BIN)/pytest -m integration -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test-integration: $(INSTALLED) ## run the tests on a real local Ray cluster and servers, a quarter of an hour
+	$(BIN)/pytest -m integration $(ARGS)
 
 .PHONY: test-stores
 test-stores: $(INSTALLED) ## run the tests of object stores on a real Ceph gateway, which Debian packages

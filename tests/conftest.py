@@ -23,16 +23,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-# Files whose tests take a minute and more. They begin first, so that two processes end together.
-LONG = ["test_submission", "test_driver", "test_kills", "test_lost_node", "test_experiment"]
-LONG += ["test_several_nodes", "test_stores"]
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lies in tests/integration or needs a server, so that no test can forget to."""
-    items.sort(
-        key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
-    )
     for item in items:
         served = "bucket" in getattr(item, "fixturenames", ())
         if served or item.path.is_relative_to(TESTS / "integration"):

@@ -459,7 +459,7 @@ def test_a_pool_smaller_than_k_is_taken_whole_and_then_there_is_nothing_to_do(
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
     config = round_config(tmp_path)
-    with pytest.raises(ConfigError, match=r"'\.\./x'; it must be letters"):
+    with pytest.raises(ConfigError, match=r"'\.\./x'; it must be 1 to 100 letters"):
         run_round(config, "../x")
     with pytest.raises(PoolError, match=r"no \.parquet files"):
         run_round(config, "night")

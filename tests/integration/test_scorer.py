@@ -64,4 +64,4 @@ def test_when_not_even_two_images_fit_it_says_what_to_do(tmp_path):
     done = score(tmp_path, megabytes=3)
     assert done.returncode == 1
     assert "ResourceError: the cpu has no memory to score 2 images at once: " in done.stderr
-    assert "with scoring.precision bfloat16 or with a smaller model" in done.stderr
+    assert "Use a larger device, scoring.precision bfloat16, or a smaller model" in done.stderr

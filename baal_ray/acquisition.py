@@ -13,7 +13,7 @@ References:
 import torch
 from torch import Tensor
 
-from baal_ray.names import BALD_WITHOUT, GROUPS, SCORE_COLUMNS
+from baal_ray.score_names import BALD_WITHOUT, GROUPS, SCORE_COLUMNS
 
 
 class PredictiveStatistics:

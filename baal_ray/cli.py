@@ -166,7 +166,7 @@ def report(config_path: str, round_id: str, output: str | None) -> None:
     A round writes such a page by itself, unless it has more than a hundred files of scores. This
     command writes it at any time, with the labels that have come in since.
     """
-    from baal_ray.report.automatic import require_extra
+    from baal_ray.report.automatic_pages import require_extra
 
     config = RoundConfig.from_yaml(config_path)
     require_extra()

@@ -22,7 +22,7 @@ from baal_ray.images import encode_png
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace import manifest_uri
-from baal_ray.workspace.schema import ACQUIRED
+from baal_ray.workspace.table_schemas import ACQUIRED
 
 CLASSES = [str(digit) for digit in range(10)]
 ROUNDS, K, START, EVALUATION = 3, 20, 20, 500

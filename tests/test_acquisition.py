@@ -19,7 +19,7 @@ from baal_ray.acquisition import (
     predictive_entropy,
     variation_ratio,
 )
-from baal_ray.names import BALD_WITHOUT, GROUPS, SCORE_COLUMNS
+from baal_ray.score_names import BALD_WITHOUT, GROUPS, SCORE_COLUMNS
 from scenarios import SCENARIOS, random_log_probs
 
 FUNCTIONS = [pytest.param(getattr(acquisition, name), id=name) for name in SCORE_COLUMNS]

@@ -30,12 +30,12 @@ from baal_ray.experiment.learning_curve import CURVE
 from baal_ray.experiment.run import ExperimentRecord
 from baal_ray.manifest import Manifest
 from baal_ray.model import small_convnet
-from baal_ray.names import SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.posterior import MCDropout
+from baal_ray.score_names import SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.scoring.batch_size import BatchSizeTrial
-from baal_ray.workspace import manifest_uri, schema
+from baal_ray.workspace import manifest_uri
 from baal_ray.workspace.records import Fingerprint, FitRecord, Record
-from baal_ray.workspace.stages import (
+from baal_ray.workspace.stage_files import (
     FurtherStage,
     ListedPool,
     PoolFile,
@@ -43,6 +43,7 @@ from baal_ray.workspace.stages import (
     RoundResult,
     Stability,
 )
+from baal_ray.workspace.table_schemas import BATCH, MANIFEST, SCORES
 from documentation import PAGES, ROOT, blocks, python_blocks
 from pools import CLASSES, picture, table
 
@@ -193,7 +194,7 @@ def test_every_field_of_every_record_is_described() -> None:
                 assert f"`{field.alias or name}`" in formats, (kind, name)
 
 
-@pytest.mark.parametrize("table", [schema.SCORES, schema.MANIFEST, schema.BATCH])
+@pytest.mark.parametrize("table", [SCORES, MANIFEST, BATCH])
 def test_every_column_is_described(table: pa.Schema) -> None:
     formats = (ROOT / "docs" / "reference" / "formats.md").read_text()
     for column in table.names:

@@ -71,7 +71,7 @@ MAY_LOAD = {
     "baal_ray.report.status": {"pyarrow"},
     "baal_ray.operations.pruning": {"pyarrow"},
     "baal_ray.operations.forgetting": {"pyarrow"},
-    "baal_ray.pool.decoding": {"ray", "pyarrow"},
+    "baal_ray.pool.decoding_task": {"ray", "pyarrow"},
     "baal_ray.storage.datasink": {"ray", "pyarrow"},
     "baal_ray.cluster": {"ray", "pyarrow"},
     "baal_ray.pool": {"ray", "pyarrow"},

@@ -16,7 +16,7 @@ from baal_ray.config.sections import (
     SelectionConfig,
     TrainingConfig,
 )
-from baal_ray.storage.locations import broken_rule
+from baal_ray.storage.uri_rules import broken_rule
 
 
 def _read_alike(location: str) -> str:

@@ -7,11 +7,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from baal_ray.config.document import Section
-from baal_ray.names import JOINT_RULES, Rule
+from baal_ray.score_names import FOR_ONE_SAMPLE, JOINT_RULES, Rule
 from baal_ray.storage.redaction import has_secret
-
-# Rules that also work with one posterior sample, as they do not measure disagreement of samples.
-_OF_ONE_SAMPLE_TOO = ("predictive_entropy", "expected_entropy", "margin", "confidence", "random")
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -210,7 +207,7 @@ class RuleConfig(Section):
         Raises:
             ValueError: If the rule cannot pick by such scores.
         """
-        if scoring.samples == 1 and self.by not in _OF_ONE_SAMPLE_TOO:
+        if scoring.samples == 1 and self.by not in FOR_ONE_SAMPLE:
             raise ValueError(
                 f"scoring.samples is 1; it must be at least 2 when {where} is {self.by}, "
                 "because one sample cannot disagree with itself"

@@ -10,7 +10,7 @@ from baal_ray.manifest import Manifest
 from baal_ray.workspace import batch_uri, manifest_uri
 from baal_ray.workspace.batches import read_batch
 from baal_ray.workspace.rounds import StageResults
-from baal_ray.workspace.stages import BatchResult
+from baal_ray.workspace.stage_files import BatchResult
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from baal_ray.pool import PoolListing, check_ids, list_pool
 from baal_ray.selection.predictions import check_candidates
 from baal_ray.workspace import manifest_uri, round_uri
 from baal_ray.workspace.rounds import StageResults
-from baal_ray.workspace.stages import Plan, ScoresResult
+from baal_ray.workspace.stage_files import Plan, ScoresResult
 
 
 def follow_plan(config: RoundConfig, round_id: str, results: StageResults) -> Plan:

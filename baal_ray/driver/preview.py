@@ -15,7 +15,7 @@ from baal_ray.training.fit import Fit, find_fit
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri, stage_uri
 from baal_ray.workspace.rounds import read_stage
 from baal_ray.workspace.scores import scored_already
-from baal_ray.workspace.stages import RoundRecord, RoundResult
+from baal_ray.workspace.stage_files import RoundRecord, RoundResult
 
 _STAGES = ("plan", "fit", "scores", "candidates", "batch")
 

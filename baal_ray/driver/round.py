@@ -22,7 +22,7 @@ from baal_ray.errors import UnreadableImagesError
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
 from baal_ray.pool import PoolListing, read_pool
-from baal_ray.report.automatic import report_round
+from baal_ray.report.automatic_pages import report_round
 from baal_ray.scoring.batch_size import with_batch_size
 from baal_ray.scoring.job import ScoringJob, decoder_version
 from baal_ray.scoring.progress import reporting_progress
@@ -34,7 +34,7 @@ from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.training.fit import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
 from baal_ray.workspace.rounds import StageResults
-from baal_ray.workspace.stages import (
+from baal_ray.workspace.stage_files import (
     BatchResult,
     CandidatesResult,
     FitResult,

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from baal_ray import storage
 from baal_ray.experiment.config import ExperimentConfig, TrialConfig
-from baal_ray.experiment.images import LabelledImages
+from baal_ray.experiment.labelled_images import LabelledImages
 from baal_ray.ids import hash_ids
 from baal_ray.model import build_classifier
-from baal_ray.names import SCORE_COLUMNS
 from baal_ray.posterior import MCDropout
 from baal_ray.posterior.head_inputs import features
+from baal_ray.score_names import SCORE_COLUMNS
 from baal_ray.selection.joint_rules import best_together
+from baal_ray.selection.near_duplicates import spread_out
 from baal_ray.selection.ranking import Ranking
-from baal_ray.selection.spread import spread_out
 from baal_ray.training.evaluation import evaluation_sums, metrics, no_images
 from baal_ray.training.optimisation import fit
 

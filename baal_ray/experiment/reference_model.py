@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from baal_ray.experiment.config import ExperimentConfig
-from baal_ray.experiment.images import LabelledImages
+from baal_ray.experiment.labelled_images import LabelledImages
 from baal_ray.model import build_classifier
 from baal_ray.posterior.head_inputs import features
 from baal_ray.training.optimisation import fit

@@ -21,12 +21,12 @@ from baal_ray.cluster import connect
 from baal_ray.config import differences
 from baal_ray.errors import ConfigError, PlanMismatchError, ResourceError
 from baal_ray.experiment.config import ExperimentConfig, TrialConfig
-from baal_ray.experiment.images import LabelledImages, read_images
+from baal_ray.experiment.labelled_images import LabelledImages, read_images
 from baal_ray.experiment.labels_needed import labels_needed
 from baal_ray.experiment.learning_curve import CURVE, Curve
 from baal_ray.experiment.reference_model import PickFeatures, features_of_picks
 from baal_ray.model import check_model
-from baal_ray.report.automatic import extra_is_installed
+from baal_ray.report.automatic_pages import extra_is_installed
 from baal_ray.storage.parquet import LoadedParquet, parquet_bytes
 from baal_ray.workspace.records import Record
 

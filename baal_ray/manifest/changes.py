@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from baal_ray.errors import AlreadyAcquiredError, ManifestError
-from baal_ray.workspace.schema import ACQUIRED, LABELLED, MANIFEST, RELEASED
+from baal_ray.workspace.table_schemas import ACQUIRED, LABELLED, MANIFEST, RELEASED
 
 _EXAMPLES = 5
 _TEXT = (pa.string(), pa.large_string(), pa.string_view(), pa.null())

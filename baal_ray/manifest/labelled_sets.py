@@ -26,7 +26,7 @@ from baal_ray.manifest.table import Manifest
 from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.storage.redaction import redacted
 from baal_ray.workspace import batch_uri
-from baal_ray.workspace.schema import BATCH, RELEASED
+from baal_ray.workspace.table_schemas import BATCH, RELEASED
 
 _BINARY = ("binary", "large_binary", "binary_view")
 

@@ -24,7 +24,7 @@ from baal_ray.manifest.label_files import (
 )
 from baal_ray.manifest.table import Manifest
 from baal_ray.workspace.rounds import unfinished_rounds
-from baal_ray.workspace.schema import ACQUIRED, LABELLED
+from baal_ray.workspace.table_schemas import ACQUIRED, LABELLED
 
 # The exported columns. Score, rule and model are not among them, because a label should not depend
 # on how an image was picked, nor for what.

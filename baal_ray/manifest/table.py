@@ -31,12 +31,19 @@ from baal_ray.manifest.changes import (
     relabelling,
     settling,
 )
-from baal_ray.manifest.delta_options import delta_options
 from baal_ray.storage.conditional_writes import check_conditional_writes
-from baal_ray.storage.locations import broken_rule
+from baal_ray.storage.delta_options import delta_options
 from baal_ray.storage.redaction import redacted
 from baal_ray.storage.remedies import explained
-from baal_ray.workspace.schema import ACQUIRED, LABELLED, MANIFEST, REJECTED, RELEASED, STATUSES
+from baal_ray.storage.uri_rules import broken_rule
+from baal_ray.workspace.table_schemas import (
+    ACQUIRED,
+    LABELLED,
+    MANIFEST,
+    REJECTED,
+    RELEASED,
+    STATUSES,
+)
 
 #: The most tries of one change, and the bounds of the waits between them: on average half a minute
 #: in all.

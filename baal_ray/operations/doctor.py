@@ -21,7 +21,7 @@ from baal_ray.errors import BaalRayError, ResourceError, StorageError, our_error
 from baal_ray.images import decode_many
 from baal_ray.manifest import Manifest
 from baal_ray.model import check_model
-from baal_ray.operations.dashboard import dashboard_answers
+from baal_ray.operations.dashboard_access import dashboard_answers
 from baal_ray.pool import PoolListing, check_ids, list_pool, sample_pool
 from baal_ray.scoring.job import decoder_version
 from baal_ray.storage.conditional_writes import check_conditional_writes, race

@@ -13,7 +13,7 @@ from baal_ray.storage.scratch import scratch_folders
 from baal_ray.workspace import checkpoint_uri, fits_uri, manifest_uri, scores_uri
 from baal_ray.workspace.records import Fingerprint, FitRecord
 from baal_ray.workspace.rounds import finished_rounds, read_stage, unfinished_rounds
-from baal_ray.workspace.stages import FitResult, Plan
+from baal_ray.workspace.stage_files import FitResult, Plan
 
 _DAY_SECONDS = 24 * 3600
 

@@ -13,7 +13,7 @@ from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
-from baal_ray.workspace.stages import ListedPool, PoolFile
+from baal_ray.workspace.stage_files import ListedPool, PoolFile
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from baal_ray.errors import PosteriorError
-from baal_ray.posterior.dropout.catching import CaughtDropout, MaskedDropout
+from baal_ray.posterior.dropout.interception import CaughtDropout, MaskedDropout
 from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.dropout.sites import Site, WatchedDropout, find_axes, unlike

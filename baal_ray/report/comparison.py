@@ -15,7 +15,7 @@ from baal_ray.report.intervals import Interval, newcombe, wilson
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace import batch_uri
-from baal_ray.workspace.schema import LABELLED
+from baal_ray.workspace.table_schemas import LABELLED
 
 # Number of labels at which the search ends. Rates that take more to distinguish count as the same.
 _MOST_LABELS = 1_000_000

@@ -8,7 +8,7 @@ from typing import Any
 from baal_ray.config import RoundConfig
 from baal_ray.report.intervals import Interval, newcombe
 from baal_ray.workspace.rounds import FinishedRound
-from baal_ray.workspace.stages import RoundResult
+from baal_ray.workspace.stage_files import RoundResult
 
 #: Number of rounds with new labels over which the last gain is measured.
 ROUNDS = 3

@@ -10,16 +10,16 @@ from baal_ray.config import RoundConfig
 from baal_ray.errors import ConfigError
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
-from baal_ray.names import SCORE_COLUMNS, column_of
 from baal_ray.pool import PoolListing
 from baal_ray.report.comparison import Comparison, compare_picks
 from baal_ray.report.score_summary import ScoreSummary, summarize_scores
+from baal_ray.score_names import SCORE_COLUMNS, column_of
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.workspace import batch_uri, manifest_uri
 from baal_ray.workspace.batches import read_batch
 from baal_ray.workspace.rounds import FinishedRound, check_round, read_finished, read_stage
 from baal_ray.workspace.scores import score_files
-from baal_ray.workspace.stages import Plan, RoundRecord, RoundResult
+from baal_ray.workspace.stage_files import Plan, RoundRecord, RoundResult
 
 # Most rounds on a learning curve; the latest are shown.
 _MOST_ROUNDS = 100

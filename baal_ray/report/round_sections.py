@@ -7,12 +7,12 @@ import numpy as np
 
 from baal_ray import images
 from baal_ray.errors import ImageError
-from baal_ray.names import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 from baal_ray.report import page, plots
 from baal_ray.report.page import Card, Html
 from baal_ray.report.plots import Line, Values
 from baal_ray.report.round_facts import PastRound, RoundFacts
 from baal_ray.report.score_summary import predicted_counts
+from baal_ray.score_names import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 from baal_ray.scoring.progress import in_words
 from baal_ray.workspace.batches import encoded_images
 

@@ -12,7 +12,7 @@ from baal_ray.report.comparison import Comparison, compare_picks, comparison_lin
 from baal_ray.report.gain import comparable_models, gain_lines
 from baal_ray.workspace import manifest_uri
 from baal_ray.workspace.rounds import finished_rounds
-from baal_ray.workspace.schema import ACQUIRED, LABELLED
+from baal_ray.workspace.table_schemas import ACQUIRED, LABELLED
 
 COLUMNS = (
     "round",

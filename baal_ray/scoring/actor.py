@@ -13,7 +13,7 @@ from torch import Tensor
 
 from baal_ray.checkpoint import load_checkpoint
 from baal_ray.errors import ResourceError
-from baal_ray.pool.decoding import columns_with
+from baal_ray.pool.decoding_task import columns_with
 from baal_ray.posterior import MCDropout
 from baal_ray.posterior.memory import is_out_of_memory
 from baal_ray.scoring.gpu_decoding import DeviceDecoder

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.config import ScoringConfig
-from baal_ray.names import SCORE_COLUMNS, SMALL_IS_INFORMATIVE, STABILITY_COLUMNS
 from baal_ray.posterior.memory import is_out_of_memory
+from baal_ray.score_names import SCORE_COLUMNS, SMALL_IS_INFORMATIVE, STABILITY_COLUMNS
 from baal_ray.scoring.actor import Columns, ModelActor
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.kept_samples import FirstSamples, KeptLogProbs, LogProbs
-from baal_ray.scoring.metrics import DeviceTime, ScoringMetrics
-from baal_ray.workspace.schema import SCORES
+from baal_ray.scoring.prometheus import DeviceTime, ScoringMetrics
+from baal_ray.workspace.table_schemas import SCORES
 
 # In each mini-batch, log-probabilities are kept for this many times the share of images that the
 # next stage takes, because promising images are not spread evenly.
@@ -56,7 +56,7 @@ class PoolScorer(ModelActor):
                 table with `id` and encoded images, which are decoded on the actor's device.
 
         Returns:
-            N rows of `schema.SCORES`.
+            N rows of `table_schemas.SCORES`.
         """
         columns = self._decoded(rows)
         scores = self._table(columns, *self._predict(columns))

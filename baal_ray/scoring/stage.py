@@ -14,16 +14,16 @@ from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.errors import ConfigError
 from baal_ray.ids import IdSet
-from baal_ray.names import column_of
-from baal_ray.pool.decoding import decode
+from baal_ray.pool.decoding_task import decode
+from baal_ray.score_names import column_of
 from baal_ray.scoring.actor import ModelActor
 from baal_ray.scoring.batch_size import with_batch_size
 from baal_ray.scoring.job import ScoringJob, decoder_version
 from baal_ray.scoring.kept_samples import KeptLogProbs
 from baal_ray.scoring.scorer import PoolScorer, kept_share
 from baal_ray.storage.datasink import PublishedParquet
-from baal_ray.workspace.schema import FINGERPRINT, SCORES
 from baal_ray.workspace.scores import scored_already
+from baal_ray.workspace.table_schemas import FINGERPRINT, SCORES
 
 # The size of a score file. A kill costs the work on the files that are being filled.
 _ROWS_PER_FILE, _BYTES_PER_ROW = 20_000, 100

@@ -12,18 +12,18 @@ from torch import Tensor
 from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.ids import IdSet
-from baal_ray.names import BY_BALD
 from baal_ray.pool import PoolListing
+from baal_ray.score_names import BY_BALD
 from baal_ray.selection.batch_files import write_batch
 from baal_ray.selection.joint_rules import best_together
+from baal_ray.selection.near_duplicates import spread_out
 from baal_ray.selection.predictions import draw_features, draw_predictions
 from baal_ray.selection.ranking import Ranking
-from baal_ray.selection.spread import spread_out
 from baal_ray.workspace import checkpoint_uri
 from baal_ray.workspace.batches import read_batch
-from baal_ray.workspace.schema import SELECTION
 from baal_ray.workspace.scores import score_files
-from baal_ray.workspace.stages import BatchResult, Stability
+from baal_ray.workspace.stage_files import BatchResult, Stability
+from baal_ray.workspace.table_schemas import SELECTION
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from baal_ray.ids import IdSet
 from baal_ray.pool import PoolListing, read_pool
 from baal_ray.pool.listing import places
 from baal_ray.storage.datasink import PublishedParquet, Written
-from baal_ray.workspace.schema import BATCH
+from baal_ray.workspace.table_schemas import BATCH
 
 _BYTES_PER_FILE = 128 * 1024 * 1024
 
@@ -20,7 +20,7 @@ def write_batch(
 
     Args:
         listing: The pool.
-        selection: Rows of `schema.SELECTION`.
+        selection: Rows of `table_schemas.SELECTION`.
         folder: Folder of the batch. Other files in it do not matter.
         config: Configuration of the round.
 

@@ -20,7 +20,7 @@ from baal_ray.scoring.stage import ScoreFolder
 from baal_ray.selection.ranking import Ranking
 from baal_ray.workspace import scores_uri
 from baal_ray.workspace.scores import score_files
-from baal_ray.workspace.stages import FurtherStage
+from baal_ray.workspace.stage_files import FurtherStage
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from baal_ray.errors import SelectionError
 from baal_ray.ids import Ids, IdSet, hash_ids
-from baal_ray.names import BALD_WITHOUT, RANKING_RULES, column_of
-from baal_ray.selection.rules import Scores, information, needed_by, scores_of
+from baal_ray.score_names import BALD_WITHOUT, RANKING_RULES, column_of
+from baal_ray.selection.ranking_rules import Scores, information, needed_by, scores_of
 from baal_ray.workspace.scores import ScoredImages, files_of, read_scores
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -42,7 +42,7 @@ def top_k(
             wrote only its own files count, each named by its sha256.
         k: Number of images. If there are fewer, all are returned.
         by: Acquisition rule: the name of a score column, "power_bald" or "softmax_bald"
-            (`baal_ray.selection.rules`), or "random".
+            (`baal_ray.selection.ranking_rules`), or "random".
         seed: Seed of the ties, and of the rules that draw at random.
         leave_out: Ids to exclude.
         only: Ids to choose among; all if None.

@@ -1,6 +1,6 @@
 """A workspace: the locations of its files, and their formats."""
 
-from baal_ray.workspace.places import (
+from baal_ray.workspace.layout import (
     batch_uri,
     checkpoint_uri,
     fits_uri,

@@ -7,7 +7,7 @@ import pyarrow as pa
 from baal_ray import storage
 from baal_ray.errors import CorruptFileError
 from baal_ray.storage.parquet import LoadedParquet, open_parquet
-from baal_ray.workspace.schema import SELECTION
+from baal_ray.workspace.table_schemas import SELECTION
 
 _ROWS_AT_A_TIME = 64
 

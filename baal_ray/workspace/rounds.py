@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from baal_ray import storage
 from baal_ray.errors import ConfigError, UnfinishedRoundError
-from baal_ray.workspace.places import is_round_id, round_uri, rounds_uri, stage_uri
-from baal_ray.workspace.stages import Plan, RoundRecord, StageFile, StageResult
+from baal_ray.workspace.layout import is_round_id, round_uri, rounds_uri, stage_uri
+from baal_ray.workspace.stage_files import Plan, RoundRecord, StageFile, StageResult
 
 logger = logging.getLogger(__name__)
 

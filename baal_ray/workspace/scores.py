@@ -16,7 +16,7 @@ from baal_ray.errors import CorruptFileError
 from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.storage.parquet import LoadedParquet
 from baal_ray.storage.read_ahead import read_ahead
-from baal_ray.workspace.schema import FINGERPRINT, SCORES
+from baal_ray.workspace.table_schemas import FINGERPRINT, SCORES
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,12 @@ K = 10_000
 def write_scores(folder, files):
     """Score files as the stage writes them, until there are so many."""
     from baal_ray.storage.datasink import PublishedParquet
-    from baal_ray.workspace.schema import FINGERPRINT, SCORE_COLUMNS, SCORES, STABILITY_COLUMNS
+    from baal_ray.workspace.table_schemas import (
+        FINGERPRINT,
+        SCORE_COLUMNS,
+        SCORES,
+        STABILITY_COLUMNS,
+    )
 
     schema = SCORES.with_metadata({FINGERPRINT: folder.name.encode()})
     sink = PublishedParquet(str(folder), schema, bytes_per_file=0)

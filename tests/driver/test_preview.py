@@ -15,7 +15,7 @@ from baal_ray.storage.parquet import publish_table
 from baal_ray.training.fit import _job
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
 from baal_ray.workspace.records import FitRecord
-from baal_ray.workspace.schema import SCORES
+from baal_ray.workspace.table_schemas import SCORES
 from pools import round_config, write_labelled, write_pool
 from stage_files import fit_result, plan, put, round_record
 

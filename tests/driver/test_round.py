@@ -14,8 +14,8 @@ from baal_ray.manifest import Manifest
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import batch_uri, manifest_uri
 from baal_ray.workspace.rounds import StageResults
-from baal_ray.workspace.schema import BATCH
-from baal_ray.workspace.stages import BatchResult
+from baal_ray.workspace.stage_files import BatchResult
+from baal_ray.workspace.table_schemas import BATCH
 from pools import picture, round_config
 from stage_files import NO_FIT, NO_SCORES, batch_result
 

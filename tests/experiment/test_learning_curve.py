@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from baal_ray.acquisition import bald
-from baal_ray.experiment.images import read_images
+from baal_ray.experiment.labelled_images import read_images
 from baal_ray.experiment.learning_curve import CURVE, Curve
 from baal_ray.posterior import MCDropout
 from pools import CLASSES, experiment_config, label_of

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from baal_ray.experiment.images import read_images
+from baal_ray.experiment.labelled_images import read_images
 from baal_ray.experiment.reference_model import features_of_picks
 from pools import experiment_config
 

@@ -15,13 +15,13 @@ from baal_ray.errors import ConfigError, PlanMismatchError, PoolError, Unreadabl
 from baal_ray.images import decode
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
-from baal_ray.names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.report.status import workspace_status
+from baal_ray.score_names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.selection import top_k
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import manifest_uri
-from baal_ray.workspace.stages import FurtherStage
+from baal_ray.workspace.stage_files import FurtherStage
 from pools import label_of, picture, round_config, table, write_labelled, write_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -11,7 +11,7 @@ from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet
 from baal_ray.pool import check_ids, list_pool, read_pool, sample_pool, unique_ids
-from baal_ray.pool.dataset import _parts, _reader, _Wanted
+from baal_ray.pool.reading import _parts, _reader, _Wanted
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -22,7 +22,7 @@ from baal_ray.posterior.head_inputs import features
 from baal_ray.selection import top_k
 from baal_ray.selection.batch_bald import batch_bald
 from baal_ray.selection.epig import epig
-from baal_ray.selection.spread import spread_out
+from baal_ray.selection.near_duplicates import spread_out
 from baal_ray.workspace import checkpoint_uri, manifest_uri
 from pools import round_config, write_labelled, write_pool
 

@@ -23,10 +23,10 @@ from baal_ray.errors import ConfigError, ResourceError
 from baal_ray.ids import IdSet
 from baal_ray.images import decode_many
 from baal_ray.model import build_classifier
-from baal_ray.names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.pool import list_pool, read_pool
-from baal_ray.pool.decoding import decode
+from baal_ray.pool.decoding_task import decode
 from baal_ray.posterior import MCDropout
+from baal_ray.score_names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.scoring import score_pool
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.kept_samples import kept_log_probs

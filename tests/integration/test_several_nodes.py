@@ -15,7 +15,7 @@ import torch
 from baal_ray.checkpoint import save_checkpoint
 from baal_ray.config import ModelConfig, ScoringConfig
 from baal_ray.model import build_classifier
-from baal_ray.pool.decoding import decode
+from baal_ray.pool.decoding_task import decode
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri

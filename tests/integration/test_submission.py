@@ -95,8 +95,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RoundConfig:
 
 def test_a_dashboard_that_wants_a_token_is_told_from_one_that_does_not(cluster: Cluster):
     """test_doctor.py has the other."""
-    ask = "import ray; from baal_ray.operations.dashboard import dashboard_answers as answers; "
-    asked = cluster.run("python", "-c", f"{ask}ray.init({cluster.gcs!r}); print(answers())")
+    imports = "import ray; from baal_ray.operations.dashboard_access import dashboard_answers; "
+    ask = f"{imports}ray.init({cluster.gcs!r}); print(dashboard_answers())"
+    asked = cluster.run("python", "-c", ask)
     assert "'holders of the token'" in asked.stdout
 
 

@@ -7,7 +7,7 @@ from baal_ray.errors import LabelError, StorageError
 from baal_ray.manifest import Manifest
 from baal_ray.manifest import labelled_sets as labelled_import
 from baal_ray.manifest.labelled_sets import import_labelled_set
-from baal_ray.workspace.schema import BATCH
+from baal_ray.workspace.table_schemas import BATCH
 from pools import picture
 
 CLASSES = ["cat", "dog", "3"]

@@ -30,7 +30,7 @@ from baal_ray.manifest.labels import (
 )
 from baal_ray.selection import top_k
 from baal_ray.storage.parquet import open_parquet, publish_table
-from baal_ray.workspace.schema import SCORES
+from baal_ray.workspace.table_schemas import SCORES
 
 CLASSES = ["cat", "dog", "3"]
 EXTENSIONS = [".csv", ".parquet", ".jsonl", ".ndjson"]

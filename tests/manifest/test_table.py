@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from baal_ray.errors import AlreadyAcquiredError, ManifestError, StorageError
 from baal_ray.manifest import Manifest
-from baal_ray.workspace.schema import MANIFEST
+from baal_ray.workspace.table_schemas import MANIFEST
 
 AWKWARD_IDS = [
     unicodedata.normalize("NFC", "café.jpg"),

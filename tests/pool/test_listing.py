@@ -13,10 +13,10 @@ from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.pool import PoolListing, list_pool
 from baal_ray.pool import listing as pool_listing
-from baal_ray.pool.dataset import _fetch
+from baal_ray.pool.reading import _fetch
 from baal_ray.pool.roots import Roots
 from baal_ray.pool.unique_ids import _hash_file
-from baal_ray.workspace.stages import ListedPool
+from baal_ray.workspace.stage_files import ListedPool
 
 
 def write(path, columns, **options):

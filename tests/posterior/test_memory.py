@@ -6,7 +6,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from baal_ray.posterior import memory
-from baal_ray.posterior.engine.passes import pass_budget, peak_bytes
+from baal_ray.posterior.engine.pass_memory import pass_budget, peak_bytes
 from baal_ray.posterior.memory import budget
 
 CPU = torch.device("cpu")

@@ -2,15 +2,15 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.errors import ConfigError
-from baal_ray.report import automatic
-from baal_ray.report.automatic import report_round, require_extra
+from baal_ray.report import automatic_pages
+from baal_ray.report.automatic_pages import report_round, require_extra
 from baal_ray.report.round_doubts import doubts
 from baal_ray.report.round_facts import gather
 from baal_ray.report.round_page import write_round_report
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import report_uri
 from baal_ray.workspace.rounds import read_stage
-from baal_ray.workspace.stages import CandidatesResult, RoundRecord
+from baal_ray.workspace.stage_files import CandidatesResult, RoundRecord
 from pages import faults_of, text_of
 from rounds_on_disk import label, score_rows, write_round
 from stage_files import put
@@ -184,7 +184,7 @@ def test_a_report_made_by_itself_is_never_in_the_way(tmp_path, caplog):
 
 def test_without_the_extra_it_is_said_how_to_have_it(tmp_path, monkeypatch):
     config = write_round(tmp_path)
-    monkeypatch.setattr(automatic, "_NEEDED", ("there_is_no_such_module",))
+    monkeypatch.setattr(automatic_pages, "_NEEDED", ("there_is_no_such_module",))
     report_round(config.workspace, "night-1")
     assert not storage.exists(report_uri(config.workspace, "night-1"))
     with pytest.raises(Exception, match=r"install baal-ray\[report\]"):

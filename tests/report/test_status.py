@@ -13,7 +13,7 @@ from baal_ray.operations.forgetting import forget_images
 from baal_ray.report.status import workspace_status
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import batch_uri, manifest_uri
-from baal_ray.workspace.schema import BATCH
+from baal_ray.workspace.table_schemas import BATCH
 from pools import round_config
 from stage_files import plan, put, round_record
 

@@ -5,14 +5,14 @@ import pyarrow as pa
 import pytest
 
 from baal_ray.ids import IdSet
-from baal_ray.names import BALD_WITHOUT
 from baal_ray.pool import list_pool
+from baal_ray.score_names import BALD_WITHOUT
 from baal_ray.selection import batch as batch_module
 from baal_ray.selection import top_k
 from baal_ray.selection.batch import Picker, pick_batch
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace.batches import read_batch
-from baal_ray.workspace.schema import BATCH, SCORES
+from baal_ray.workspace.table_schemas import BATCH, SCORES
 from pools import CLASSES, round_config, write_pool
 
 IMAGES = 200

@@ -5,7 +5,7 @@ from baal_ray import storage
 from baal_ray.errors import CorruptFileError, StorageError
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace.batches import read_batch
-from baal_ray.workspace.schema import BATCH
+from baal_ray.workspace.table_schemas import BATCH
 
 
 def test_a_batch_file_that_is_rotten_or_missing_is_named(tmp_path):

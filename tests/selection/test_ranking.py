@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from baal_ray import acquisition, storage
 from baal_ray.errors import CorruptFileError, SelectionError
 from baal_ray.ids import IdSet, hash_ids
-from baal_ray.names import BALD_WITHOUT, RANKING_RULES, SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.score_names import BALD_WITHOUT, RANKING_RULES, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.selection import top_k
 from baal_ray.selection.ranking import Ranking
 from baal_ray.storage.parquet import publish_table

@@ -12,7 +12,7 @@ from baal_ray.config import RoundConfig
 from baal_ray.manifest import Manifest
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import batch_uri, manifest_uri, scores_uri
-from baal_ray.workspace.schema import BATCH, SCORES
+from baal_ray.workspace.table_schemas import BATCH, SCORES
 from pools import picture, round_config, write_pool
 from stage_files import batch_result, plan, put, round_record
 

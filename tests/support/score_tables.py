@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from baal_ray.names import SCORE_COLUMNS, STABILITY_COLUMNS
-from baal_ray.workspace.schema import SCORES
+from baal_ray.score_names import SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.workspace.table_schemas import SCORES
 
 
 def scores(ids: Sequence[str], values: Sequence[float | None], **columns: pa.Array) -> pa.Table:

@@ -7,7 +7,7 @@ from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.workspace import stage_uri
 from baal_ray.workspace.records import Fingerprint
-from baal_ray.workspace.stages import (
+from baal_ray.workspace.stage_files import (
     BatchResult,
     FitResult,
     ListedPool,

@@ -10,7 +10,7 @@ from baal_ray.errors import ConfigError, CorruptFileError, FormatError
 from baal_ray.experiment.run import ExperimentRecord
 from baal_ray.scoring.batch_size import BatchSizeTrial
 from baal_ray.workspace.records import Fingerprint, FitRecord
-from baal_ray.workspace.stages import CandidatesResult, FurtherStage, Plan, RoundRecord
+from baal_ray.workspace.stage_files import CandidatesResult, FurtherStage, Plan, RoundRecord
 
 RECORDS = [
     stage_files.plan(3),

@@ -14,7 +14,7 @@ from baal_ray.workspace.rounds import (
     refuse_unfinished,
     unfinished_rounds,
 )
-from baal_ray.workspace.stages import BatchResult, FitResult, Plan, RoundRecord, ScoresResult
+from baal_ray.workspace.stage_files import BatchResult, FitResult, Plan, RoundRecord, ScoresResult
 from stage_files import batch_result, plan, round_record
 
 

@@ -5,8 +5,8 @@ from baal_ray import storage
 from baal_ray.selection import top_k
 from baal_ray.selection.ranking import Ranking
 from baal_ray.storage.parquet import publish_table
-from baal_ray.workspace.schema import FINGERPRINT
 from baal_ray.workspace.scores import score_files, scored_already
+from baal_ray.workspace.table_schemas import FINGERPRINT
 from score_tables import scores
 
 

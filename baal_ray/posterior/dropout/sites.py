@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from baal_ray.errors import PosteriorError
-from baal_ray.posterior.dropout.catching import CaughtDropout, Kind
+from baal_ray.posterior.dropout.interception import CaughtDropout, Kind
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
 
 

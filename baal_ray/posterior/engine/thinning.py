@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from baal_ray.posterior.engine.finish import finish
-from baal_ray.posterior.engine.postpone import POOLS, SCALES, drops_units
+from baal_ray.posterior.engine.postpone_dropout import POOLS, SCALES, drops_units
 from baal_ray.posterior.engine.tracing import DROP, Part
 
 aten = torch.ops.aten

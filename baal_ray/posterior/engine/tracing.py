@@ -16,7 +16,7 @@ from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from baal_ray.posterior.dropout.catching import MaskedDropout, apply_mask
+from baal_ray.posterior.dropout.interception import MaskedDropout, apply_mask
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.dropout.sites import Site
 

@@ -9,8 +9,8 @@ from baal_ray.posterior.dropout.masks import Masks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
 from baal_ray.posterior.dropout.sites import Site, unlike
 from baal_ray.posterior.engine.finish import finish
-from baal_ray.posterior.engine.passes import pass_budget, peak_bytes
-from baal_ray.posterior.engine.postpone import postpone_dropout
+from baal_ray.posterior.engine.pass_memory import pass_budget, peak_bytes
+from baal_ray.posterior.engine.postpone_dropout import postpone_dropout
 from baal_ray.posterior.engine.simplify import simplify
 from baal_ray.posterior.engine.thinning import ThinnedTail
 from baal_ray.posterior.engine.tracing import Cut, Part, cut, forget_shapes, trace

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.errors import PosteriorError
-from baal_ray.posterior.dropout.catching import MaskedDropout
+from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import MaskCache, Masks, PerItemMasks, SharedMasks
 from baal_ray.posterior.dropout.sites import Site
 from baal_ray.posterior.engine.trunk_once import TrunkOnce
 from baal_ray.posterior.evaluation_mode import evaluation_mode, is_stochastic_depth
 from baal_ray.posterior.guards import check_posterior, in_16_bits, largest, log_prob_distance
 from baal_ray.posterior.memory import budget, is_out_of_memory
+from baal_ray.posterior.model_changes import Watch, structure, unchanged
 from baal_ray.posterior.outputs import OUTPUTS, log_probs_of
 from baal_ray.posterior.posterior_sample import PosteriorSample
-from baal_ray.posterior.unchanged import Watch, structure, unchanged
 
 MASKS = ("shared", "per_item")
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baal_ray.posterior.dropout.catching import MaskedDropout
+from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.dropout.sites import Site, find_axes
 from baal_ray.posterior.engine.tracing import cut, trace

@@ -13,9 +13,9 @@ from torch import nn
 from baal_ray import acquisition
 from baal_ray.acquisition import bald
 from baal_ray.errors import PosteriorError
-from baal_ray.names import SCORE_COLUMNS
 from baal_ray.posterior import MCDropout
-from baal_ray.posterior.unchanged import Watch
+from baal_ray.posterior.model_changes import Watch
+from baal_ray.score_names import SCORE_COLUMNS
 from scenarios import dropout_net, inputs
 
 

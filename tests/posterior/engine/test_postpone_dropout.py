@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from baal_ray.posterior import MCDropout
-from baal_ray.posterior.engine.postpone import postpone_dropout
+from baal_ray.posterior.engine.postpone_dropout import postpone_dropout
 from baal_ray.posterior.engine.simplify import simplify
 from baal_ray.posterior.engine.tracing import DROP, trace
 from scenarios import inputs

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from baal_ray.ids import hash_ids
-from baal_ray.names import SMALL_IS_INFORMATIVE, STOCHASTIC_RULES, column_of
+from baal_ray.score_names import SMALL_IS_INFORMATIVE, STOCHASTIC_RULES, column_of
 
 Scores = npt.NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def information(
 
     Args:
         rows: Rows with `id` and the column of the rule.
-        rule: One of `names.RANKING_RULES`.
+        rule: One of `score_names.RANKING_RULES`.
         seed: Seed of the noise, which depends on it and the id alone.
         coldness: β of the stochastic rules. At 0 they would be "random", at ∞ "bald".
         column: Column to use in place of the rule's own, such as BALD of other samples.

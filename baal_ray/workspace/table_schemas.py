@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from baal_ray.names import SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.score_names import SCORE_COLUMNS, STABILITY_COLUMNS
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from baal_ray.config import SelectionConfig
 from baal_ray.errors import SelectionError
 from baal_ray.ids import IdSet
-from baal_ray.names import RANKING_RULES, STOCHASTIC_RULES, Rule
+from baal_ray.score_names import RANKING_RULES, STOCHASTIC_RULES, Rule
 from baal_ray.selection import top_k
 from baal_ray.selection.ranking import Ranking
-from baal_ray.selection.rules import information
+from baal_ray.selection.ranking_rules import information
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace.scores import score_files
 from score_tables import picks, scores

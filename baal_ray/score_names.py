@@ -29,6 +29,8 @@ RANKING_RULES = (*SCORE_COLUMNS, *STOCHASTIC_RULES, "random")
 BY_BALD = ("bald", *STOCHASTIC_RULES)
 #: Scores that are informative when small. The others are informative when large.
 SMALL_IS_INFORMATIVE = ("margin", "confidence")
+#: Rules that work with one posterior sample too. The others measure how far samples disagree.
+FOR_ONE_SAMPLE = ("predictive_entropy", "expected_entropy", "margin", "confidence", "random")
 
 #: Number of groups of samples. Leaving out a fifth at a time shows how stable the picks are.
 GROUPS = 5

@@ -10,7 +10,7 @@ import s3fs
 from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
-from baal_ray.manifest.delta_options import delta_options
+from baal_ray.storage.delta_options import delta_options
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -23,7 +23,7 @@ from baal_ray.pool.listing import PoolListing, id_column
 from baal_ray.pool.roots import Roots
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet
-from baal_ray.workspace.stages import PoolFile
+from baal_ray.workspace.stage_files import PoolFile
 
 # Images held at a time while reading, from which Ray Data makes its blocks: about this many bytes,
 # within these numbers of images.

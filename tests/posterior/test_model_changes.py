@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from baal_ray.posterior import MCDropout
-from baal_ray.posterior.unchanged import Watch
+from baal_ray.posterior.model_changes import Watch
 from scenarios import inputs
 
 

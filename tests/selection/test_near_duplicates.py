@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baal_ray.selection.spread import spread_out
+from baal_ray.selection.near_duplicates import spread_out
 
 
 def at(*degrees):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from baal_ray.errors import PosteriorError
-from baal_ray.posterior.dropout.catching import MaskedDropout
+from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import SharedMasks
 from scenarios import inputs
 

@@ -21,7 +21,7 @@ from baal_ray.driver.termination import exiting_on_sigterm
 from baal_ray.errors import UnreadableImagesError
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
-from baal_ray.pool import PoolListing, read_pool
+from baal_ray.pool import PoolListing, is_exhausted, read_pool
 from baal_ray.report.automatic_pages import report_round
 from baal_ray.scoring.batch_size import with_batch_size
 from baal_ray.scoring.job import ScoringJob, decoder_version
@@ -156,7 +156,8 @@ class _Round:
         folder = ScoreFolder(job, scores_uri(config.workspace))
         listing, leave_out = PoolListing.of(plan.pool), self._acquired() | folder.scored
         with reporting_progress(folder.uri, max(0, listing.rows - len(leave_out))):
-            pool = read_pool(listing, leave_out=leave_out)
+            exhausted = is_exhausted(listing, leave_out)
+            pool = None if exhausted else read_pool(listing, leave_out=leave_out)
             done = folder.add(pool, keep_by=config.selection.ranked_by)
         allowed = config.scoring.max_unreadable
         if done.unreadable > allowed * done.rows:
@@ -166,7 +167,9 @@ class _Round:
                 "each image. Correct that or allow more, and run this round again: it tries these "
                 "images again, and scores no other image twice"
             )
-        return ScoresResult(scores=folder.uri, scored=done.scored, unreadable=done.unreadable)
+        # Without any, every image was acquired before there was a model to score it.
+        scores = folder.uri if done.rows else None
+        return ScoresResult(scores=scores, scored=done.scored, unreadable=done.unreadable)
 
     def _batch(
         self,

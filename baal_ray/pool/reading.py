@@ -79,6 +79,19 @@ def read_pool(
     return dataset
 
 
+def is_exhausted(listing: PoolListing, leave_out: IdSet) -> bool:
+    """Return whether every image of the pool is to be left out.
+
+    The ids of a pool are unique, so the ids are read only if there are as many to leave out as the
+    pool has images.
+
+    Args:
+        listing: Listing of the pool.
+        leave_out: Ids to leave out.
+    """
+    return listing.rows <= len(leave_out) and not read_pool(listing, leave_out=leave_out).take(1)
+
+
 def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
     """Read a few images from each of several places in the pool, immediately and without Ray.
 

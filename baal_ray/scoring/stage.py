@@ -125,7 +125,7 @@ class ScoreFolder:
 
     def add(
         self,
-        pool: ray.data.Dataset,
+        pool: ray.data.Dataset | None,
         *,
         keep_by: str | None = None,
         first: KeptLogProbs | None = None,
@@ -135,13 +135,15 @@ class ScoreFolder:
         decode (CPU tasks, or the actors) → `PoolScorer` (actors) → Parquet files, published whole.
 
         Args:
-            pool: As for `score_pool`.
+            pool: As for `score_pool`; None if no image is left, so that no actor needs to start.
             keep_by: As for `score_pool`.
             first: Log-probabilities of the first samples, so that only the others are drawn.
         """
         job = self._job
         keep_by = column_of(keep_by) if keep_by and job.config.further_stages else None
         storage.publish(storage.join(self.uri, "_fingerprint.json"), job.fingerprint.to_json())
+        if pool is None:
+            return Scores(self.uri, 0, len(self.scored), 0)
         rows = through_actors(pool, PoolScorer, job, keep_by, first)
         schema = SCORES.with_metadata({FINGERPRINT: storage.name(self.uri)})
         sink = PublishedParquet(self.uri, schema, _bytes_per_file(job, keep_by))

@@ -154,7 +154,7 @@ class ScoresResult(StageResult):
     """`scores.json`: the scores of the pool.
 
     Attributes:
-        scores: The folder of the scores; None without a model.
+        scores: The folder of the scores; None if no image has one.
         scored: The number of images that this round scored.
         unreadable: The number of images that could not be read.
     """

@@ -37,6 +37,7 @@ def test_few_seeds_are_warned_of(seeds: int, warned: bool):
     )
     assert faults_of(made) == []
     assert ("before you decide" in text_of(made)) is warned
+    assert ("With one seed, this may be luck." in text_of(made)) is (seeds == 1)
 
 
 def test_without_random_picks_nothing_is_claimed():

@@ -1,7 +1,23 @@
 from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
 import ray
+
+from baal_ray.config import RoundConfig
+from baal_ray.driver import RoundResult, run_round
+from baal_ray.manifest import Manifest
+from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.storage.parquet import publish_table
+from baal_ray.workspace import manifest_uri
+from pools import round_config, write_labelled, write_pool
+
+# Idle workers are kept for the next test. Otherwise each test would start its own and import
+# everything again.
+_KEEP_WORKERS = {
+    "idle_worker_killing_time_threshold_ms": 600_000,
+    "num_workers_soft_limit": 8,
+}
 
 
 @pytest.fixture(scope="session")
@@ -10,6 +26,24 @@ def ray_cluster(s3_environment: dict[str, str]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_environment.items():
             patch.setenv(name, value)
-        ray.init(num_cpus=2, include_dashboard=False)
+        ray.init(num_cpus=2, include_dashboard=False, _system_config=_KEEP_WORKERS)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def first_round(
+    tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
+) -> tuple[RoundConfig, RoundResult]:
+    """A round over 300 images and two unreadable ones, shared by tests that only look at it."""
+    folder = tmp_path_factory.mktemp("round")
+    pool = write_pool(folder)
+    publish_table(pool, pa.table({"id": ["empty", "text"], "image": [b"", b"no image"]}))
+    config = round_config(folder, scoring={"samples": 4, "max_unreadable": 0.1})
+    import_labelled_set(
+        Manifest(manifest_uri(config.workspace)),
+        write_labelled(folder),
+        workspace=config.workspace,
+        classes=config.classes,
+    )
+    return config, run_round(config, "2026-11-22")

@@ -17,12 +17,22 @@ from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.report.status import workspace_status
 from baal_ray.score_names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
+from baal_ray.scoring import stage
+from baal_ray.scoring.batch_size import with_batch_size
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.selection import top_k
 from baal_ray.storage.parquet import publish_table
-from baal_ray.workspace import manifest_uri
+from baal_ray.workspace import checkpoint_uri, manifest_uri
 from baal_ray.workspace.stage_files import FurtherStage
-from pools import label_of, picture, round_config, table, write_labelled, write_pool
+from pools import (
+    label_of,
+    picture,
+    round_config,
+    score_without_ray,
+    table,
+    write_labelled,
+    write_pool,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -55,18 +65,6 @@ def scores_of(config: RoundConfig, round_id: str) -> str:
     return folder
 
 
-@pytest.fixture(scope="module")
-def first_round(
-    tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
-) -> tuple[RoundConfig, RoundResult]:
-    """One round over 300 images with 30 labelled, shared by the tests that only look at it."""
-    folder = tmp_path_factory.mktemp("round")
-    write_pool(folder)
-    config = round_config(folder)
-    bring_in_labels(config, folder)
-    return config, run_round(config, "2026-11-22")
-
-
 def test_a_round_finds_a_mini_batch_size_and_the_next_one_goes_on_with_it(tmp_path: Path) -> None:
     write_pool(tmp_path)
     config = round_config(tmp_path, scoring={"samples": 4, "batch_size": None})
@@ -76,19 +74,24 @@ def test_a_round_finds_a_mini_batch_size_and_the_next_one_goes_on_with_it(tmp_pa
     size = json.loads(found.read_text())["batch_size"]
     fingerprint = Path(scores_of(config, "first"), "_fingerprint.json")
     assert json.loads(fingerprint.read_text())["batch_size"] == size
+    assert size in (16, 32, 64, 128, 256, 512, 1024)
     # No new labels, so the same model: of it all but the picks have scores already.
     assert run_round(config, "second").scored == 0
     assert scores_of(config, "second") == scores_of(config, "first")
+    # Another trial might find another size, so there is none.
+    found.write_text(json.dumps(json.loads(found.read_text()) | {"batch_size": 17}))
+    job = with_batch_size(ScoringJob(str(found.parent), config.scoring, config.resources))
+    assert job.config.batch_size == 17
 
 
 def test_a_round_scores_the_pool_and_acquires_the_k_most_informative(
     first_round: tuple[RoundConfig, RoundResult],
 ) -> None:
     config, result = first_round
-    assert (result.acquired, result.scored, result.unreadable) == (10, 300, 0)
+    assert (result.acquired, result.scored, result.unreadable) == (10, 300, 2)
     scores = pq.read_table(scores_of(config, "2026-11-22")).to_pandas()
+    scores = scores[scores["error"].isna()]
     assert sorted(scores["id"]) == table(0, 300)["id"].to_pylist()
-    assert scores["error"].isna().all()
     assert (scores["samples"] == 4).all()
     acquired = manifest_of(config).rows(round_id="2026-11-22").to_pandas().sort_values("rank")
     best = scores.sort_values("bald", ascending=False)[:10]
@@ -115,28 +118,6 @@ def test_a_round_says_how_many_picks_stay_without_a_fifth_of_the_samples(
         assert stability["without"] == without
     assert result.stability == stability["mean"] == pytest.approx(sum(without) / 4)
     assert f"; {result.stability:.0%} of the picks stay when a fifth" in result.summary()
-
-
-def test_a_workspace_of_the_commit_before_runs_its_next_round(tmp_path: Path) -> None:
-    """Its files had neither `format` nor `task`, and fits kept Ray Train's folders."""
-    write_pool(tmp_path, images=60)
-    config = round_config(tmp_path)
-    bring_in_labels(config, tmp_path)
-    first = run_round(config, "first")
-    for path in Path(config.workspace).rglob("*.json"):
-        if "_delta_log" not in path.parts:
-            plain = json.loads(path.read_text())
-            assert plain.pop("format") == 1
-            plain.pop("task", None)
-            path.write_text(json.dumps(plain))
-    (fit,) = Path(config.workspace, "fits").iterdir()
-    (fit / "checkpoint_2026").mkdir()
-    (fit / "checkpoint_2026" / "state.pt").touch()
-    again = run_round(config, "first")
-    assert again == first.model_copy(update={"committed_before": True})
-    then = run_round(config, "second")
-    assert (then.checkpoint, then.scored, then.acquired) == (first.checkpoint, 0, 10)
-    assert [row[0] for row in workspace_status(config).rows][1:] == ["first", "second"]
 
 
 def test_the_batch_holds_the_images_as_they_are_in_the_pool(
@@ -218,14 +199,36 @@ def test_what_a_kill_left_beside_the_batch_is_removed(tmp_path: Path) -> None:
     assert len(rows) == 10
 
 
-def test_nights_follow_one_another(tmp_path: Path) -> None:
+def as_before_formats(workspace: str) -> None:
+    """Rewrite a workspace's files as commit a3bbace wrote them.
+
+    They had neither `format` nor `task`, and fits kept Ray Train's folders.
+    """
+    for path in Path(workspace).rglob("*.json"):
+        if "_delta_log" not in path.parts:
+            plain = json.loads(path.read_text())
+            assert plain.pop("format") == 1
+            plain.pop("task", None)
+            path.write_text(json.dumps(plain))
+    (fit,) = Path(workspace, "fits").iterdir()
+    (fit / "checkpoint_2026").mkdir()
+    (fit / "checkpoint_2026" / "state.pt").touch()
+
+
+def test_nights_follow_one_another_in_an_older_workspace_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_pool(tmp_path, images=120)
     config = round_config(tmp_path)
     bring_in_labels(config, tmp_path)
     first = run_round(config, "night-1")
+    as_before_formats(config.workspace)
+    assert run_round(config, "night-1") == first.model_copy(update={"committed_before": True})
 
-    # Nobody labelled: the same model, nothing to score, the next best.
-    second = run_round(config, "night-2")
+    # Nobody labelled: the same model, nothing to score, and so no actor. The next best are taken.
+    with monkeypatch.context() as patch:
+        patch.delattr(stage, "through_actors")
+        second = run_round(config, "night-2")
     assert second.checkpoint == first.checkpoint
     assert second.scored == 0
     ranking = top_k(scores_of(config, "night-1"), 20)["id"].to_pylist()
@@ -241,6 +244,8 @@ def test_nights_follow_one_another(tmp_path: Path) -> None:
     assert third.scored == 130 - 20
     ids = manifest_of(config).ids().to_pylist()
     assert len(ids) == len(set(ids)) == 30 + 30
+    nights = [row[0] for row in workspace_status(config).rows]
+    assert nights[1:] == ["night-1", "night-2", "night-3"]
 
 
 def test_without_labels_the_first_batch_is_random_and_deterministic(tmp_path: Path) -> None:
@@ -289,69 +294,61 @@ def test_a_pick_that_another_round_took_is_replaced_by_the_next_of_its_kind(
 def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path: Path) -> None:
     write_pool(tmp_path, images=120)
     stages = [{"samples": 8, "share": 0.75}, {"samples": 12, "share": 0.6}]
-    rounds = {}
-    for name, scoring in {
-        "flat": {"samples": 12},
-        "staged": {"samples": 4, "further_stages": stages},
-    }.items():
-        config = round_config(tmp_path, workspace=str(tmp_path / name), scoring=scoring)
-        bring_in_labels(config, tmp_path)
-        shutil.copytree(Path(config.workspace, "manifest"), tmp_path / f"{name}-before")
-        rounds[name] = config, run_round(config, "night")
-    (flat, flat_result), (staged, result) = rounds["flat"], rounds["staged"]
-    assert result.checkpoint == flat_result.checkpoint
-    assert flat_result.further_stages == []
+    config = round_config(tmp_path, scoring={"samples": 4, "further_stages": stages})
+    bring_in_labels(config, tmp_path)
+    shutil.copytree(Path(config.workspace, "manifest"), tmp_path / "before")
+    result = run_round(config, "night")
+    assert result.checkpoint is not None
     assert result.further_stages == [
         FurtherStage(samples=8, images=90, scored=90, kept=90),
         FurtherStage(samples=12, images=72, scored=72, kept=72),
     ]
     assert "8 samples for the best 90; 12 samples for the best 72;" in result.summary()
-    expected, picked = (
-        manifest_of(config).rows(round_id="night").sort_by("rank") for config in (flat, staged)
-    )
-    assert picked["id"].to_pylist() == expected["id"].to_pylist()
-    np.testing.assert_allclose(picked["score"], expected["score"], atol=1e-5)
     assert result.stability is not None
+    checkpoint = checkpoint_uri(config.workspace, result.checkpoint)
+    second, last = (ScoringJob(checkpoint, config.scoring.at_stage(stage)) for stage in (0, 1))
+    flat = score_without_ray(pq.read_table(config.pool.uri), last)
+    picked = manifest_of(config).rows(round_id="night").sort_by("rank")
+    assert picked["id"].to_pylist() == flat.nlargest(10, "bald").index.to_list()
+    np.testing.assert_allclose(picked["score"], flat["bald"].nlargest(10), atol=1e-5)
 
     # Each stage keeps the most promising of the one before, with the scores of a flat round.
-    folder = Path(staged.workspace, "rounds", "night")
+    folder = Path(config.workspace, "rounds", "night")
     done = json.loads((folder / "candidates.json").read_text())
-    first = pq.read_table(scores_of(staged, "night")).to_pandas().set_index("id")
+    first = pq.read_table(scores_of(config, "night")).to_pandas().set_index("id")
     assert (len(first), first["log_probs"].notna().sum()) == (120, 120)
-    second = ScoringJob(result.checkpoint, staged.scoring.at_stage(0)).folder(
-        str(Path(staged.workspace, "scores"))
-    )
-    middle = pq.read_table(second).to_pandas().set_index("id")
+    scores = str(Path(config.workspace, "scores"))
+    middle = pq.read_table(second.folder(scores)).to_pandas().set_index("id")
     assert {*middle.index} == {*first.nlargest(90, "bald").index}
-    again = pq.read_table(done["scores"]).to_pandas().set_index("id").sort_index()
-    assert {*again.index} == {*middle.nlargest(72, "bald").index}
-    assert Path(done["scores"]).name == Path(scores_of(flat, "night")).name
-    one_stage = pq.read_table(scores_of(flat, "night")).to_pandas().set_index("id")
+    assert done["scores"] == last.folder(scores)
+    last_stage = pq.read_table(done["scores"]).to_pandas().set_index("id").sort_index()
+    assert {*last_stage.index} == {*middle.nlargest(72, "bald").index}
     columns = ["samples", *SCORE_COLUMNS, *STABILITY_COLUMNS]
-    np.testing.assert_allclose(again[columns], one_stage.loc[again.index, columns], atol=1e-5)
+    np.testing.assert_allclose(last_stage[columns], flat.loc[last_stage.index, columns], atol=1e-5)
 
     # Killed while it scored candidates: what is scored is not scored again.
-    shutil.rmtree(Path(staged.workspace, "manifest"))
-    shutil.copytree(tmp_path / "staged-before", Path(staged.workspace, "manifest"))
-    for stage in ("round", "batch", "candidates"):
-        os.remove(folder / f"{stage}.json")
+    shutil.rmtree(Path(config.workspace, "manifest"))
+    shutil.copytree(tmp_path / "before", Path(config.workspace, "manifest"))
+    for name in ("round", "batch", "candidates"):
+        os.remove(folder / f"{name}.json")
     files = sorted(Path(done["scores"]).glob("*.parquet"))
     some = pq.read_table(files[0])
     publish_table(done["scores"], some[:30])
     for file in files:
         file.unlink()
-    resumed = run_round(staged, "night")
+    resumed = run_round(config, "night")
     assert [stage.scored for stage in resumed.further_stages] == [0, 72 - 30]
-    rows = manifest_of(staged).rows(round_id="night").sort_by("rank")
+    rows = manifest_of(config).rows(round_id="night").sort_by("rank")
     assert rows["id"].to_pylist() == picked["id"].to_pylist()
 
 
-def test_candidates_outlive_the_files_that_they_were_in(tmp_path: Path) -> None:
+def test_scores_and_candidates_outlive_the_files_that_they_were_in(tmp_path: Path) -> None:
     write_pool(tmp_path, images=100, per_file=50)
     scoring = {"samples": 2, "further_stages": [{"samples": 4, "share": 0.01}]}
     config = round_config(tmp_path, scoring=scoring)
     bring_in_labels(config, tmp_path)
     assert run_round(config, "one").further_stages[0].images == 10  # selection.k
+    # A night without labels, after which half of the pool is gone and the other has moved.
     (tmp_path / "moved").mkdir()
     (tmp_path / "pool" / "00050.parquet").rename(tmp_path / "moved" / "kept.parquet")
     config = config.model_copy(
@@ -372,34 +369,12 @@ def test_picks_at_random_need_no_further_stage(tmp_path: Path) -> None:
     write_pool(tmp_path, images=60)
     scoring = {"samples": 2, "further_stages": [{"samples": 4, "share": 0.5}]}
     config = round_config(tmp_path, scoring=scoring, selection={"by": "random"})
-    assert run_round(config, "unlabelled").further_stages == []
     bring_in_labels(config, tmp_path)
     result = run_round(config, "labelled")
     assert (result.rule, result.further_stages) == ("random", [])
     assert not Path(config.workspace, "rounds", "labelled", "candidates.json").exists()
     scores = pq.read_table(scores_of(config, "labelled"))
     assert scores["log_probs"].null_count == len(scores)
-
-
-def test_scores_outlive_the_files_that_the_images_were_in(tmp_path: Path) -> None:
-    write_pool(tmp_path, images=100, per_file=50)
-    config = round_config(tmp_path)
-    bring_in_labels(config, tmp_path)
-    run_round(config, "one")
-    # A night without labels, after which half of the pool is gone and the other has moved.
-    (tmp_path / "moved").mkdir()
-    (tmp_path / "pool" / "00050.parquet").rename(tmp_path / "moved" / "kept.parquet")
-    config = config.model_copy(
-        update={"pool": config.pool.model_copy(update={"uri": str(tmp_path / "moved")})}
-    )
-    result = run_round(config, "two")
-    assert (result.scored, result.acquired) == (0, 10)
-    taken = set(manifest_of(config).rows(round_id="one")["id"].to_pylist())
-    ranking = top_k(scores_of(config, "two"), 100)["id"].to_pylist()
-    left = [i for i in ranking if i not in taken and int(i.rsplit("-", 1)[1]) >= 50]
-    rows = manifest_of(config).rows(round_id="two").sort_by("rank")
-    assert rows["id"].to_pylist() == left[:10]
-    assert rows["source"].unique().to_pylist() == [str(tmp_path / "moved" / "kept.parquet")]
 
 
 def test_unreadable_images_are_rows_with_an_error_up_to_a_limit(tmp_path: Path) -> None:
@@ -449,8 +424,8 @@ def test_a_pool_smaller_than_k_is_taken_whole_and_then_there_is_nothing_to_do(
 ) -> None:
     write_pool(tmp_path, images=7)
     config = round_config(tmp_path)
-    bring_in_labels(config, tmp_path)
     assert run_round(config, "one").acquired == 7
+    bring_in_labels(config, tmp_path)
     nothing = run_round(config, "two")
     assert (nothing.acquired, nothing.scored) == (0, 0)
     assert nothing.summary().endswith("; nothing to acquire: the pool has no image left to pick")

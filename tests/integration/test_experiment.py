@@ -1,5 +1,7 @@
 """Experiments on a real cluster: killed, resumed, enlarged, shown."""
 
+from pathlib import Path
+
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -8,6 +10,7 @@ from yaml import safe_dump
 from baal_ray.cli import main
 from baal_ray.errors import ConfigError, PlanMismatchError, ResourceError
 from baal_ray.experiment import learning_curve as curve
+from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.experiment.run import run_experiment
 from pools import experiment_config
 
@@ -25,66 +28,72 @@ class Interrupted(Exception):
     """Somebody presses Ctrl-C."""
 
 
-def test_killed_and_enlarged_it_is_what_it_would_have_been(tmp_path):
-    whole = run_experiment(experiment_config(tmp_path))
-    assert len(whole) == 2 * 2 * 3
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, ray_cluster):
+    """An experiment of two rules, two seeds and three points, run without a break."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = experiment_config(folder, accuracies=[0.2])
+    return config, run_experiment(config)
+
+
+def again(config, folder, **changes):
+    """Return the experiment of a configuration in another folder."""
+    return ExperimentConfig.from_dict(
+        {**config.model_dump(mode="json"), "folder": str(folder), **changes}
+    )
+
+
+def test_killed_and_enlarged_it_is_what_it_would_have_been(whole, tmp_path):
+    config, expected = whole
+    assert len(expected) == 2 * 2 * 3
 
     def give_up(row):
         if row["round"] == 1:
             raise Interrupted
 
-    again = {"folder": str(tmp_path / "again")}
+    small = again(config, tmp_path, seeds=1, rounds=1)
     with pytest.raises(Interrupted):
-        run_experiment(experiment_config(tmp_path, **again, seeds=1, rounds=1), watch=give_up)
-    before = sorted((tmp_path / "again" / "curves").iterdir())
-    assert before
-    assert not (tmp_path / "again" / "curves.parquet").exists()
-    run_experiment(experiment_config(tmp_path, **again, seeds=1, rounds=1))
+        run_experiment(small, watch=give_up)
+    assert list((tmp_path / "curves").iterdir())
+    assert not (tmp_path / "curves.parquet").exists()
     told = []
-    resumed = run_experiment(experiment_config(tmp_path, **again), watch=told.append)
-    assert figures(resumed) == figures(whole)
+    resumed = run_experiment(again(config, tmp_path), watch=told.append)
+    assert figures(resumed) == figures(expected)
     assert len(told) == 12
     for name in ("curves.parquet", "labels_needed.parquet", "report.html"):
-        assert (tmp_path / "again" / name).exists(), name
-    assert figures(pq.read_table(tmp_path / "again" / "curves.parquet")) == figures(whole)
+        assert (tmp_path / name).exists(), name
+    assert figures(pq.read_table(tmp_path / "curves.parquet")) == figures(expected)
 
 
-def test_one_curve_can_be_run_again_by_itself(tmp_path):
-    whole = run_experiment(experiment_config(tmp_path, rules=["bald"], rounds=1))
-    alone = run_experiment(
-        experiment_config(tmp_path, rules=["bald"], rounds=1, folder=str(tmp_path / "alone")),
-        rule="bald",
-        seed=1,
-    )
-    assert figures(alone) == [row for row in figures(whole) if row["seed"] == 1]
-    assert not (tmp_path / "alone" / "curves.parquet").exists()
+def test_one_curve_can_be_run_again_by_itself(whole, tmp_path):
+    config, expected = whole
+    alone = run_experiment(again(config, tmp_path), rule="bald", seed=1)
+    of_this_curve = [row for row in figures(expected) if (row["rule"], row["seed"]) == ("bald", 1)]
+    assert figures(alone) == of_this_curve
+    assert not (tmp_path / "curves.parquet").exists()
 
 
 def test_a_lost_process_changes_nothing(tmp_path):
     marker = tmp_path / "killed"
-    settings = {"rules": ["bald"], "seeds": 1}
-    settings["model"] = {
-        "factory": "pools:Mortal",
-        "arguments": {"marker": str(marker)},
-        "image_size": 12,
-    }
-    found = run_experiment(experiment_config(tmp_path, **settings))
+    arguments = {"marker": str(marker)}
+    model = {"factory": "pools:Mortal", "arguments": arguments, "image_size": 12}
+    config = experiment_config(tmp_path, rules=["bald"], model=model)
+    found = run_experiment(config, seed=0)
     assert marker.exists()
-    whole = experiment_config(tmp_path, **settings, folder=str(tmp_path / "whole"))
-    assert figures(found) == figures(run_experiment(whole))
+    undisturbed = run_experiment(again(config, tmp_path / "undisturbed"), seed=0)
+    assert figures(found) == figures(undisturbed)
 
 
-def test_it_does_not_go_on_with_other_settings_or_images(tmp_path):
-    settings = {"rules": ["random"], "seeds": 1, "rounds": 1}
-    run_experiment(experiment_config(tmp_path, **settings))
+def test_it_does_not_go_on_with_other_settings_or_images(whole, tmp_path):
+    config, _ = whole
+    folder = config.folder
     with pytest.raises(PlanMismatchError) as refused:
-        run_experiment(experiment_config(tmp_path, **settings, k=6))
+        run_experiment(again(config, folder, k=6))
     assert refused.value.faults == ["k was 5 in the plan; it is 6 now"]
-    table = pq.read_table(tmp_path / "labelled-0.parquet")
-    config = experiment_config(tmp_path, **settings)
-    pq.write_table(table.slice(1), tmp_path / "labelled-0.parquet")
+    fewer = tmp_path / "fewer.parquet"
+    pq.write_table(pq.read_table(config.labelled).slice(1), fewer)
     with pytest.raises(PlanMismatchError, match="images was"):
-        run_experiment(config)
+        run_experiment(again(config, folder, labelled=str(fewer)))
 
 
 def test_what_cannot_be_is_told_at_once(tmp_path):
@@ -98,13 +107,13 @@ def test_what_cannot_be_is_told_at_once(tmp_path):
         run_experiment(experiment_config(tmp_path, gpus=1.0))
 
 
-def test_the_command_tells_what_came_out(tmp_path):
-    config = experiment_config(tmp_path, seeds=1, rounds=1, accuracies=[0.2])
+def test_the_command_tells_what_came_out(whole, tmp_path):
+    """Two seeds are on disk already, so the command only shows them."""
+    config, _ = whole
     path = tmp_path / "experiment.yaml"
     path.write_text(safe_dump(config.model_dump(mode="json")))
     result = CliRunner().invoke(main, ["experiment", str(path)], catch_exceptions=False)
     assert result.exit_code == 0
     assert "labels needed" in result.output
     assert "bald shows no clear difference from random" in result.output
-    page = (tmp_path / "experiment" / "report.html").read_text()
-    assert "With one seed, this may be luck" in page
+    assert "seed" in Path(config.folder, "report.html").read_text()

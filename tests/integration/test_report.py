@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -10,37 +9,22 @@ from click.testing import CliRunner
 from baal_ray import storage
 from baal_ray.cli import main
 from baal_ray.config import RoundConfig
-from baal_ray.driver import run_round
-from baal_ray.manifest import Manifest
-from baal_ray.manifest.labelled_sets import import_labelled_set
-from baal_ray.storage.parquet import publish_table
-from baal_ray.workspace import manifest_uri, report_uri
+from baal_ray.driver import RoundResult
+from baal_ray.workspace import report_uri
 from browser import DESKTOP, PHONE, look_at, open_browser
 from pages import faults_of, text_of
-from pools import round_config, write_labelled, write_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> RoundConfig:
+@pytest.fixture
+def config(first_round: tuple[RoundConfig, RoundResult]) -> RoundConfig:
     """A workspace with one round, of a pool in which two images are unreadable."""
-    folder = tmp_path_factory.mktemp("report")
-    pool = write_pool(folder)
-    publish_table(pool, pa.table({"id": ["empty", "text"], "image": [b"", b"no image"]}))
-    config = round_config(folder, scoring={"samples": 4, "max_unreadable": 0.1})
-    import_labelled_set(
-        Manifest(manifest_uri(config.workspace)),
-        write_labelled(folder),
-        workspace=config.workspace,
-        classes=config.classes,
-    )
-    run_round(config, "night-1")
-    return config
+    return first_round[0]
 
 
 def test_a_round_leaves_a_page(config: RoundConfig) -> None:
-    page = storage.read(report_uri(config.workspace, "night-1")).decode()
+    page = storage.read(report_uri(config.workspace, "2026-11-22")).decode()
     text = text_of(page)
     assert faults_of(page) == []
     assert "10 of 302 images were acquired by bald" in text
@@ -54,10 +38,10 @@ def test_the_command_makes_the_page_again_and_people_can_read_it(
 ) -> None:
     settings, page = tmp_path / "night.yaml", tmp_path / "page.html"
     settings.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude={"notify"})))
-    command = ["report", str(settings), "--round", "night-1", "--output", str(page)]
+    command = ["report", str(settings), "--round", "2026-11-22", "--output", str(page)]
     done = CliRunner().invoke(main, command)
     assert done.output.splitlines()[-1] == f"{page} written"
-    assert page.read_text() == storage.read(report_uri(config.workspace, "night-1")).decode()
+    assert page.read_text() == storage.read(report_uri(config.workspace, "2026-11-22")).decode()
     assert faults_of(page.read_text()) == []
     assert page.stat().st_size < 500_000
     with open_browser() as browser:

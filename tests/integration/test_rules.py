@@ -31,30 +31,38 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 IMAGES = 60
 
 
-def rounds(folder: Path, *selections: dict, **settings) -> list[tuple[RoundConfig, dict]]:
-    """A round for each selection in one workspace; the fit and the scores are shared."""
-    write_pool(folder, IMAGES)
-    path = write_labelled(folder)
-    done = []
-    for number, selection in enumerate(selections):
-        config = round_config(folder, selection=selection, **settings)
-        if not number:
-            manifest = Manifest(manifest_uri(config.workspace))
-            import_labelled_set(manifest, path, workspace=config.workspace, classes=config.classes)
-        run_round(config, f"round-{number}")
-        record = Path(config.workspace, "rounds", f"round-{number}", "round.json")
-        done.append((config, json.loads(record.read_text())))
-    return done
+class Workspace:
+    """A workspace whose rounds share the fit and the scores, as nobody labels."""
+
+    def __init__(self, folder: Path) -> None:
+        write_pool(folder, IMAGES)
+        self._folder, self._rounds = folder, 0
+        config = round_config(folder)
+        self.manifest = Manifest(manifest_uri(config.workspace))
+        labelled = write_labelled(folder)
+        import_labelled_set(
+            self.manifest, labelled, workspace=config.workspace, classes=config.classes
+        )
+
+    def acquired(self) -> list[str]:
+        """Return the ids that earlier rounds picked."""
+        return self.manifest.rows(status="acquired")["id"].to_pylist()
+
+    def round(self, selection: dict, **settings) -> tuple[RoundConfig, dict, int, pa.Table]:
+        """Run a round. Return its configuration, record and seed, and its rows by rank."""
+        self._rounds += 1
+        round_id = f"round-{self._rounds}"
+        config = round_config(self._folder, selection=selection, **settings)
+        run_round(config, round_id)
+        folder = Path(config.workspace, "rounds", round_id)
+        record = json.loads((folder / "round.json").read_text())
+        seed = json.loads((folder / "plan.json").read_text())["seed"]
+        return config, record, seed, self.manifest.rows(round_id=round_id).sort_by("rank")
 
 
-def acquired(config: RoundConfig, number: int) -> pa.Table:
-    manifest = Manifest(manifest_uri(config.workspace))
-    return manifest.rows(round_id=f"round-{number}").sort_by("rank")
-
-
-def seed_of(config: RoundConfig, number: int) -> int:
-    plan = Path(config.workspace, "rounds", f"round-{number}", "plan.json")
-    return json.loads(plan.read_text())["seed"]
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("rules"))
 
 
 def predictions(config: RoundConfig, record: dict, ids: list[str]) -> Tensor:
@@ -68,56 +76,64 @@ def predictions(config: RoundConfig, record: dict, ids: list[str]) -> Tensor:
     return posterior.log_probs(torch.from_numpy(pixels))
 
 
-def test_power_bald_draws_anew_in_each_round(tmp_path: Path) -> None:
-    by = {"k": 5, "by": "power_bald", "coldness": 0.5}
-    done = rounds(tmp_path, by, by)
-    taken: list[str] = []
-    for number, (config, record) in enumerate(done):
-        rows = acquired(config, number)
-        everything = top_k(
-            record["scores"], IMAGES, "power_bald", seed_of(config, number), coldness=0.5
-        )
-        expected = [image for image in everything["id"].to_pylist() if image not in taken][:5]
-        assert rows["id"].to_pylist() == expected
+def test_power_bald_draws_again_in_each_round(workspace: Workspace) -> None:
+    seeds = set()
+    for _ in range(2):
+        taken = IdSet.of(workspace.acquired())
+        selection = {"k": 5, "by": "power_bald", "coldness": 0.5}
+        _, record, seed, rows = workspace.round(selection)
+        expected = top_k(record["scores"], 5, "power_bald", seed, coldness=0.5, leave_out=taken)
+        assert rows["id"].to_pylist() == expected["id"].to_pylist()
         assert set(rows["rule"].to_pylist()) == {"power_bald"}
-        taken += expected
-    assert len({seed_of(config, number) for number, (config, _) in enumerate(done)}) == 2
+        seeds.add(seed)
+    assert len(seeds) == 2
 
 
-def test_batch_bald_and_epig_pick_by_the_predictions_of_the_best_candidates(
-    tmp_path: Path,
-) -> None:
-    together = {"k": 4, "by": "batch_bald", "candidates": 20}
-    informative = {"k": 4, "by": "epig", "candidates": 20, "target_images": 15}
-    (config, record), (later, later_record) = rounds(tmp_path, together, informative)
-
-    candidates = top_k(record["scores"], 20, seed=seed_of(config, 0))["id"].to_pylist()
-    batch = batch_bald(predictions(config, record, candidates), 4, seed=seed_of(config, 0))
-    rows = acquired(config, 0)
+def test_batch_bald_picks_by_the_predictions_of_the_best_candidates(workspace: Workspace) -> None:
+    taken = IdSet.of(workspace.acquired())
+    selection = {"k": 4, "by": "batch_bald", "candidates": 20}
+    config, record, seed, rows = workspace.round(selection)
+    candidates = top_k(record["scores"], 20, seed=seed, leave_out=taken)["id"].to_pylist()
+    batch = batch_bald(predictions(config, record, candidates), 4, seed=seed)
     assert rows["id"].to_pylist() == [candidates[n] for n in batch.picks_B]
     assert rows["score"].to_pylist() == pytest.approx(batch.gains_B.tolist(), abs=1e-5)
     assert set(rows["rule"].to_pylist()) == {"batch_bald"}
 
-    left = top_k(later_record["scores"], IMAGES, seed=seed_of(later, 1))["id"].to_pylist()
-    candidates = [image for image in left if image not in rows["id"].to_pylist()][:20]
-    targets = top_k(later_record["scores"], 15, "random", seed_of(later, 1))["id"].to_pylist()
-    gain_N = epig(
-        predictions(later, later_record, candidates), predictions(later, later_record, targets)
-    )
-    rows = acquired(later, 1)
+
+def test_epig_picks_by_the_predictions_of_candidates_and_targets(workspace: Workspace) -> None:
+    taken = IdSet.of(workspace.acquired())
+    selection = {"k": 4, "by": "epig", "candidates": 20, "target_images": 15}
+    config, record, seed, rows = workspace.round(selection)
+    candidates = top_k(record["scores"], 20, seed=seed, leave_out=taken)["id"].to_pylist()
+    targets = top_k(record["scores"], 15, "random", seed)["id"].to_pylist()
+    gain_N = epig(predictions(config, record, candidates), predictions(config, record, targets))
     assert set(rows["id"].to_pylist()) == {candidates[n] for n in gain_N.topk(4).indices}
     assert rows["score"].to_pylist() == pytest.approx(gain_N.topk(4).values.tolist(), abs=1e-5)
 
 
-def test_of_near_duplicates_only_the_best_is_picked(tmp_path: Path) -> None:
+def test_epig_takes_its_targets_from_another_pool(workspace: Workspace, tmp_path: Path) -> None:
+    """All images of that pool are one image, so only what tells about it counts."""
+    taken = IdSet.of(workspace.acquired())
+    pool_of_one = write_pool(tmp_path / "other", 1)
+    selection = {"k": 3, "by": "epig", "targets": {"uri": pool_of_one}}
+    config, record, _, rows = workspace.round(selection)
+    ids = top_k(record["scores"], IMAGES, leave_out=taken)["id"].to_pylist()
+    one = pq.read_table(pool_of_one)["id"].to_pylist()
+    gain_N = epig(predictions(config, record, ids), predictions(config, record, one))
+    assert rows["score"].to_pylist() == pytest.approx(
+        np.sort(gain_N.numpy())[::-1][:3].tolist(), abs=1e-5
+    )
+
+
+def test_of_near_duplicates_only_the_best_is_picked(workspace: Workspace) -> None:
+    taken = IdSet.of(workspace.acquired())
     selection = {"k": 4, "candidates": 30, "most_alike": 0.9}
-    ((config, record),) = rounds(tmp_path, selection)
-    candidates = top_k(record["scores"], 30, seed=seed_of(config, 0))["id"].to_pylist()
+    config, record, seed, rows = workspace.round(selection)
+    candidates = top_k(record["scores"], 30, seed=seed, leave_out=taken)["id"].to_pylist()
     pool = pq.read_table(config.pool.uri).to_pandas().set_index("id")
     pixels, _ = decode_many(list(pool.loc[candidates, "image"]), 12, 12, max_pixels=10**6)
     checkpoint = load_checkpoint(checkpoint_uri(config.workspace, record["result"]["checkpoint"]))
     features_N_D = features(checkpoint.classifier, torch.from_numpy(pixels), "logits")
-    rows = acquired(config, 0)
     expected = [candidates[n] for n in spread_out(features_N_D, 4, 0.9)]
     assert expected != candidates[:4]
     assert rows["id"].to_pylist() == expected
@@ -125,39 +141,28 @@ def test_of_near_duplicates_only_the_best_is_picked(tmp_path: Path) -> None:
     assert set(rows["rule"].to_pylist()) == {"bald"}
 
 
-def test_a_control_of_the_whole_pool_stands_beside_the_best_candidates(tmp_path: Path) -> None:
+def test_a_control_of_the_whole_pool_stands_beside_the_best_candidates(
+    workspace: Workspace,
+) -> None:
     """BatchBALD among the 20 best, by 8 samples, and a third of the batch at random."""
+    taken = IdSet.of(workspace.acquired())
     selection = {"k": 6, "by": "batch_bald", "candidates": 20, "random_share": 0.33}
     scoring = {"further_stages": [{"samples": 8, "share": 0.1}]}
-    ((config, record),) = rounds(tmp_path, selection, scoring=scoring)
-    seed = seed_of(config, 0)
-    rows = acquired(config, 0)
+    config, record, seed, rows = workspace.round(selection, scoring=scoring)
     assert rows["rule"].to_pylist() == ["batch_bald", "random", "batch_bald"] * 2
     picks = rows["id"].to_pylist()
     control, active = [picks[1], picks[4]], [picks[0], picks[2], picks[3], picks[5]]
 
     first, last = record["scores"], record["candidates"]["scores"]
-    assert control == top_k(first, IMAGES, "random", seed + 1)["id"].to_pylist()[:2]
+    drawn = top_k(first, 2, "random", seed + 1, leave_out=taken)
+    assert control == drawn["id"].to_pylist()
     left = top_k(last, IMAGES, seed=seed, leave_out=IdSet.of(control))["id"].to_pylist()
     batch = batch_bald(predictions(config, record, left), 4, seed=seed)
     assert active == [left[n] for n in batch.picks_B]
     assert record["result"]["random"] == 2
 
-    files = Path(config.workspace, "rounds", "round-0", "batch")
+    files = Path(config.workspace, "rounds", record["result"]["round_id"], "batch")
     for ids, folder in ((control, first), (active, last)):
         scores = pq.read_table(folder).to_pandas().set_index("id")
         predicted = pq.read_table(files).to_pandas().set_index("id")["predicted"]
         assert list(predicted[ids]) == [config.classes[n] for n in scores.loc[ids, "predicted"]]
-
-
-def test_epig_takes_its_targets_from_another_pool(tmp_path: Path) -> None:
-    """All images of that pool are one image, so only what tells about it counts."""
-    pool_of_one = write_pool(tmp_path / "other", 1)
-    selection = {"k": 3, "by": "epig", "targets": {"uri": pool_of_one}}
-    ((config, record),) = rounds(tmp_path, selection)
-    ids = top_k(record["scores"], IMAGES)["id"].to_pylist()
-    one = pq.read_table(pool_of_one)["id"].to_pylist()
-    gain_N = epig(predictions(config, record, ids), predictions(config, record, one))
-    assert acquired(config, 0)["score"].to_pylist() == pytest.approx(
-        np.sort(gain_N.numpy())[::-1][:3].tolist(), abs=1e-5
-    )

@@ -1,4 +1,3 @@
-import json
 import platform
 import resource
 import time
@@ -34,7 +33,7 @@ from baal_ray.scoring.scorer import Columns, PoolScorer
 from baal_ray.scoring.stage import through_actors
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import checkpoint_uri
-from pools import CLASSES, round_config, table, write_pool
+from pools import CLASSES, round_config, score_without_ray, table, write_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -115,14 +114,13 @@ def test_images_may_be_decoded_where_they_are_scored(tmp_path: Path, checkpoint:
     pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
     config, resources = ScoringConfig(samples=3, batch_size=64), ResourcesConfig()
     on_gpu = config.model_copy(update={"decode_on": "gpu"})
-    by_tasks, by_actors = (
-        through_actors(pool, PoolScorer, ScoringJob(checkpoint, each, resources)).to_pandas()
-        for each in (config, on_gpu)
+    job = ScoringJob(checkpoint, on_gpu, resources)
+    by_actors = through_actors(pool, PoolScorer, job).to_pandas().set_index("id").sort_index()
+    by_cpu = score_without_ray(table(0, 150), ScoringJob(checkpoint, config))
+    # Equal, because these are PNGs, which the CPU decodes in both cases.
+    pd.testing.assert_frame_equal(
+        by_actors.drop(columns="source"), by_cpu.drop(columns="source"), check_exact=True
     )
-    assert len(by_actors) == 150
-    # As these are PNGs.
-    by_id = [scores.set_index("id").sort_index() for scores in (by_tasks, by_actors)]
-    pd.testing.assert_frame_equal(*by_id, check_exact=True)
     with pytest.raises(ConfigError, match=r"resources\.scoring_gpus is 0"):
         score_pool(pool, checkpoint, str(tmp_path / "scores"), config=on_gpu)
 
@@ -330,27 +328,13 @@ def test_actors_killed_in_the_middle_of_a_mini_batch_change_nothing(tmp_path: Pa
     checkpoint, config = checkpoint_uri(str(tmp_path), sha256), ScoringConfig(samples=4)
     with_deaths = score_pool(pool, checkpoint, str(tmp_path / "with"), config=config)
     assert len(list(tmp_path.glob("death-*"))) == 2
-    without = score_pool(pool, checkpoint, str(tmp_path / "without"), config=config)
-    assert (with_deaths.scored, without.scored) == (100, 100)
+    assert with_deaths.scored == 100
+    without = score_without_ray(table(0, 100), ScoringJob(checkpoint, config))
     pd.testing.assert_frame_equal(
-        read_scores(with_deaths.uri), read_scores(without.uri), check_exact=True
+        read_scores(with_deaths.uri).drop(columns="source"),
+        without.drop(columns="source"),
+        check_exact=True,
     )
-
-
-def test_a_mini_batch_size_is_found_once_for_a_model(tmp_path: Path, checkpoint: str) -> None:
-    write_pool(tmp_path, images=20)
-    pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
-    config = ScoringConfig(samples=4, batch_size=None)
-    found = score_pool(pool, checkpoint, str(tmp_path / "scores"), config=config)
-    (kept,) = Path(checkpoint).glob("batch-size-*.json")
-    trial = json.loads(kept.read_text())
-    assert trial["batch_size"] in (16, 32, 64, 128, 256, 512, 1024)
-    # Another trial might find another one; there is none.
-    kept.write_text(json.dumps(trial | {"batch_size": 17}))
-    again = score_pool(pool, checkpoint, str(tmp_path / "scores"), config=config)
-    with_17 = ScoringConfig(samples=4, batch_size=17)
-    assert again.uri == ScoringJob(checkpoint, with_17).folder(str(tmp_path / "scores"))
-    assert again.uri != found.uri
 
 
 def test_an_output_that_is_not_finite_is_an_error_row(tmp_path: Path, checkpoint: str) -> None:

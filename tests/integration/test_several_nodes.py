@@ -15,15 +15,13 @@ import torch
 from baal_ray.checkpoint import save_checkpoint
 from baal_ray.config import ModelConfig, ScoringConfig
 from baal_ray.model import build_classifier
-from baal_ray.pool.decoding_task import decode
 from baal_ray.scoring.job import ScoringJob
-from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace import checkpoint_uri
-from pools import CLASSES, table, write_pool
+from pools import CLASSES, score_without_ray, table, write_pool
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SCRIPT = SUPPORT / "several_nodes.py"
-IMAGES, BATCH_SIZE = 2_000, 32
+IMAGES, BATCH_SIZE = 1_200, 32
 
 
 def test_on_three_nodes_more_actors_join_and_the_scores_are_those_of_one(tmp_path: Path) -> None:
@@ -39,8 +37,8 @@ def test_on_three_nodes_more_actors_join_and_the_scores_are_those_of_one(tmp_pat
 def test_on_three_hosts_the_scores_are_those_of_one_and_shares_are_even(tmp_path: Path) -> None:
     passes = score(tmp_path, [str(SUPPORT / "several_hosts.sh")], actors=3, most=3)
     assert len(passes) == 3
-    # Of twenty files of a hundred images, an actor has one more or less.
-    assert min(passes) > 0.6 * max(passes)
+    # Of twelve files of a hundred images, an actor has one more or less.
+    assert min(passes) > 0.5 * max(passes)
     check_scores(tmp_path)
 
 
@@ -63,21 +61,13 @@ def score(folder: Path, prefix: list[str], actors: int, most: int) -> list[int]:
 
 def check_scores(folder: Path) -> None:
     """Hold them against what one process scores."""
-    scores = pq.read_table(folder / "scores").to_pandas().sort_values("id")
+    scores = pq.read_table(folder / "scores").to_pandas().set_index("id").sort_index()
     quick = saved_model(folder / "quick", folder, seconds=0)
-    scorer = PoolScorer(ScoringJob(quick, ScoringConfig(samples=4, batch_size=BATCH_SIZE)))
-    rows = decode(table(0, IMAGES).select(["id", "image"]), 12, 12, max_pixels=10**6)
+    job = ScoringJob(quick, ScoringConfig(samples=4, batch_size=BATCH_SIZE))
     with pytest.warns(RuntimeWarning, match="cannot be traced"):
-        expected = [
-            scorer({name: column[start : start + BATCH_SIZE] for name, column in rows.items()})
-            for start in range(0, IMAGES, BATCH_SIZE)
-        ]
+        expected = score_without_ray(table(0, IMAGES), job)
     pd.testing.assert_frame_equal(
-        scores.drop(columns="source").reset_index(drop=True),
-        pd.concat([each.to_pandas() for each in expected], ignore_index=True).drop(
-            columns="source"
-        ),
-        check_exact=True,
+        scores.drop(columns="source"), expected.drop(columns="source"), check_exact=True
     )
 
 

@@ -8,14 +8,19 @@ from signal import SIGKILL
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from baal_ray.checkpoint import describe
 from baal_ray.config import RoundConfig
 from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.images import encode_png
 from baal_ray.model import small_convnet
+from baal_ray.pool.decoding_task import decode
+from baal_ray.scoring.job import ScoringJob
+from baal_ray.scoring.scorer import PoolScorer
 
 CLASSES = ["left", "middle", "right"]
 
@@ -77,6 +82,18 @@ def round_config(folder: Path, **sections: Any) -> RoundConfig:
     for name, section in sections.items():
         settings[name] = settings.get(name, {}) | section if isinstance(section, dict) else section
     return RoundConfig.from_dict(settings)
+
+
+def score_without_ray(rows: pa.Table, job: ScoringJob) -> pd.DataFrame:
+    """Return the scores of images by a job in this process, by id."""
+    height, width = describe(job.checkpoint).model.image_size
+    scorer, size = PoolScorer(job), job.config.mini_batch
+    parts = [
+        scorer(decode(rows[start : start + size], height, width, job.config.max_pixels))
+        for start in range(0, len(rows), size)
+    ]
+    scores: pd.DataFrame = pa.concat_tables(parts).to_pandas().set_index("id")
+    return scores
 
 
 def experiment_config(where: Path, **settings: Any) -> ExperimentConfig:

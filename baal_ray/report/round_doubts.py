@@ -121,7 +121,7 @@ def _of_the_images(facts: RoundFacts) -> Iterator[str]:
             f"Only {result.acquired:,} of the {k:,} wanted images were acquired, because the pool "
             "has no more."
         )
-    if result.checkpoint is not None and facts.scores is None:
+    if result.checkpoint is not None and result.acquired and facts.scores is None:
         yield (
             "The scores of this round no longer exist, so they are not shown: `baal-ray prune` "
             "deletes the scores of old rounds."

@@ -1,14 +1,14 @@
-"""Time BALD by Monte Carlo dropout: baal_ray, baal, a plain PyTorch loop and one pass without it.
+"""Time BALD by Monte Carlo dropout in baal_ray, baal and plain PyTorch, and one pass without it.
 
-Run `python benchmarks/engine/engine.py`; on a GPU add `--device cuda --mini-batch 128 --images
-1024`, and `--precision bfloat16` for autocast around every arm. All arms take the same model,
-images and K, in turn, in one process. Weights are random, and no image that is timed was seen in
-the warm-up. Status 1 says that the arms' mean BALD differs by more than Monte Carlo error (checked
-if K >= 10).
+Run `python benchmarks/engine/engine.py`. On a GPU, add `--device cuda --mini-batch 128 --images
+1024`, and `--precision bfloat16` to run every arm under autocast. All arms take the same model,
+images and K, one after the other in one process. The weights are random, and the warm-up sees none
+of the images that are timed. Exit status 1 means that the arms' mean BALD differs by more than
+Monte Carlo error explains (checked if K >= 10).
 
-`python benchmarks/engine/engine.py --memory` measures instead how much resident memory it takes to
-score 10,000 images in 1,000 classes, each arm in a process of its own. For Linux; baal needs 20
-GB.
+`python benchmarks/engine/engine.py --memory` instead measures the resident memory that scoring
+10,000 images in 1,000 classes takes, each arm in a process of its own. This needs Linux, and baal
+needs 20 GB.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from torchvision.models.densenet import _DenseLayer
 from baal_ray.posterior import MCDropout
 
 CLASSES = 100
-# The model, its images' side, and a mini-batch small enough for two cores.
+# By name: the model, the pixels per side of its images, and a mini-batch for two cores.
 CASES = {
     "vgg16_32": (models.vgg16, 32, 128),
     "vgg16": (models.vgg16, 224, 8),
@@ -62,7 +62,7 @@ ROUNDING = {"float32": 1e-3, "bfloat16": 3e-2, "float16": 1e-2}  # relative, of 
 
 @dataclass
 class Arm:
-    """One way to score images: images and K → BALD of each, or None without dropout."""
+    """A way to score images: from images and K to their BALD, or to None without dropout."""
 
     run: Callable[[Tensor, int], Tensor | None]
     note: str = ""
@@ -72,14 +72,14 @@ class Arm:
     peak_bytes: int = 0  # the same above model, images and what other arms keep
 
     def warm_up(self, images, samples):
-        """Run once and give the seconds."""
+        """Run once, and return the seconds."""
         before = torch.cuda.memory_allocated() if images.is_cuda else 0
         _, seconds = timed(self.run, images, samples)
         self.kept_bytes = torch.cuda.memory_allocated() - before if images.is_cuda else 0
         return seconds
 
     def measure(self, images, samples):
-        """Run once more and note what it took."""
+        """Run once more, and note the time, the memory and the mean BALD."""
         if images.is_cuda:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() - self.kept_bytes
@@ -91,7 +91,7 @@ class Arm:
 
 
 def build(name, device):
-    """Make a model with random weights whose activations and predictions are not all alike."""
+    """Build a model with random weights whose activations and predictions are not all alike."""
     torch.manual_seed(0)
     make, side, _ = CASES[name]
     model = make(num_classes=CLASSES).to(device)
@@ -110,7 +110,7 @@ def build(name, device):
 
 
 def for_baal(model, *, caching):
-    """Copy a model for baal, which replaces modules; the weights are shared."""
+    """Copy a model for baal, which replaces modules. The copy shares the weights."""
     weights = [*model.parameters(), *model.buffers()]
     model = copy.deepcopy(model, {id(tensor): tensor for tensor in weights})
     for module in list(model.modules()):
@@ -131,7 +131,7 @@ def for_baal(model, *, caching):
 
 @contextmanager
 def dropout_on(model):
-    """Training mode for whatever drops out, evaluation mode for all else."""
+    """Put the modules that drop out in training mode, and all others in evaluation mode."""
     for module in model.modules():
         if isinstance(module, (_DropoutNd, _DenseLayer)):
             module.training = True  # not train(), which would reach a dense layer's BatchNorm
@@ -142,20 +142,24 @@ def dropout_on(model):
 
 
 def no_gradients(images):
-    """Inference mode; with autocast no_grad, as inference mode casts all weights in every pass."""
+    """Return a context without gradients.
+
+    It is inference mode, or no_grad under autocast: there, inference mode would cast all weights
+    in every pass.
+    """
     autocast = torch.is_autocast_enabled(images.device.type)
     return torch.no_grad() if autocast else torch.inference_mode()
 
 
 def one_pass(model, mini_batch, images, _samples, memory_format=torch.contiguous_format):
-    """Predict once without dropout: what drawing K samples costs at the very least."""
+    """Predict once without dropout, the least that drawing K samples can cost."""
     with no_gradients(images):
         for images_N in images.split(mini_batch):
             model(images_N.contiguous(memory_format=memory_format)).float().softmax(dim=1)
 
 
 def plain_loop(model, mini_batch, images, samples):
-    """K passes a mini-batch, summed as they come; each image has masks of its own."""
+    """Run K passes per mini-batch and sum them as they come. Each image has masks of its own."""
     bald = []
     with no_gradients(images), dropout_on(model):
         for images_N in images.split(mini_batch):
@@ -170,15 +174,15 @@ def plain_loop(model, mini_batch, images, samples):
 
 
 def baal_ray(posterior, mini_batch, images, _samples):
-    """Score as the scoring stage does; K is the posterior's."""
+    """Score as the scoring stage does. K is the posterior's."""
     return torch.cat([posterior.statistics(x)["bald"] for x in images.split(mini_batch)])
 
 
 def baal(model, mini_batch, images, samples, replicate=True, stream=False):
     """Score with baal's wrapper and its heuristic, which turns logits into probabilities.
 
-    Replicated, as many images are taken at a time as fill a mini-batch with their copies: a whole
-    mini-batch K times over would need K times the memory.
+    With replication, a step takes as many images as fill a mini-batch with their copies.
+    Replicating a whole mini-batch would need K times the memory.
     """
     for module in model.modules():
         if isinstance(module, LRUCacheModule):  # it may hold these very images from the last run
@@ -196,7 +200,7 @@ def baal(model, mini_batch, images, samples, replicate=True, stream=False):
 
 
 def timed(run, *arguments):
-    """Run; give the result and the seconds."""
+    """Run a function, and return its result and the seconds that it took."""
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     synchronize()
     start = time.perf_counter()
@@ -206,7 +210,10 @@ def timed(run, *arguments):
 
 
 def faster_baal(model, mini_batch, images_N, precise):
-    """Baal with copies in memory or with K passes, by the second of two runs of either."""
+    """Return the faster arm of baal, with copies in memory or with K passes.
+
+    Each runs twice, and the second run counts.
+    """
     arms = {}
     for replicate in (True, False):
         run = precise(partial(baal, model, mini_batch, replicate=replicate))
@@ -216,7 +223,7 @@ def faster_baal(model, mini_batch, images_N, precise):
 
 
 def make_arms(model, posterior, mini_batch, images_N, precise):
-    """All arms by name."""
+    """Return all arms by name."""
     last = torch.channels_last
     of_last, cached = copy.deepcopy(model).to(memory_format=last), for_baal(model, caching=True)
     runs = {
@@ -232,10 +239,10 @@ def make_arms(model, posterior, mini_batch, images_N, precise):
 
 
 def standard_errors(log_probs_N_K_C, images):
-    """Errors of so many images' mean BALD: with masks shared by them, with masks of their own.
+    """Return the errors of mean BALD, with masks that images share and with masks of their own.
 
-    By jackknife, from BALD of all samples but one. Shared masks move all images together, so
-    their error falls with K alone.
+    The errors are from the jackknife, by BALD of all samples but one. Shared masks move all images
+    together, so their error falls with K alone.
     """
     samples = log_probs_N_K_C.shape[1]
     probs_N_K_C = log_probs_N_K_C.double().exp()
@@ -249,7 +256,7 @@ def standard_errors(log_probs_N_K_C, images):
 
 
 def disagreements(arms, shared, own, rounding):
-    """Say which arm's mean BALD is further from the others' than Monte Carlo error explains."""
+    """Yield the arms whose mean BALD differs by more than Monte Carlo error explains."""
     bald = {name: arm.bald for name, arm in arms.items() if arm.bald is not None}
     reference = next((name for name in bald if name != "baal_ray"), "baal_ray")
     for name, value in bald.items():
@@ -260,7 +267,7 @@ def disagreements(arms, shared, own, rounding):
 
 
 def count(arm, *arguments):
-    """Floating-point operations in products of matrices and convolutions."""
+    """Count the floating-point operations in products of matrices and in convolutions."""
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
     by_onednn = {torch.ops.mkldnn._linear_pointwise: linear_operations}
     with FlopCounterMode(display=False, custom_mapping=by_onednn) as counter:
@@ -270,12 +277,12 @@ def count(arm, *arguments):
 
 
 def linear_operations(x_shape, weight_shape, *_others, **_kwargs):
-    """The same of a linear layer by oneDNN, which PyTorch's counter leaves out."""
+    """Count the operations of a linear layer by oneDNN, which PyTorch's counter leaves out."""
     return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 def print_table(arms, images):
-    """A row for each arm; the ratio is to one pass."""
+    """Print a row per arm. The ratio is to one pass."""
     gpu = any(arm.peak_bytes for arm in arms.values())
     header = f"{'':<24}{'seconds':>10}{'images/s':>10}{'ratio':>9}{'repeats':>9}{'BALD':>9}"
     print(header + (f"{'GPU MiB':>9}" if gpu else ""))
@@ -292,7 +299,7 @@ def print_table(arms, images):
 
 
 def compare(name, model, samples, skipped, options):
-    """Time all arms on one model and K; give the arms and what disagrees."""
+    """Time all arms on one model and K, and return the arms and those that disagree."""
     _, side, default = CASES[name]
     images = options.images or options.mini_batch or default
     mini_batch = min(images, options.mini_batch or default)
@@ -327,7 +334,7 @@ def compare(name, model, samples, skipped, options):
 
 
 def slow(arms, growth, limit):
-    """Arms that K passes make too slow when K grows so many times."""
+    """Return the arms with K passes that are too slow if K grows by this factor."""
     return {
         name
         for name in ("PyTorch loop", "baal", "baal, MCCachingModule")
@@ -336,7 +343,7 @@ def slow(arms, growth, limit):
 
 
 def compare_all(options):
-    """Run every case; give what disagrees."""
+    """Run every case, and return all disagreements."""
     wrong = []
     for name in options.models:
         model, skipped = build(name, options.device), set()
@@ -349,7 +356,7 @@ def compare_all(options):
 
 
 def score_for_memory(arm, images, samples):
-    """Score random images by one arm; print MiB of memory above the start, and seconds."""
+    """Score random images by one arm, and print the MiB above the start, and the seconds."""
     torch.manual_seed(0)
     trunk = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     trunk += [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
@@ -367,7 +374,7 @@ def score_for_memory(arm, images, samples):
 
 
 def compare_memory(options):
-    """Score a pool by each arm, in processes of their own."""
+    """Score a pool by each arm, in a process per arm."""
     images, samples = options.images or 10_000, max(options.samples)
     print(f"\nscoring {images} images, K = {samples}, 1,000 classes, in mini-batches of 128")
     print(f"{'':<24}{'peak MiB':>10}{'ratio':>9}{'seconds':>10}")
@@ -382,7 +389,7 @@ def compare_memory(options):
 
 
 def hardware(options):
-    """One line on what this ran on."""
+    """Return a line about the hardware and the settings."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
     names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
     processor = (names or [platform.processor()])[0]
@@ -394,7 +401,7 @@ def hardware(options):
 
 
 def parse():
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--samples", nargs="+", type=int, default=[20, 100], help="values of K")
@@ -412,7 +419,7 @@ def parse():
 
 
 def main():
-    """Print the tables; the exit status is 1 if mean BALD disagrees."""
+    """Print the tables, and return exit status 1 if mean BALD disagrees."""
     options = parse()
     sys.stdout.reconfigure(line_buffering=True)
     torch.set_num_threads(options.threads)

@@ -1,11 +1,11 @@
-"""What it saves that processes without a GPU keep the memory of large tensors.
+"""Measure what it saves to keep the memory of large tensors in processes without a GPU.
 
-Run `python benchmarks/engine/kept_memory.py`; the last result is in kept_memory.txt.
+Run `python benchmarks/engine/kept_memory.py`. The last result is in kept_memory.txt.
 
-CPU milliseconds on one thread of scoring a mini-batch of 64 images with a small convnet, K = 20,
-and of a training step of 32, by the pixels of a side; each in a process of its own, in a thread as
-in Ray, with the environment that baal_ray gives its actors and without it, in turn. Memory is the
-most that the process ever held.
+The table gives CPU milliseconds on one thread for scoring a mini-batch of 64 images with a small
+convnet at K = 20, and for a training step of 32, by the pixels per side. Each runs in a process of
+its own, in a thread as in Ray, in turn with and without the environment that baal_ray gives its
+actors. Memory is the most that the process ever held.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CLASSES = [str(number) for number in range(10)]
 
 
 def score(folder, side):
-    """What is called again and again: scoring a mini-batch."""
+    """Return a function that scores a mini-batch, to be called again and again."""
     config = ModelConfig(image_size=side)
     sha256 = save_checkpoint(folder, build_classifier(config, len(CLASSES)), config, CLASSES)
     config = ScoringConfig(samples=20, batch_size=BATCH_SIZE)
@@ -49,7 +49,7 @@ def score(folder, side):
 
 
 def train(_, side):
-    """What is called again and again: a training step."""
+    """Return a function that takes a training step, to be called again and again."""
     model = build_classifier(ModelConfig(image_size=side), len(CLASSES)).train()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     images_N = torch.randint(0, 256, (TRAINED, 3, side, side), dtype=torch.uint8)
@@ -67,7 +67,7 @@ ARMS = {"score": score, "train": train}
 
 
 def run_arm(name, side):
-    """One arm in this process; prints CPU milliseconds a call and MiB as JSON."""
+    """Run an arm in this process, and print CPU milliseconds per call and MiB as JSON."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def run_arm(name, side):
 
 
 def measure(name, side, variables):
-    """One arm in a process of its own."""
+    """Run an arm in a process of its own, and return its measurements."""
     command = [sys.executable, __file__, "--arm", name, "--side", str(side)]
     found = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}
@@ -95,7 +95,7 @@ def measure(name, side, variables):
 
 
 def main():
-    """Run and print."""
+    """Run every case, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)

@@ -1,7 +1,7 @@
 """Time 3 by 3 convolutions on this CPU with channels last and channels first.
 
-Run `python benchmarks/engine/layout.py`; the last result is in layout.txt. It is why `simplify.py`
-runs convolutions of many channels over few pixels channels first.
+Run `python benchmarks/engine/layout.py`. The last result is in layout.txt. It is the reason why
+`simplify.py` runs convolutions of many channels over few pixels channels first.
 """
 
 import time
@@ -15,7 +15,7 @@ REPEATS = 9
 
 
 def seconds(run):
-    """Give the median of some runs after a first one."""
+    """Return the median time of some runs after a first one."""
     run()
     times = []
     for _ in range(REPEATS):
@@ -26,7 +26,7 @@ def seconds(run):
 
 
 def main():
-    """Run and print."""
+    """Run every case, and print the table."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32")
     print("images  channels  pixels  channels first  channels last  ratio")
     for images in IMAGES:

@@ -1,7 +1,7 @@
 """Time products of matrices in float32 on this CPU by MKL and by oneDNN.
 
-Run `python benchmarks/engine/products.py`; the last result is in products.txt. It is why
-`products.py` of the posterior gives large ones to oneDNN on AMD's CPUs.
+Run `python benchmarks/engine/products.py`. The last result is in products.txt. It is the reason
+why `products.py` of the posterior gives large products to oneDNN on AMD's CPUs.
 """
 
 import time
@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch.nn.functional import linear
 
-# Rows, inputs, outputs: VGG16's first layers, one of ViT's, a thinned layer, some that are small.
+# Rows, inputs and outputs: VGG16's first layers, one of ViT's, a thinned layer, and small ones.
 CASES = [
     (128, 25088, 4096),
     (8, 25088, 4096),
@@ -27,7 +27,7 @@ REPEATS, MULTIPLICATIONS = 9, 1e9
 
 
 def seconds(run, arguments, times):
-    """Give the mean of some runs."""
+    """Return the mean time of some runs."""
     begun = time.perf_counter()
     for _ in range(times):
         run(*arguments)
@@ -35,13 +35,13 @@ def seconds(run, arguments, times):
 
 
 def by_onednn(x, weight, bias):
-    """Do what `linear` does, by oneDNN."""
+    """Compute `linear` by oneDNN."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 @torch.inference_mode()
 def main():
-    """Run and print."""
+    """Run every case, and print the table."""
     name = torch.cpu.get_capabilities()["cpu_name"]
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, float32")
     print("  rows  inputs  outputs  multiplications         MKL      oneDNN  ratio")

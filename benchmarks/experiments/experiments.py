@@ -1,9 +1,9 @@
-"""Do acquisition rules save labels? Learning curves on public images, against random picks.
+"""Learning curves of acquisition rules against random picks, on public images.
 
 Run `python benchmarks/experiments/experiments.py mnist DATA FOLDER`. DATA is a folder with
 `mnist/`, `cifar100/` and `cifar10-airplane-cat-truck/`, each of Parquet files `train*` and `test*`
-of `id`, `image` and `label`. FOLDER is where the results go, and where a run that was killed goes
-on from. The last results are beside this script, in `experiments/`.
+of `id`, `image` and `label`. FOLDER is the folder for the results. A run that was killed continues
+from there. The last results are beside this script.
 """
 
 import argparse
@@ -25,7 +25,7 @@ COLOUR = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]}
 
 
 def mnist(data, folder):
-    """BatchBALD's protocol: its network, 2 labels a class, then 10 a round; 60,000 digits."""
+    """Return BatchBALD's protocol and network: 60,000 digits, 2 labels per class, 10 per round."""
     return {
         "classes": [str(digit) for digit in range(10)],
         "labelled": one(data / "mnist", "train"),
@@ -50,7 +50,7 @@ def mnist(data, folder):
 
 
 def mnist_300(data, folder):
-    """The same to 300 labels, measured with 20 posterior samples in place of 5; two rules."""
+    """Return the same with two rules, up to 300 labels, measured by 20 samples instead of 5."""
     settings = mnist(data, folder)
     return {
         **settings,
@@ -61,7 +61,7 @@ def mnist_300(data, folder):
 
 
 def repeated_mnist(data, folder):
-    """Each digit five times, with noise: 1,200 digits, so that all copies are candidates."""
+    """Return five noisy copies of each of 1,200 digits, few enough that all are candidates."""
     digits = pq.read_table(one(data / "mnist", "train"), columns=["id", "image", "label"])
     rng = np.random.default_rng(0)
     digits = digits.take(rng.permutation(len(digits))[:1200])
@@ -93,7 +93,7 @@ def repeated_mnist(data, folder):
 
 
 def mnist_thousand(data, folder):
-    """Batches of a thousand digits, of ten thousand scored a round."""
+    """Return batches of 1,000 digits per round, out of 10,000 that are scored."""
     settings = mnist(data, folder)
     return {
         **settings,
@@ -109,7 +109,7 @@ def mnist_thousand(data, folder):
 
 
 def cifar10(data, folder):
-    """Airplanes, cats and trucks by the package's small network: 10 a class, then 50 a round."""
+    """Return airplanes, cats and trucks by our small network: 10 per class, then 50 per round."""
     classes = ["airplane", "cat", "truck"]
     train, test = by_name(data / "cifar10-airplane-cat-truck", classes, folder)
     return {
@@ -137,7 +137,7 @@ def cifar10(data, folder):
 
 
 def cifar10_thousand(data, folder):
-    """Batches of a thousand airplanes, cats and trucks, of all 15,000."""
+    """Return batches of 1,000 airplanes, cats and trucks, out of all 15,000."""
     settings = cifar10(data, folder)
     return {
         **settings,
@@ -154,7 +154,7 @@ def cifar10_thousand(data, folder):
 
 
 def cifar100(data, folder):
-    """VGG16 with batch normalisation from scratch, 5,000 labels at the start: needs a GPU."""
+    """Return VGG16 with batch normalisation from scratch and 5,000 labels, which needs a GPU."""
     classes = _all_classes(data / "cifar100")
     train, test = by_name(data / "cifar100", classes, folder)
     return {
@@ -184,7 +184,7 @@ def cifar100(data, folder):
 
 
 def cifar100_reduced(data, folder):
-    """The same for two cores: ten classes, a quarter of the channels, 100 labels at the start."""
+    """Return the same for two cores: 10 classes, a quarter of the channels, 100 first labels."""
     settings = cifar100(data, folder)
     classes = settings["classes"][:10]
     train, test = by_name(data / "cifar100", classes, folder)
@@ -227,14 +227,14 @@ EXPERIMENTS = {
 
 
 def _all_classes(folder):
-    """Names of the classes in the order of their labels."""
+    """Return the names of the classes in the order of their labels."""
     table = pq.read_table(one(folder, "test"), columns=["label", "class_name"])
     name_of = dict(zip(table["label"].to_pylist(), table["class_name"].to_pylist(), strict=True))
     return [name_of[label] for label in sorted(name_of)]
 
 
 def by_name(source, classes, folder):
-    """Copies of the images of these classes, labelled by name: what to pick from, and a test."""
+    """Write the images of these classes, labelled by name, and return both files."""
     folder.mkdir(parents=True, exist_ok=True)
     copies = [folder / f"{part}.parquet" for part in ("train", "test")]
     for copy in copies:
@@ -245,13 +245,13 @@ def by_name(source, classes, folder):
 
 
 def one(folder, name):
-    """The only file or folder there whose name begins so."""
+    """Return the only file or folder in a folder whose name begins with `name`."""
     (found,) = folder.glob(f"{name}*")
     return str(found.resolve())
 
 
 def main():
-    """Run and print."""
+    """Run an experiment, and print its results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("data", type=Path)

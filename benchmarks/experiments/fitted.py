@@ -1,4 +1,4 @@
-"""Models fitted on real images, for benchmarks that need predictions worth ranking."""
+"""Models fitted on real images, for benchmarks that need realistic predictions to rank."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +11,7 @@ from baal_ray.images import decode_many
 
 
 def read_images(path, images, seed):
-    """Read so many images of a Parquet file with `image` and `label`, in random order.
+    """Read this number of images of a Parquet file with `image` and `label`, in random order.
 
     Returns:
         Pixels in −1…1, float32 [N, 3, H, W], and labels [N].
@@ -26,7 +26,7 @@ def read_images(path, images, seed):
 
 
 def densenet(classes):
-    """A small DenseNet with dropout in every layer."""
+    """Return a small DenseNet with dropout in every layer."""
     return DenseNet(
         growth_rate=12,
         block_config=(4, 4, 4),
@@ -37,7 +37,7 @@ def densenet(classes):
 
 
 def fit(model, images_N, labels_N, epochs, batch_size=64):
-    """Fit with AdamW and a cosine; leave the model in evaluation mode, without gradients."""
+    """Fit with AdamW and a cosine schedule, and freeze the model in evaluation mode."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
     steps = epochs * -(-len(images_N) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -52,12 +52,12 @@ def fit(model, images_N, labels_N, epochs, batch_size=64):
 
 
 def accuracy(model: nn.Module, images_N, labels_N):
-    """The share of images that one deterministic pass gets right."""
+    """Return the share of images that one deterministic pass gets right."""
     with torch.inference_mode():
         predicted = torch.cat([model(some).argmax(1) for some in images_N.split(256)])
     return (predicted == labels_N).float().mean().item()
 
 
 def overlap(one_N, other_N, k):
-    """The share of one's top k that is in the other's."""
+    """Return the share of one ranking's top k that is also in the other's."""
     return len(set(one_N.topk(k).indices.tolist()) & set(other_N.topk(k).indices.tolist())) / k

@@ -1,7 +1,7 @@
-"""How alike a model finds images of one class, the nearest of others, and noisy copies.
+"""Measure how alike a model finds images of one class, the nearest of others, and noisy copies.
 
-Run `python benchmarks/experiments/likeness.py TRAIN.parquet`, MNIST's training set of `image` and
-`label`; the last result is in likeness.txt. It is what `selection.most_alike` is to be chosen by.
+Run `python benchmarks/experiments/likeness.py TRAIN.parquet` with MNIST's training set of `image`
+and `label`. The last result is in likeness.txt. Use it to choose `selection.most_alike`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MEAN, STD = [0.1307] * 3, [0.3081] * 3
 
 
 def read(path):
-    """The images, uint8 [N, 3, 28, 28], and labels that are needed, in random order."""
+    """Return the needed images, uint8 [N, 3, 28, 28], and their labels, in random order."""
     table = pq.read_table(path, columns=["image", "label"])
     order = np.random.default_rng(0).permutation(len(table))[: max(LABELS) + IMAGES]
     table = table.take(order)
@@ -33,7 +33,7 @@ def read(path):
 
 
 def line(name, values):
-    """Print the quantiles of some likenesses."""
+    """Print the quantiles of some similarities."""
     low, middle, high = np.quantile(values.numpy(), [0.05, 0.5, 0.95])
     print(f"  {name:26} {low:7.4f}  {middle:7.4f}  {high:7.4f}")
 
@@ -57,7 +57,7 @@ def compare(classifier, images_N, labels_N):
 
 
 def main():
-    """Run and print."""
+    """Fit the models, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("train")
     images_N, labels_N = read(parser.parse_args().train)

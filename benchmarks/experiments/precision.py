@@ -1,8 +1,8 @@
 """Show what 16-bit forward passes do to the ranking: overlap of the top k with float32's.
 
-Run `python benchmarks/experiments/precision.py IMAGES.parquet`, with `image` and `label` columns;
-the last result is in precision.txt. The yardstick is what other posterior samples do to the
-ranking: float32 with another seed.
+Run `python benchmarks/experiments/precision.py IMAGES.parquet`, with `image` and `label` columns.
+The last result is in precision.txt. The effect is compared with that of other posterior samples:
+float32 with another seed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ MODELS = {
 
 
 def score(model, images_N, samples, seed, dtype=None):
-    """Give BALD and its standard error for every image, in 16 bits if a type is given."""
+    """Return BALD and its standard error for every image, in 16 bits if a type is given."""
     posterior = MCDropout(model, samples, seed)
     parts = []
     with torch.autocast("cpu", dtype) if dtype else nullcontext():
@@ -35,7 +35,7 @@ def score(model, images_N, samples, seed, dtype=None):
 
 
 def main():
-    """Run and print."""
+    """Fit the model, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", help="Parquet with `image` and `label`")
     parser.add_argument("--pool", type=int, default=3000)

@@ -1,8 +1,8 @@
-"""Time scoring in stages against flat scoring, and hold the picks of both against K = 1,000.
+"""Time scoring in stages against flat scoring, and compare both rankings with that of K = 1,000.
 
-Run `python benchmarks/experiments/stages.py IMAGES.parquet`, with `image` and `label` columns;
+Run `python benchmarks/experiments/stages.py IMAGES.parquet`, with `image` and `label` columns.
 stages.txt has the last results. The model has dropout in every layer, so little of it runs once.
-The reference is drawn with masks of its own. Tracing the model, once a process, is not timed.
+The reference is drawn with masks of its own. Tracing the model, once per process, is not timed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from baal_ray.acquisition import bald
 from baal_ray.posterior import MCDropout
 
 REFERENCE = 1000
-# Posterior samples, in all, and the share of the pool that gets them.
+# By name: per stage, the posterior samples in all, and the share of the pool that gets them.
 PLANS = {
     "100": [(100, 1.0)],
     "8, 100 for 5 %": [(8, 1.0), (100, 0.05)],
@@ -29,7 +29,7 @@ MINI_BATCH = 50  # divides what any stage draws for, so that one trace serves al
 
 
 def draw(posterior, images_N, first_N_K_C=None):
-    """Draw what is not among the first samples, a mini-batch at a time."""
+    """Draw the samples after the first ones, a mini-batch at a time."""
     first = [None] * len(images_N) if first_N_K_C is None else first_N_K_C.split(MINI_BATCH)
     return torch.cat(
         [
@@ -58,19 +58,19 @@ def score(plan, posteriors, images_N):
 
 
 def forward_passes(plan):
-    """Per image of the pool, on average."""
+    """Return the mean number of forward passes per image of the pool."""
     before = [0, *(samples for samples, _ in plan)]
     return sum((plan[i][0] - before[i]) * plan[i][1] for i in range(len(plan)))
 
 
 def timed(function, *arguments):
-    """Give the result and the seconds it took."""
+    """Call a function, and return its result and the seconds that it took."""
     begun = time.perf_counter()
     return function(*arguments), time.perf_counter() - begun
 
 
 def main():
-    """Run and print."""
+    """Run every plan for every seed, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", help="Parquet with `image` and `label`")
     parser.add_argument("--pool", type=int, default=3000, help="a multiple of 1,000")
@@ -111,7 +111,7 @@ def main():
 
 
 def report(seconds, overlaps):
-    """Print a line for each plan, with means over the seeds."""
+    """Print a line per plan, with means over the seeds."""
     flat, *_ = PLANS
     tops = "".join(f"  top {top:.2%}" for top in TOPS)
     print(

@@ -1,9 +1,9 @@
 """Kill the driver of a round at each of its writes and at random moments, and run it again.
 
-Run `python benchmarks/faults/kills.py`; the last result is in kills.txt. Each time the round
-begins in a fresh copy of one workspace, is killed by SIGKILL, and is run again; likewise each of
-its storage calls, reads too, fails once, before it is done and after. Status 1 says that manifest,
-batch or scores were not those of an undisturbed round, bit for bit.
+Run `python benchmarks/faults/kills.py`. The last result is in kills.txt. Each time, the round
+begins in a fresh copy of one workspace, is killed by SIGKILL, and is run again. Likewise, each of
+its storage calls, reads included, fails once before it takes effect and once after. Exit status 1
+means that the manifest, batch or scores differ from those of an undisturbed round in any bit.
 """
 
 import argparse
@@ -32,7 +32,7 @@ KINDS = ["writes", "calls", "random"]
 
 
 def copy_of(config, folder):
-    """Copy a workspace; give the configuration of a round in the copy, over the same pool."""
+    """Copy a workspace, and return a configuration for the copy, over the same pool."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(config.workspace, folder / "workspace")
     copy = config.model_copy(update={"workspace": str(folder / "workspace")})
@@ -41,7 +41,7 @@ def copy_of(config, folder):
 
 
 def stages_done(config):
-    """Name what the killed driver had finished."""
+    """Return the names of the stages that the killed driver had finished."""
     names = ("plan", "fit", "scores", "batch", "round")
     folder = Path(config.workspace, "rounds", ROUND)
     return ", ".join(name for name in names if (folder / f"{name}.json").exists()) or "nothing"
@@ -51,7 +51,7 @@ def disturbed(config, expected, *fault, after=None):
     """Run a round with a fault, or kill it after some seconds, and run it again.
 
     Returns:
-        Whether it is as an undisturbed one, and a line about it.
+        Whether the result equals that of an undisturbed round, and a line about it.
     """
     process = begin(config, ROUND, *fault)
     if after is not None:
@@ -68,12 +68,12 @@ def disturbed(config, expected, *fault, after=None):
 
 
 def halves(count):
-    """Before and after each of so many."""
+    """Return the numbers from 1 to `count`, each for "before" and, plus 0.5, for "after"."""
     return [number + half for number in range(1, count + 1) for half in (0, 0.5)]
 
 
 def faults_of(writes, calls, seconds, options):
-    """List what shall happen: a name, a fault for the driver, seconds until it is killed."""
+    """Yield the faults: a name, the fault for the driver, and the seconds until it is killed."""
     draw = random.Random(options.seed)
     made = {"writes": ("kill", writes), "calls": ("fail", calls)}
     for what, (kind, count) in made.items():
@@ -86,7 +86,7 @@ def faults_of(writes, calls, seconds, options):
 
 
 def main():
-    """Run and print."""
+    """Run a round per fault, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)

@@ -30,7 +30,7 @@ def start_ray():
 
 
 def prepare(folder, images, k):
-    """Make a pool, and a workspace with 30 labels; give the round's configuration."""
+    """Write a pool and a workspace with 30 labels, and return the round's configuration."""
     write_pool(folder, images)
     config = round_config(folder, selection={"k": k})
     import_labelled_set(
@@ -44,7 +44,7 @@ def prepare(folder, images, k):
 
 
 def write_config(config):
-    """Write a configuration beside its workspace; give the path."""
+    """Write a configuration beside its workspace, and return its path."""
     path = Path(config.workspace).parent / "round.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     return path
@@ -55,7 +55,7 @@ def manifest_of(config):
     return Manifest(manifest_uri(config.workspace))
 
 
-# A server that has imported torch and Ray, and forks a driver in no time.
+# A server that has already imported torch and Ray, so that it forks a driver at once.
 _drivers = multiprocessing.get_context("forkserver")
 _drivers.set_forkserver_preload(["faults", "baal_ray.driver"])
 
@@ -70,7 +70,7 @@ def begin(config, round_id, *fault):
 
 
 def _drive(folder, round_id, *fault):
-    """Run in the driver's process: what it says goes to a file."""
+    """Run the round in the driver's process, with its output in a file."""
     log = os.open(folder / "driver.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -79,7 +79,7 @@ def _drive(folder, round_id, *fault):
 
 
 def finish(config, process):
-    """Wait for a driver; give its exit code, 1 if the store was out of reach."""
+    """Wait for a driver, and return its exit code, which is 1 if the store was out of reach."""
     process.join()
     folder = Path(config.workspace).parent
     if process.exitcode not in (0, -9):
@@ -90,18 +90,18 @@ def finish(config, process):
 
 
 def counts(config):
-    """Give how many writes and how many calls the last driver made."""
+    """Return the numbers of writes and of calls that the last driver made."""
     return map(int, (Path(config.workspace).parent / "counts").read_text().split())
 
 
 def answer(config, round_id):
-    """Label what a round acquired, as an oracle would."""
+    """Label the picks of a round, as an oracle would."""
     ids = manifest_of(config).rows(round_id=round_id)["id"].to_pylist()
     manifest_of(config).label(pa.table({"id": ids, "label": list(map(label_of, ids))}))
 
 
 def outcome(config, round_id):
-    """Give what a round leaves: its rows in the manifest, its batch, and all scores."""
+    """Return the traces of a round: its rows in the manifest, its batch, and all scores."""
     rows = manifest_of(config).rows(round_id=round_id).to_pandas()
     rows = rows.drop(columns=["acquired_at", "labelled_at"])
     folders = {"batch": f"rounds/{round_id}/batch", "scores": "scores"}
@@ -114,11 +114,11 @@ def outcome(config, round_id):
 
 
 def same(one, other):
-    """Whether two rounds left the same, bit for bit."""
+    """Return whether two rounds left the same, bit for bit."""
     return all(pd.DataFrame.equals(one[name], other[name]) for name in one)
 
 
 def scored_rows(config):
-    """Count the rows in score files, doubled ones too."""
+    """Count the rows in score files, including doubled ones."""
     files = Path(config.workspace, "scores").rglob("*.parquet")
     return sum(pq.read_metadata(file).num_rows for file in files)

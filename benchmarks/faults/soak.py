@@ -1,9 +1,9 @@
-"""A hundred rounds of one small project, their drivers killed at random, and what is left then.
+"""Run a hundred rounds of one small project, kill their drivers at random, and check the outcome.
 
-Run `python benchmarks/faults/soak.py`; soak.txt has the last result. Each round's driver is killed
-by SIGKILL at a random moment, with probability 1/2 each time it is started, until one ends by
-itself. Then an oracle answers. Status 1 says that an image was lost, acquired twice or picked
-wrongly.
+Run `python benchmarks/faults/soak.py`. soak.txt has the last result. Each round's driver is killed
+by SIGKILL at a random moment, with probability 1/2 each time that it is started, until one ends by
+itself. Then an oracle answers. Exit status 1 means that an image was lost, acquired twice or
+picked wrongly.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from baal_ray.selection import top_k
 
 
 def run_to_its_end(config, round_id, draw, longest):
-    """Run a round until a driver ends by itself; give how often one was killed."""
+    """Run a round until a driver ends by itself, and return how many were killed."""
     kills = 0
     while True:
         process = begin(config, round_id)
@@ -36,7 +36,7 @@ def run_to_its_end(config, round_id, draw, longest):
 
 
 def faults(config, rounds, k, before):
-    """What is wrong with the last round, given the ids acquired before it."""
+    """List what is wrong with the last round, given the ids acquired before it."""
     round_id = rounds[-1]
     rows = manifest_of(config).rows(round_id=round_id).sort_by("rank")
     folder = Path(config.workspace, "rounds", round_id)
@@ -53,7 +53,7 @@ def faults(config, rounds, k, before):
 
 
 def main():
-    """Run and print."""
+    """Run all rounds, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--k", type=int, default=3)

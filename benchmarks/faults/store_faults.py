@@ -1,12 +1,12 @@
-"""Rounds on S3 in which one request after another fails, and whether each ends in the same picks.
+"""Run rounds on S3 in which one request fails, and check that each ends in the same picks.
 
 Run `PYTHONPATH=tests/support python benchmarks/faults/store_faults.py --step 7` for every seventh
 request.
 
-Three faults by turns: the request never arrives (refused); it is done and its answer is lost; or
-the store is gone from then on until the round has failed and is run again. The driver's clients do
-not try a request again, so that each fault reaches our code; those of Ray's workers do, as always.
-All go through the proxy that makes the faults.
+Three faults take turns. The request never arrives (refused). It is done, and its answer is lost.
+Or the store is gone from then on, until the round has failed and is run again. The driver's
+clients do not retry a request, so that each fault reaches our code. Those of Ray's workers retry
+as always. All requests go through the proxy that makes the faults.
 """
 
 import argparse
@@ -39,7 +39,7 @@ Outcome = tuple[list[str], int]
 
 
 def start_store() -> FaultyS3:
-    """Moto behind the proxy, and every client of this process and of Ray's turned to it."""
+    """Start moto behind the proxy, and point every client of this process and of Ray at it."""
     moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     moto.start()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -57,7 +57,7 @@ def start_store() -> FaultyS3:
 
 
 def new_workspace(folder: Path, name: str) -> RoundConfig:
-    """Thirty labelled images, and a pool of sixty."""
+    """Create a workspace with thirty labelled images, and return a round over a pool of sixty."""
     config = round_config(folder, workspace=f"{BUCKET}/{name}", pool={"uri": f"{BUCKET}/pool"})
     import_labelled_set(
         Manifest(manifest_uri(config.workspace)),
@@ -69,14 +69,14 @@ def new_workspace(folder: Path, name: str) -> RoundConfig:
 
 
 def outcome(config: RoundConfig) -> Outcome:
-    """The picks in their order, and the manifest's version."""
+    """Return the picks in their order, and the manifest's version."""
     manifest = Manifest(manifest_uri(config.workspace))
     rows = manifest.rows(round_id="night").sort_by("rank")
     return rows["id"].to_pylist(), manifest.version
 
 
 def run_to_its_end(server: FaultyS3, config: RoundConfig) -> int:
-    """Run the round, and again without the fault if it fails; gives the number of runs."""
+    """Run the round, and again without the fault if it fails. Return the number of runs."""
     try:
         run_round(config, "night")
     except Exception as error:  # noqa: BLE001  # whatever a lost request ends in
@@ -89,7 +89,7 @@ def run_to_its_end(server: FaultyS3, config: RoundConfig) -> int:
 
 
 def undisturbed(server: FaultyS3, folder: Path) -> tuple[list[str], Outcome]:
-    """The requests of a round, and what it comes to."""
+    """Return the requests of an undisturbed round, and its outcome."""
     config = new_workspace(folder, "undisturbed")
     server.set_fault(None)
     run_round(config, "night")
@@ -100,7 +100,7 @@ def undisturbed(server: FaultyS3, folder: Path) -> tuple[list[str], Outcome]:
 
 
 def disturb(server: FaultyS3, folder: Path, step: int) -> None:
-    """A round for each of the requests; stops at the first that ends otherwise."""
+    """Run a round per request, and stop at the first whose outcome differs."""
     requests, expected = undisturbed(server, folder)
     begun, rounds = time.monotonic(), Counter[tuple[str, int]]()
     for turn, number in enumerate(range(0, len(requests), step)):

@@ -1,8 +1,8 @@
 """Time the decoding of JPEGs to 224 by 224 pixels on one core: Pillow, torchvision and baal_ray.
 
-Run `python benchmarks/pipeline/decode.py`; the last result is in decode.txt. The photographs are
-made here: noise with the 1/f spectrum of natural images. The difference is the mean over the
-colour values, of 255, from a full decode and resize by Pillow.
+Run `python benchmarks/pipeline/decode.py`. The last result is in decode.txt. The photographs are
+generated: noise with the 1/f spectrum of natural images. The difference is the mean over the
+colour values, out of 255, from a full decode and resize by Pillow.
 """
 
 import time
@@ -23,7 +23,7 @@ SECONDS = 2.0
 
 
 def photograph(width, height):
-    """Make a JPEG of quality 90 of coloured 1/f noise."""
+    """Return a JPEG of quality 90 of coloured 1/f noise."""
     rng = np.random.default_rng(0)
     pixels = rng.normal(128, 4, (height, width, 3))
     for side in (4, 8, 16, 32, 64, 128, 256):
@@ -56,7 +56,7 @@ def baal_ray(data):
 
 
 def rate(decoder, data):
-    """Give images a second: of the fastest, as the machine may be busy with other things."""
+    """Return images per second of the fastest run, as the machine may be busy otherwise."""
     fastest, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()

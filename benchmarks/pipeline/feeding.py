@@ -1,15 +1,15 @@
-"""How busy the scoring stage keeps a device, and how far it is from one deterministic pass.
+"""Measure how busy the scoring stage keeps a device, and compare it with one deterministic pass.
 
-Run `python benchmarks/pipeline/feeding.py FOLDER` on a machine with a GPU; `--device cpu --images
-640` only shows that it runs. VGG16 at 224 pixels, K = 20, bfloat16, photographs of 500×375 as
-JPEGs:
+Run `python benchmarks/pipeline/feeding.py FOLDER` on a machine with a GPU. `--device cpu --images
+640` only shows that it runs. The model is VGG16 at 224 pixels, with K = 20 and bfloat16. The
+images are JPEGs of photographs of 500×375:
 
-one pass: the model in evaluation mode, on mini-batches that are on the device already;
+one pass: the model in evaluation mode, on mini-batches that are already on the device;
 scored: a scoring actor's work on decoded mini-batches from memory, by two threads as in Ray;
 stage: from files to scores, one actor, JPEGs decoded by tasks on CPUs or by the actor.
 
 The rates of the last two leave out the first quarter of the mini-batches. Busy is the time in
-which the device had a mini-batch to work on, over the time that passed.
+which the device had a mini-batch to work on, divided by the time that passed.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SECONDS = 10.0
 
 
 class Watched(PoolScorer):
-    """Says of each mini-batch how long the device had it, and when it was done."""
+    """An actor that returns each mini-batch's seconds on the device, and the time of its end."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -52,14 +52,14 @@ class Watched(PoolScorer):
         self._of_this_thread.seconds = seconds
 
     def __call__(self, rows):
-        """One row."""
+        """Score a mini-batch, and return a row about it."""
         images = len(super().__call__(rows))
         seconds = self._of_this_thread.seconds
         return pa.table({"images": [images], "seconds": [seconds], "done": [time.time()]})
 
 
 def one_pass(checkpoint, config, device):
-    """Images a second of the plain model."""
+    """Return the images per second of the plain model."""
     model = load_checkpoint(checkpoint).classifier.to(device).eval()
     shape = (config.batch_size, 3, SIDE, SIDE)
     images_N = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -74,7 +74,7 @@ def one_pass(checkpoint, config, device):
 
 
 def scored(checkpoint, config, device, images):
-    """Of mini-batches from memory, by two threads."""
+    """Score mini-batches from memory, by two threads, and return their times."""
     scorer = Watched(checkpoint, config, 0, device == "cuda")
     ids = np.array([str(number) for number in range(config.batch_size)], dtype=object)
     nothing = np.array([""] * config.batch_size, dtype=object)
@@ -88,14 +88,14 @@ def scored(checkpoint, config, device, images):
 
 
 def stage(checkpoint, config, device, folder, listing):
-    """Of the whole stage."""
+    """Run the whole stage, and return the times of its mini-batches."""
     pool = read_pool(list_pool(PoolConfig(uri=str(folder), format="files"), str(listing)))
     resources = ResourcesConfig(scoring_gpus=1 if device == "cuda" else 0)
     return through_actors(pool, Watched, ScoringJob(checkpoint, config, resources)).to_pandas()
 
 
 def rates(batches: pd.DataFrame):
-    """Images a second and the busy fraction, once started."""
+    """Return the images per second and the busy fraction, without the first quarter."""
     batches = batches.sort_values("done").reset_index(drop=True)
     start = len(batches) // 4
     later = batches[start + 1 :]
@@ -104,7 +104,7 @@ def rates(batches: pd.DataFrame):
 
 
 def main():
-    """Run and print."""
+    """Run every arm, and print its rate."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=200_000)

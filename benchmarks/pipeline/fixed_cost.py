@@ -1,11 +1,12 @@
-"""What a round takes beyond its work: 1,000 small images, on a Ray of this machine.
+"""Measure what a round takes beyond its work: 1,000 small images, on a Ray of this machine.
 
-Run `python benchmarks/pipeline/fixed_cost.py FOLDER`; the last result is in fixed_cost.txt.
+Run `python benchmarks/pipeline/fixed_cost.py FOLDER`. The last result is in fixed_cost.txt.
 
 A round is `baal-ray run` in a process of its own, from its start to its end: it starts a Ray of
 two CPUs, fits, scores, selects, commits and writes the page. Its work is the same fit and the same
-scoring in one process with two threads, without Ray, the model loaded. Both run in turn, once with
-the fit in the driver and once in one worker of Ray Train. Where the rest goes is told by stage.
+scoring in one process with two threads, without Ray and with the model already loaded. Both run in
+turn, once with the fit in the driver and once in one worker of Ray Train. The table shows the
+remaining time by stage.
 """
 
 import argparse
@@ -31,7 +32,7 @@ IMAGES, LABELLED, SIDE, BATCH_SIZE = 1_000, 100, 12, 64
 
 
 def settings_of(folder, workers):
-    """A round's settings: 20 epochs, K = 20, one actor."""
+    """Return a round's settings: 20 epochs, K = 20, one actor."""
     config = round_config(
         folder,
         selection={"k": 10},
@@ -43,7 +44,7 @@ def settings_of(folder, workers):
 
 
 def work(folder):
-    """Seconds of the fit and of scoring, in this process."""
+    """Return the seconds of the fit and of scoring, in this process."""
     from baal_ray.checkpoint import save_checkpoint
     from baal_ray.config import RoundConfig
     from baal_ray.images import decode_many
@@ -76,7 +77,7 @@ def work(folder):
 
 
 def run_round(folder, workers):
-    """Seconds of a round, and of its stages."""
+    """Return the seconds of a round, and of its stages."""
     workspace = folder / "workspace"
     shutil.rmtree(workspace, ignore_errors=True)
     config = folder / "round.yaml"
@@ -95,7 +96,7 @@ def run_round(folder, workers):
 
 
 def main():
-    """Run and print."""
+    """Run both in turn, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,13 +1,13 @@
-"""How a round grows with its pool: seconds, memory, files, and a straight line through them.
+"""Measure how a round grows with its pool: seconds, memory and files, and a line fitted to them.
 
-Run `python benchmarks/pipeline/growth.py FOLDER`; pools are made there, and kept. The last result
-is in growth.txt.
+Run `python benchmarks/pipeline/growth.py FOLDER`. It writes its pools there, and keeps them. The
+last result is in growth.txt.
 
-Pools are Parquet of PNGs of 12 by 12 pixels, so small that what baal_ray does for each image
-shows, and not what decoding and the model take. A round runs in a process of its own on a Ray of
-two CPUs, with a model that was fitted before: it reads, scores, selects 1,000 and commits. Memory
-is the most that its driver ever held. The line a + b·N is fitted to seconds by least squares of
-relative errors.
+Pools are Parquet files of PNGs of 12 by 12 pixels. These are so small that the times show what
+baal_ray does for each image, not decoding and the model. A round runs in a process of its own on a
+Ray of two CPUs, with a model that was fitted before: it reads, scores, selects 1,000 and commits.
+Memory is the most that its driver ever held. The line a + b·N is fitted to the seconds by least
+squares of relative errors.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ROWS_PER_FILE, ROW_GROUP, PICTURES, PICKS = 100_000, 10_000, 1_000, 1_000
 
 
 def write_pool(folder, images):
-    """A few pictures by many names."""
+    """Write a pool of a few images under many names, and return its folder."""
     pool = folder / f"pool-{images}"
     if (pool / "_complete").exists():
         return pool
@@ -50,13 +50,13 @@ def write_pool(folder, images):
 
 
 def most_memory():
-    """The most MiB that this process has held."""
+    """Return the most MiB that this process has held."""
     status = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in status if "VmHWM" in line).split()[1]) / 1024
 
 
 def round_of(folder, images):
-    """A round over so many images, in this process: its seconds, memory and files."""
+    """Run a round over this number of images, and return its seconds, memory and files."""
     import ray
 
     from baal_ray.driver import run_round
@@ -97,7 +97,7 @@ def round_of(folder, images):
 
 
 def main():
-    """Run and print."""
+    """Run a round per pool, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, nargs="+", default=[10**4, 10**5, 10**6])

@@ -1,6 +1,6 @@
-"""Leave ten million ids out of a pool of twenty million: time a row, and memory an id.
+"""Leave ten million ids out of a pool of twenty million: time per row, and memory per id.
 
-Run `python benchmarks/pipeline/leaving_out.py FOLDER`; it writes a pool of 0.2 GB there, and keeps
+Run `python benchmarks/pipeline/leaving_out.py FOLDER`. It writes a pool of 0.2 GB there, and keeps
 it. The last result is in leaving_out.txt.
 """
 
@@ -24,7 +24,7 @@ TASKS = 4
 
 
 def write_pool(folder):
-    """Twenty million rows; the images are of one byte, as most will not be read."""
+    """Write twenty million rows. Their images have one byte, because most are not read."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in range(FILES):
         target = folder / f"part-{file:03d}.parquet"
@@ -34,18 +34,18 @@ def write_pool(folder):
 
 
 def ids_of(file):
-    """Every other one of them is left out."""
+    """Return the ids in a file."""
     first = file * ROWS_PER_FILE
     return pa.array([f"photos/{first + number:09d}.jpg" for number in range(ROWS_PER_FILE)])
 
 
 def every_other():
-    """The ids to leave out."""
+    """Return the set of every other id of the pool, which are left out."""
     return IdSet.of_hashes(hash_ids(ids_of(file)[::2]) for file in range(FILES))
 
 
 def most_memory():
-    """The most bytes that this process has held since it began, or since the last call."""
+    """Return the most bytes that this process has held since it began, or since the last call."""
     peak = next(
         line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
     )
@@ -54,7 +54,7 @@ def most_memory():
 
 
 def memory_of_a_task(hashes, barrier):
-    """Bytes of its own that a worker needs for a lookup, while others do the same."""
+    """Return the bytes of its own that a worker needs for a lookup, while others do the same."""
     process = psutil.Process()
     IdSet(np.sort(hash_ids(["warm"]))).contains(pa.array(["up"]))
     before = process.memory_full_info().uss
@@ -64,7 +64,7 @@ def memory_of_a_task(hashes, barrier):
 
 
 def main():
-    """Run and print."""
+    """Run the measurements, and print them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     folder = (parser.parse_args().folder / "pool").resolve()

@@ -1,7 +1,7 @@
-"""The whole scoring stage against what its work takes alone, and against plain Ray.
+"""Compare the whole scoring stage with its work alone, and with plain Ray.
 
-Run `python benchmarks/pipeline/pipeline.py FOLDER`; pools are made there and kept. For each pool
-three arms run in turn:
+Run `python benchmarks/pipeline/pipeline.py FOLDER`. It writes its pools there, and keeps them. For
+each pool three arms run in turn:
 
 alone: decoding and scoring images in one process on one thread, the model loaded and warm, and
   memory kept as actors keep it;
@@ -9,10 +9,10 @@ stage: `score_pool` on a local Ray of two CPUs, from the listing of files to sco
 plain: what a reader of Ray's documentation would write, `read_images` → an actor that runs the
   model K times → `write_parquet`, on the same Ray.
 
-Efficiency is the CPU time alone over what all cores could have given while the stage ran, start
-and end of its actors included; "once started" is without the time that 64 images take. "alone" and
-"plain" run on a part of the pool. So that this does not count against plain Ray, what each takes
-for 64 images is taken off both before their rates are compared.
+Efficiency is the CPU time alone, divided by the CPU time that all cores had while the stage ran,
+including the start and end of its actors. "once started" is the same without the time that 64
+images take. "alone" and "plain" run on a part of the pool. To be fair to plain Ray, the time that
+each takes for 64 images is subtracted from both before their rates are compared.
 """
 
 import argparse
@@ -46,8 +46,8 @@ from baal_ray.workspace import checkpoint_uri
 CORES, SAMPLES, CLASSES = 2, 20, 10
 BATCH_SIZE = 64
 
-# By name: pixels of the files, files, the model and the pixels that it sees, and of how many files
-# "alone" and "plain" are run.
+# By name: pixels of the files, number of files, the model, the pixels per side of its input, and
+# the number of files for "alone" and "plain".
 POOLS = {
     "12 megapixels": ((4000, 3000), 7_200, "small_convnet", 224, 600),
     "500×375": ((500, 375), 36_000, "small_convnet", 224, 600),
@@ -56,7 +56,7 @@ POOLS = {
 
 
 def write_pool(folder, size, count):
-    """One photograph by many names: it is decoded anew each time, and read from memory."""
+    """Write one photograph under many names. Each file is decoded, but it is read from memory."""
     if folder.exists() and len(list(folder.iterdir())) == count:
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -75,12 +75,12 @@ def write_pool(folder, size, count):
 
 
 def pool_of(folder, name, images):
-    """Where the pool of so many images is."""
+    """Return the folder of the pool with this number of images."""
     return folder / f"{name.replace(' ', '-')}-{images}"
 
 
 def alone(folder, checkpoint, side):
-    """CPU seconds of decoding and scoring all files."""
+    """Return the CPU seconds of decoding and scoring all files."""
     torch.set_num_threads(1)
     config = ScoringConfig(samples=SAMPLES, batch_size=BATCH_SIZE)
     scorer = PoolScorer(ScoringJob(checkpoint, config))
@@ -102,7 +102,7 @@ def alone(folder, checkpoint, side):
 
 
 def stage(folder, checkpoint, target):
-    """Wall seconds of the scoring stage, an actor a core and half of it to decode."""
+    """Return the wall seconds of the scoring stage, with an actor per core."""
     listing = list_pool(PoolConfig(uri=str(folder), format="files"), str(target))
     begun = time.perf_counter()
     scores = score_pool(
@@ -117,7 +117,7 @@ def stage(folder, checkpoint, target):
 
 
 class Plain:
-    """An actor as in Ray's examples: the model K times, and BALD of the softmax."""
+    """An actor as in Ray's examples: K passes of the model, and BALD of the softmax."""
 
     def __init__(self, factory, side):
         self._model = build_classifier(ModelConfig(factory=factory, image_size=side), CLASSES)
@@ -127,7 +127,7 @@ class Plain:
                 module.train()
 
     def __call__(self, batch):
-        """Rows of `path` and `bald`."""
+        """Return the rows of `path` and `bald`."""
         images_N = torch.from_numpy(np.ascontiguousarray(batch["image"].transpose(0, 3, 1, 2)))
         with torch.inference_mode():
             probs = torch.stack([self._model(images_N).softmax(-1) for _ in range(SAMPLES)], dim=1)
@@ -138,7 +138,7 @@ class Plain:
 
 
 def plain(folder, factory, side, target):
-    """Wall seconds of the page that a user would write."""
+    """Return the wall seconds of the script that a user would write."""
     begun = time.perf_counter()
     (
         ray.data.read_images(str(folder), size=(side, side), mode="RGB", include_paths=True)
@@ -155,7 +155,7 @@ def plain(folder, factory, side, target):
 
 
 def run_arm(arm, name, folder, images):
-    """One arm in this process; prints its seconds."""
+    """Run an arm in this process, and print its seconds."""
     _, _, factory, side, _ = POOLS[name]
     pool, scratch = pool_of(folder, name, images), folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -182,7 +182,7 @@ def run_arm(arm, name, folder, images):
 
 
 def measure(arm, name, folder, images):
-    """Images a second (of CPU, for "alone") of an arm in a process of its own."""
+    """Return the images per second (of CPU, for "alone") of an arm in a process of its own."""
     command = [sys.executable, __file__, str(folder), "--pools", name, "--arm", arm]
     command += ["--images", str(images)]
     # What our actors have too, so that the stage is not the faster for it.
@@ -195,7 +195,7 @@ def measure(arm, name, folder, images):
 
 
 def main():
-    """Run and print."""
+    """Run all arms on all pools, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pools", nargs="+", choices=POOLS, default=list(POOLS))

@@ -1,10 +1,11 @@
-"""Select from score files of many images: baal_ray's `top_k` and DuckDB's `order by … limit`.
+"""Time selection from score files of many images: `top_k`, and `order by … limit` of DuckDB.
 
-Run `python benchmarks/pipeline/selection.py FOLDER`; it writes 6 GB of score files there, as a
+Run `python benchmarks/pipeline/selection.py FOLDER`. It writes 6 GB of score files there, as a
 round does, and keeps them for the next run. The last result is in selection.txt.
 
-For each pool size both run in turn, each time in a process of its own; their picks are compared.
-Seconds are of the selection alone, without imports; memory is the most that the process ever held.
+For each pool size both run in turn, each time in a process of its own, and their picks are
+compared. The seconds are of the selection alone, without imports. Memory is the most that the
+process ever held.
 """
 
 import argparse
@@ -23,7 +24,7 @@ K = 10_000
 
 
 def write_scores(folder, files):
-    """Score files as the stage writes them, until there are so many."""
+    """Write score files as the stage does, until there are `files` of them."""
     from baal_ray.storage.datasink import PublishedParquet
     from baal_ray.workspace.table_schemas import (
         FINGERPRINT,
@@ -56,7 +57,7 @@ def write_scores(folder, files):
 
 
 def by_baal_ray(files):
-    """The picks of `top_k`."""
+    """Return the picks of `top_k`, and the seconds."""
     from baal_ray.selection import top_k
 
     begun = time.perf_counter()
@@ -65,7 +66,7 @@ def by_baal_ray(files):
 
 
 def by_duckdb(files):
-    """The same question in SQL."""
+    """Return the picks of the same query in SQL, and the seconds."""
     import duckdb
 
     begun = time.perf_counter()
@@ -79,13 +80,13 @@ ARMS = {"baal_ray": by_baal_ray, "duckdb": by_duckdb}
 
 
 def most_memory():
-    """The most kB that this process has held; what its parent held does not count."""
+    """Return the most kB that this process has held, without what its parent held."""
     status = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in status if "VmHWM" in line).split()[1])
 
 
 def run_arm(name, folder, count):
-    """One arm in this process; prints what it came to as JSON."""
+    """Run an arm in this process, and print its result as JSON."""
     files = sorted(str(file) for file in folder.glob("*.parquet"))[:count]
     picks, seconds = ARMS[name](files)
     scores = np.sort(picks["bald"].to_numpy())
@@ -103,14 +104,14 @@ def run_arm(name, folder, count):
 
 
 def arm(name, folder, count):
-    """One arm in a process of its own."""
+    """Run an arm in a process of its own, and return its result."""
     command = [sys.executable, __file__, str(folder.parent), "--arm", name, "--files", str(count)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(found.stdout)
 
 
 def main():
-    """Run and print."""
+    """Run both on each pool size, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[10**6, 10**7, 10**8])

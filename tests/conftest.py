@@ -14,8 +14,8 @@ from faulty_s3 import FaultyS3
 TESTS = Path(__file__).parent
 SUPPORT = TESTS / "support"
 
-# Ray's workers inherit this environment. They must find scenarios.py as the tests do; and
-# a local cluster would otherwise write a token into the home directory and report its use.
+# Ray's workers inherit this environment. They must find scenarios.py as the tests do. Without the
+# other variables, a local cluster would write a token into the home directory and report its use.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")])
 )
@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in tests/integration or needs a server, so that no test can forget to."""
+    """Mark all tests in tests/integration or with a server, so that no test can forget to."""
     for item in items:
         served = "bucket" in getattr(item, "fixturenames", ())
         if served or item.path.is_relative_to(TESTS / "integration"):
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def s3_environment() -> dict[str, str]:
-    """What turns S3 clients to `bucket`; Ray's workers have it from the start."""
+    """Return the environment that points S3 clients at `bucket`. Ray's workers inherit it."""
     if "BAAL_RAY_TEST_S3" in os.environ:  # tests/support/start_radosgw.sh
         return _s3_environment(os.environ["BAAL_RAY_TEST_S3"])
     with socket.socket() as free:
@@ -53,7 +53,7 @@ def _s3_environment(endpoint: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def bucket(s3_environment: dict[str, str]) -> Iterator[str]:
-    """A bucket in moto's S3, which s3fs and boto3 take for the real one; else in that given."""
+    """Yield a bucket in moto's S3, which s3fs and boto3 take for real, or in a given server."""
     import boto3
     import s3fs
 
@@ -94,7 +94,7 @@ def _moto(endpoint: str) -> Iterator[None]:
 
 @pytest.fixture
 def faulty_s3(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    """The way to `bucket`, with faults that no client tries again to get round."""
+    """Yield a proxy to `bucket` that makes faults. No client retries, so every fault counts."""
     import s3fs
 
     server = FaultyS3(os.environ["AWS_ENDPOINT_URL"])
@@ -109,7 +109,7 @@ def faulty_s3(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3
 
 @pytest.fixture(params=["local", "file://", "memory://", "s3://"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty folder on each kind of store."""
+    """Return an empty folder on each kind of store."""
     if request.param == "local":
         return str(tmp_path / "é folder #1")
     if request.param == "s3://":

@@ -1,4 +1,4 @@
-"""Scores against closed forms, against baal's own numbers, and on what breaks peers."""
+"""Tests of scores against closed forms and baal's own numbers, and on what breaks peers."""
 
 from math import log
 
@@ -60,7 +60,7 @@ def test_agrees_with_baal(function, heuristic):
 
 
 def test_mean_std_and_variation_ratio_by_their_definitions():
-    """baal has neither: its Variance heuristic averages variances, not standard deviations."""
+    # baal has neither. Its Variance heuristic averages variances, not standard deviations.
     log_probs_N_K_C = random_log_probs(50, 20, 10)
     probs_N_K_C = log_probs_N_K_C.exp().numpy()
     np.testing.assert_allclose(mean_std(log_probs_N_K_C), probs_N_K_C.std(axis=1).mean(axis=1))
@@ -73,7 +73,7 @@ def test_mean_std_and_variation_ratio_by_their_definitions():
 class TestWhatBreaksPeers:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_sixteen_bit_predictions_are_summed_in_float32(self, function, dtype):
-        """In float16, 1,000 votes or 70,000 of anything overflow, and 0.1 + 0.0001 is 0.1."""
+        # In float16, 1,000 votes or 70,000 of anything overflow, and 0.1 + 0.0001 is 0.1.
         log_probs_N_K_C = random_log_probs(20, 1000, 10).to(dtype)
         score_N = function(log_probs_N_K_C)
         assert score_N.dtype == torch.float32
@@ -94,7 +94,7 @@ class TestWhatBreaksPeers:
         assert torch.equal(score_N[others], clean_N[others])
 
     def test_impossible_classes_are_finite(self, function):
-        """p = 0 is log p = −∞, and p · log p is then NaN if computed as it is written."""
+        # p = 0 means log p = −∞, so p · log p is NaN if computed literally.
         log_probs_N_K_C = random_log_probs(5, 4, 3)
         log_probs_N_K_C[:, ::2, 0] = -torch.inf
         log_probs_N_K_C = log_probs_N_K_C.log_softmax(dim=-1)
@@ -130,7 +130,8 @@ def test_a_thousand_samples_that_agree_disagree_by_exactly_nothing(dtype):
 
 
 def test_a_mean_rounded_below_zero_has_an_entropy():
-    """0.99 in the first of 10,001 samples and 0 in the rest: float32 leaves −3e-5."""
+    # A probability of 0.99 in the first of 10,001 samples and 0 in the rest leaves −3e-5 in
+    # float32.
     statistics = PredictiveStatistics.of(torch.tensor([[[0.99, 0.01]]]).log())
     statistics.add(torch.tensor([[0.0, 1.0]]).log().expand(10_000, 1, 2))
     assert (statistics.mean_probs() >= 0).all()
@@ -149,7 +150,7 @@ predictions = st.builds(
 @given(predictions)
 @settings(max_examples=30, deadline=None)
 def test_bald_is_a_mutual_information(log_probs_N_K_C):
-    """Of the label, at most H(label) ≤ ln C, and of which sample it was, at most ln K."""
+    # It is at most H(label) ≤ ln C, and at most ln K, the entropy of the sample's number.
     _, samples, classes = log_probs_N_K_C.shape
     bald_N = bald(log_probs_N_K_C)
     predictive_N = predictive_entropy(log_probs_N_K_C)
@@ -220,11 +221,9 @@ def test_the_standard_error_is_the_grouped_jackknifes():
 
 
 def test_the_standard_error_is_the_spread_between_repetitions():
-    """400 sets of 20 samples of one image: their BALDs spread as each set says of itself.
-
-    The jackknife errs on the wide side (Efron and Stein 1981), here by an eighth; the spread of
-    400 is known to 1/√800 = 4 %.
-    """
+    # The BALDs of 400 sets of 20 samples of one image spread as the standard error of each set
+    # says. The jackknife errs on the wide side (Efron and Stein 1981), here by an eighth. The
+    # spread of 400 is known to 1/√800 = 4 %.
     generator = torch.Generator().manual_seed(0)
     logits_N_K_C = torch.randn(400, 20, 10, generator=generator, dtype=torch.float64)
     statistics = PredictiveStatistics.of(logits_N_K_C.log_softmax(dim=2))

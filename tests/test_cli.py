@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was():
-    """The command sets up the root logger."""
+    """Restore the root logger, which the command sets up."""
     before = logging.root.level
     yield
     logging.root.setLevel(before)
@@ -57,7 +57,7 @@ def test_a_round_must_be_named(config: str):
 
 
 def test_labels_come_in_and_show_up(config: str, tmp_path: Path):
-    """An empty workspace has no rounds, and nothing to be labelled."""
+    # An empty workspace has no rounds, and nothing to label.
     labels = str(tmp_path / "labels.csv")
     runner = CliRunner()
     assert runner.invoke(main, ["status", config]).exit_code == 0
@@ -85,7 +85,7 @@ def test_a_round_that_there_is_not_is_told(config, tmp_path, monkeypatch, argume
 
 
 def test_names_with_brackets_are_shown_as_they_are(config: str, tmp_path: Path):
-    """To Rich [/old] would end a style that never began."""
+    # For Rich, [/old] would end a style that never began.
     workspace = tmp_path / "[team]" / "[/old]"
     Path(config).write_text(
         Path(config).read_text().replace(f"{tmp_path}/workspace", f"{workspace}")
@@ -98,7 +98,7 @@ def test_names_with_brackets_are_shown_as_they_are(config: str, tmp_path: Path):
 
 @pytest.mark.parametrize("arguments", [["forget", "a", "z"], ["prune"]], ids=lambda a: a[0])
 def test_nothing_is_removed_without_yes(config: str, tmp_path: Path, arguments: list[str]):
-    """What is shown is what goes; a second time there is nothing left to go."""
+    # The command removes what it showed. A second run finds nothing left to remove.
     workspace = tmp_path / "workspace"
     Manifest(f"{workspace}/manifest").acquire(pa.table({"id": ["a", "b"]}), "first")
     orphan = workspace / "scores" / f".x.{'0' * 16}.tmp"
@@ -153,7 +153,7 @@ def test_bookkeeping_loads_neither_torch_nor_ray(config: str, arguments: list[st
 
 
 def wrapped_by_ray() -> Exception:
-    """As `RayTaskError` carries it: the error itself is in `cause`."""
+    """Return an error as `RayTaskError` carries it: the error itself is in `cause`."""
     error = RuntimeError("a task failed, with a long traceback")
     error.cause = PoolError("no column `image`")
     return error

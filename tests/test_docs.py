@@ -1,4 +1,4 @@
-"""The pages tell the truth: what they show is held against the code."""
+"""Tests that the pages agree with the code."""
 
 import importlib
 import importlib.util
@@ -51,7 +51,7 @@ README = PAGES[0].read_text()
 
 
 def script(path: str) -> ModuleType:
-    """A script outside the package, as a module."""
+    """Return a script outside the package as a module."""
     specification = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert specification is not None
     assert specification.loader is not None
@@ -108,7 +108,7 @@ def test_the_configurations_in_the_pages_are_valid() -> None:
 
 @pytest.fixture
 def names(tmp_path: Path) -> dict[str, Any]:
-    """The names that blocks of Python in the pages take for granted."""
+    """Return the names that the Python blocks in the pages take for granted."""
     for number in range(6):
         file = tmp_path / "labelled" / CLASSES[number % 3] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def test_every_column_is_described(table: pa.Schema) -> None:
 
 
 def test_every_path_that_text_mentions_is_there() -> None:
-    """In pages, comments and docstrings alike, so that a move leaves no stale one behind."""
+    # This covers pages, comments and docstrings alike, so that a move leaves no stale path behind.
     texts = [*PAGES, ROOT / "benchmarks" / "README.md", *ROOT.glob("*.yaml"), ROOT / "Makefile"]
     for folder in ("baal_ray", "benchmarks", "jobs"):
         texts += [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]
@@ -269,7 +269,7 @@ def test_a_setting_without_a_comment_cannot_be_documented() -> None:
 
 
 def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
-    """docs/hooks.py looks for what the site would fetch from another host."""
+    # docs/hooks.py looks for what the site would fetch from another host.
     site = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)],
@@ -286,7 +286,7 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
 
 
 def left_as_markdown(html: str) -> list[str]:
-    """Lists, links and tables that GitHub shows and mkdocs, with other rules, has not seen."""
+    """Return lists, links and tables that only GitHub renders, because mkdocs has other rules."""
     _, _, article = html.partition("<article")
     text = re.sub(r"<(pre|code).*?</\1>", "", article.partition("</article")[0], flags=re.DOTALL)
     return re.findall(r"^ *- \w.*|\]\(.*|\| ---.*|\*\*.*|```.*", re.sub("<[^>]+>", "", text), re.M)

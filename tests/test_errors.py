@@ -15,7 +15,7 @@ CLASSES = {
 
 
 def drawn_parents():
-    """Class → parent, as the tree in the module's docstring has it."""
+    """Return class → parent, as in the tree in the module's docstring."""
     parents, branch = {}, {}
     for line in errors.__doc__.splitlines():
         if found := re.match(r"^(    [│ ]*(?:[├└]── )?)([A-Z]\w+Error)\b", line):

@@ -47,12 +47,12 @@ def test_hashes_follow_the_ids_whatever_holds_them(ids):
 
 
 def test_a_hash_never_changes_between_versions():
-    """hashlib.blake2b(b"a", digest_size=16): picks and held-out images depend on it."""
+    # The hash is hashlib.blake2b(b"a", digest_size=16). Picks and held-out images depend on it.
     assert hash_ids(["a"]).tobytes().hex() == "27c35e6e9373877f29e562464e46497e"
 
 
 def test_hashes_that_end_in_zeros_keep_their_width():
-    """NumPy's S16 drops trailing zero bytes when an element is taken out; sets must not."""
+    # NumPy's S16 drops trailing zero bytes when an element is taken out. Sets must not.
     hashes = np.frombuffer(b"\x01" + b"\0" * 15 + b"\x01\x01" + b"\0" * 14, dtype="S16")
     assert len(np.unique(hashes)) == 2
     assert len(IdSet(np.unique(hashes)) | IdSet.of([])) == 2

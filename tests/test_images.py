@@ -1,4 +1,4 @@
-"""Images as people see them: every picture is built here, and its decoded pixels are compared."""
+"""Tests that images decode as people see them. All images are built here."""
 
 import struct
 import zlib
@@ -25,7 +25,7 @@ def encode(image, format_, **options):
 
 
 def corners(height=32, width=48):
-    """Four coloured quarters: red, green above blue, white. No two turns of it are alike."""
+    """Return four coloured quarters, red, green above blue, white. No two rotations are alike."""
     pixels = np.zeros((height, width, 3), np.uint8)
     top, left = slice(None, height // 2), slice(None, width // 2)
     bottom, right = slice(height // 2, None), slice(width // 2, None)
@@ -35,7 +35,7 @@ def corners(height=32, width=48):
 
 
 def png(width, depth, colour_type, row, *chunks):
-    """Build a PNG of one row, for the kinds that Pillow reads and cannot write."""
+    """Return a PNG of one row, for the kinds that Pillow reads and cannot write."""
     header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
     body = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -50,7 +50,7 @@ def row_of(data, width):
 
 
 def colour_of(data):
-    """The colour in the middle of an image of one colour."""
+    """Return the colour in the middle of an image of one colour."""
     return decode(data, 8, 8, max_pixels=LIMIT)[:, 4, 4].astype(int)
 
 
@@ -74,8 +74,8 @@ def test_encode_png_is_undone_by_decode(shape):
     np.testing.assert_array_equal(decoded, np.broadcast_to(pixels, (3, 5, 7)))
 
 
-# How an upright picture must be stored so that each orientation shows it upright: the inverse of
-# the transform that the EXIF standard gives the number.
+# The transform that stores an upright image for each orientation: the inverse of the transform
+# that the EXIF standard gives to the number.
 STORED = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -91,10 +91,8 @@ STORED = {
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_exif_orientation_is_undone(orientation, format_):
-    """Phones store portraits sideways; the sizes differ so that height and width can be mixed up.
-
-    512 by 320 to 16 by 32 makes a JPEG decode itself at a smaller size, which swaps sides too.
-    """
+    # Phones store portraits sideways. The sizes differ, so mixing up height and width would show.
+    # From 512 by 320 to 16 by 32, a JPEG decodes itself at a smaller size, which also swaps sides.
     upright = corners(320, 512)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -130,7 +128,7 @@ def test_an_impossible_orientation_is_ignored(value):
 
 
 def test_16_bit_grey_is_scaled_not_clipped():
-    """Pillow's convert("RGB") makes everything above 255 white."""
+    # Pillow's convert("RGB") makes everything above 255 white.
     samples = struct.pack(">4H", 0, 1000, 40_000, 65_535)
     assert row_of(png(4, 16, 0, samples), 4) == grey(0, 3, 156, 255)
 
@@ -171,7 +169,7 @@ def test_16_bit_colour(colour_type, samples, expected):
     ],
 )
 def test_grey_png_of_every_depth(depth, row, transparent, expected):
-    """A transparent shade is given in the file's own depth; Pillow does not scale it."""
+    # A transparent shade is given in the file's own depth. Pillow does not scale it.
     chunks = [] if transparent is None else [(b"tRNS", struct.pack(">H", transparent))]
     assert row_of(png(4, depth, 0, row, *chunks), 4) == expected
 
@@ -184,7 +182,7 @@ def test_16_bit_transparent_colour():
 
 @pytest.mark.parametrize("format_", ["PNG", "WEBP"])
 def test_alpha_is_seen_over_white(format_):
-    """Transparent pixels often hide black; dropping alpha would show it."""
+    # Transparent pixels often hide black. Dropping alpha would show it.
     pixels = np.array([[[0, 0, 0, 0], [0, 0, 0, 128], [255, 0, 0, 255]]], np.uint8)
     options = {"lossless": True, "exact": True} if format_ == "WEBP" else {}
     row = row_of(encode(Image.fromarray(pixels), format_, **options), 3)
@@ -192,7 +190,7 @@ def test_alpha_is_seen_over_white(format_):
 
 
 def test_hidden_colours_do_not_bleed_when_resized():
-    """Black under full transparency must not darken the white around it."""
+    # Black under full transparency must not darken the white around it.
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[:, ::2] = 255
     assert decode(encode(Image.fromarray(pixels), "PNG"), 8, 8, max_pixels=LIMIT).min() == 255
@@ -224,7 +222,7 @@ def test_palette(options, expected):
 
 
 def adobe_transform(data, transform):
-    """Make a JPEG's Adobe marker say CMYK (0) or YCCK (2); None drops the marker."""
+    """Make a JPEG's Adobe marker say CMYK (0) or YCCK (2). None drops the marker."""
     start = data.index(b"\xff\xee\x00\x0eAdobe")
     if transform is None:
         return data[:start] + data[start + 16 :]
@@ -242,7 +240,7 @@ CMYK = [
 @pytest.mark.parametrize("transform", [0, None])
 @pytest.mark.parametrize(("ink", "expected"), CMYK)
 def test_cmyk_jpeg(ink, expected, transform):
-    """Read the wrong way round, a CMYK photograph is a negative."""
+    # A CMYK photograph that is read the wrong way round is a negative.
     data = encode(Image.new("CMYK", (64, 64), ink), "JPEG", quality=100)
     data = adobe_transform(data, transform)
     np.testing.assert_allclose(colour_of(data), expected, atol=3)
@@ -250,10 +248,8 @@ def test_cmyk_jpeg(ink, expected, transform):
 
 @pytest.mark.parametrize(("ink", "expected"), CMYK)
 def test_ycck_jpeg(ink, expected):
-    """Photoshop's form: the inks as Y, Cb and Cr, black inverted.
-
-    Pillow cannot write it, so the inks become Y, Cb, Cr here. It stores 255 - x of each channel.
-    """
+    # Photoshop stores the inks as Y, Cb and Cr, with black inverted. Pillow cannot write it, so
+    # the inks become Y, Cb, Cr here. It stores 255 - x of each channel.
     ycc = Image.new("RGB", (1, 1), ink[:3]).convert("YCbCr").getpixel((0, 0))
     stored = (*(255 - value for value in ycc), ink[3])
     data = encode(Image.new("CMYK", (64, 64), stored), "JPEG", quality=100)
@@ -275,7 +271,7 @@ def test_squashing_crops_nothing():
 
 
 def test_shrinking_is_antialiased():
-    """One-pixel stripes become grey; without antialiasing they come out black or white."""
+    # One-pixel stripes become grey. Without antialiasing they would be black or white.
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
     decoded = decode(encode_png(stripes), 8, 8, max_pixels=LIMIT).astype(int)
@@ -290,7 +286,7 @@ def test_shrinking_is_antialiased():
     ],
 )
 def test_a_large_jpeg_is_near_a_full_decode(stored, orientation, height, width):
-    """A JPEG decodes itself smaller first: allowed a difference that no one sees, 1 in 255."""
+    # A JPEG decodes itself smaller first. A difference of 1 in 255, which nobody sees, is allowed.
     coarse = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -318,7 +314,7 @@ def test_the_pixel_limit_is_inclusive(format_):
 
 
 def test_the_pixel_limit_is_judged_by_the_header():
-    """A PNG that claims 60,000 by 60,000 pixels and holds none: refused for its claim."""
+    # A PNG that claims 60,000 by 60,000 pixels and holds none is refused for its claim.
     data = png(60_000, 8, 2, b"")
     data = data[:20] + struct.pack(">I", 60_000) + data[24:]
     crc = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -327,7 +323,7 @@ def test_the_pixel_limit_is_judged_by_the_header():
 
 
 def test_the_pixel_limit_holds_before_a_webp_has_its_canvas():
-    """An animated WebP of 60 bytes may claim 16384 by 16384; its canvas would be 2 GB."""
+    # An animated WebP of 60 bytes may claim 16384 by 16384 pixels. Its canvas would be 2 GB.
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN)]
     data = bytearray(encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
     data[24:30] = b"\xff\x3f\x00\xff\x3f\x00"
@@ -338,7 +334,7 @@ def test_the_pixel_limit_holds_before_a_webp_has_its_canvas():
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.filterwarnings("error")
 def test_only_our_pixel_limit_counts(format_, monkeypatch):
-    """Pillow warns above its own limit and raises at twice that."""
+    # Pillow warns above its own limit and raises at twice that.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     data = encode(Image.new("RGB", (32, 32), RED), format_)
     assert decode(data, 4, 4, max_pixels=LIMIT).shape == (3, 4, 4)
@@ -358,7 +354,7 @@ SAMPLES = {kind: encode(NOISE, **options) for kind, options in KINDS.items()}
 
 @pytest.mark.parametrize("data", SAMPLES.values(), ids=SAMPLES)
 def test_truncated_anywhere_is_an_error(data, monkeypatch):
-    """Also where training code has told Pillow, for the whole process, to let it pass."""
+    # The error comes even if training code has told Pillow, for the whole process, to let it pass.
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     for length in range(len(data)):
         with pytest.raises(ImageError):
@@ -368,7 +364,7 @@ def test_truncated_anywhere_is_an_error(data, monkeypatch):
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.99])
 def test_a_truncated_photograph_is_an_error(options, kept):
-    """Beyond 64 KiB Pillow reads in pieces; a JPEG decodes itself smaller here."""
+    # Pillow reads files of more than 64 KiB in pieces. A JPEG decodes itself smaller here.
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     data = encode(Image.fromarray(noise), **options)
     with pytest.raises(ImageError):
@@ -377,7 +373,7 @@ def test_a_truncated_photograph_is_an_error(options, kept):
 
 @pytest.mark.parametrize("data", SAMPLES.values(), ids=SAMPLES)
 def test_trailing_bytes_do_not_matter(data):
-    """Phones append videos and depth maps."""
+    # Phones append videos and depth maps.
     expected = decode(data, 8, 8, max_pixels=LIMIT)
     longer = decode(data + b"\0" * 100, 8, 8, max_pixels=LIMIT)
     np.testing.assert_array_equal(longer, expected)
@@ -404,7 +400,7 @@ def test_other_files_are_refused_by_name(data, match):
 
 
 def only_image_errors(data):
-    """Decode; anything but an ImageError of one line fails the test."""
+    """Decode, and fail the test on anything but an ImageError of one line."""
     try:
         decoded = decode(data, 8, 8, max_pixels=100_000)
     except ImageError as error:

@@ -12,7 +12,7 @@ EXAMPLE = RoundConfig.from_yaml(str(JOBS / "nightly.yaml"))
 
 
 def settings(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """Every setting by its full name, and whether the file gives it."""
+    """Yield every setting by its full name, and whether the file gives it."""
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
@@ -22,7 +22,7 @@ def settings(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, bool]]
 
 
 def test_nightly_yaml_shows_every_setting():
-    """It is the documentation of the configuration."""
+    # The file is the documentation of the configuration.
     assert [name for name, given in settings(EXAMPLE) if not given] == []
 
 
@@ -37,7 +37,7 @@ def test_nightly_yaml_shows_defaults_but_for_what_has_none():
 
 
 def test_every_setting_of_nightly_yaml_is_explained():
-    """A comment stands above each, or above the first of a few neighbours."""
+    # A comment stands above each setting, or above the first of a few neighbours.
     lines = (JOBS / "nightly.yaml").read_text().splitlines()
     silent = 0
     for line in lines:
@@ -47,7 +47,7 @@ def test_every_setting_of_nightly_yaml_is_explained():
 
 @pytest.mark.parametrize("page", sorted(JOBS.glob("*.py")), ids=lambda page: page.name)
 def test_job_is_a_flat_page_of_public_names(page: Path):
-    """It is there to be copied: at most forty lines, and nothing of ours that begins with `_`."""
+    # Users copy it. So it has at most forty lines, and no name of ours that begins with `_`.
     source = page.read_text()
     assert len(source.splitlines()) <= 40
     imported = [

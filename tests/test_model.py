@@ -81,7 +81,7 @@ class Crashes(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def factories(tmp_path_factory):
-    """Modules of users' factories on the path, one of which is broken."""
+    """Put modules of users' factories on the path, one of which is broken."""
     folder = tmp_path_factory.mktemp("factories")
     (folder / "our_models.py").write_text(FACTORIES)
     (folder / "broken_models.py").write_text("def model(num_classes:\n")
@@ -127,7 +127,7 @@ def test_pixels_are_scaled_and_normalised_before_the_network():
 
 
 def test_normalisation_is_no_weight():
-    """Else a checkpoint of the network would not load into it, nor into torchvision's."""
+    # Otherwise a checkpoint of the network would not load into it, nor into torchvision's.
     classifier = build_classifier(model(), 3)
     assert classifier.state_dict().keys() == {
         f"network.{name}" for name in classifier.network.state_dict()
@@ -253,7 +253,7 @@ def named_by_itself(folder, data):
 
 
 class Canary:
-    """Unpickling it touches a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

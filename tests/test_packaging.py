@@ -40,7 +40,7 @@ def test_lock_pins_every_direct_dependency_to_a_version_it_allows(requirement: R
 
 
 def test_lock_names_no_url():
-    """A URL would tie everyone to one machine's package index."""
+    # A URL would tie everyone to one machine's package index.
     assert "://" not in LOCK
 
 
@@ -56,9 +56,9 @@ def loaded_after(code: str) -> set[str]:
 
 SLOW_TO_LOAD = {"torch", "torchvision", "ray", "pyarrow"}
 
-# What importing a module may load of these. A driver or a command line that only looks things up
-# must not wait for torch, and a Ray task that reads or writes must not load it in every process:
-# a task imports the packages above its function too, so the re-exports of each count.
+# The large libraries that each module may load when it is imported. A driver or a command line
+# that only looks things up must not wait for torch. A Ray task that reads or writes must not load
+# it in every process. A task also imports the packages above its function, so re-exports count.
 MAY_LOAD = {
     "baal_ray": set(),
     "baal_ray.cli": set(),
@@ -103,8 +103,8 @@ def test_public_name_loads_from_its_home(name: str, home: str):
     assert getattr(baal_ray, name) is getattr(module, name)
 
 
-# Beside `baal_ray` itself: names that users import from a folder, and functions that are called as
-# `storage.read` or by name from everywhere.
+# Packages that export names, beside `baal_ray` itself: names that users import, and functions that
+# are called everywhere, by name or as `storage.read`.
 EXPORTING = ["config", "driver", "manifest", "pool", "posterior", "scoring", "selection"]
 EXPORTING += ["storage", "workspace"]
 FOLDERS = sorted(path.parent for path in (ROOT / "baal_ray").rglob("__init__.py"))[1:]
@@ -123,7 +123,7 @@ def test_a_folder_says_its_duty_and_exports_sorted_names_or_none(folder: Path):
 
 
 def test_every_test_file_is_named_after_the_module_it_tests():
-    """So that a module's tests are where one looks for them."""
+    # A module's tests are thus easy to find.
     tests = ROOT / "tests"
     about_the_repository = {"test_docs", "test_jobs", "test_packaging", "test_prose"}
     about_the_repository |= {"test_raycronjob"}

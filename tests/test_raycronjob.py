@@ -1,4 +1,4 @@
-"""jobs/raycronjob.yaml without Kubernetes: its own client's models, Ray's options, our command."""
+"""Tests of jobs/raycronjob.yaml without Kubernetes, with its client's models and Ray's options."""
 
 import json
 import re
@@ -19,7 +19,7 @@ JOB = CRON_JOB["spec"]["jobTemplate"]
 CLUSTER = JOB["rayClusterSpec"]
 GROUPS = [CLUSTER["headGroupSpec"], *CLUSTER["workerGroupSpecs"]]
 
-# Of KubeRay 1.6, ray-operator/apis/ray/v1: those of its fields that the file may use.
+# Fields of KubeRay 1.6 (ray-operator/apis/ray/v1) that the file may use.
 FIELDS = {
     "cron job": {"schedule", "timeZone", "suspend", "jobTemplate"},
     "job": {
@@ -52,7 +52,7 @@ def test_kuberay_knows_every_field():
 
 @pytest.mark.parametrize("group", GROUPS, ids=["head", "worker"])
 def test_kubernetes_knows_every_field_of_a_pod(group):
-    """Its models drop fields that they do not know, and refuse to be without those they need."""
+    # Its models drop fields that they do not know, and refuse to lack those that they need.
     client = ApiClient()
     pod = client.deserialize(json.dumps(group["template"]), "V1PodTemplateSpec", None)
     assert client.sanitize_for_serialization(pod) == group["template"]

@@ -1,4 +1,4 @@
-"""Real commands, and a real HTTP server."""
+"""Tests of notifications, with real commands and a real HTTP server."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ from baal_ray.driver.notification import notify, notifying_of_failure
 
 @pytest.fixture
 def webhook():
-    """A server that keeps what is posted to it, and answers with `status`."""
+    """Yield a server that keeps what is posted to it, and answers with `status`."""
 
     class Webhook(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -39,7 +39,7 @@ def url_of(server):
 
 
 def keeping(path):
-    """A command that keeps its input."""
+    """Return a command that writes its input to a file."""
     keep = f"import sys; open({str(path)!r}, 'w').write(sys.stdin.read())"
     return [sys.executable, "-c", keep]
 
@@ -91,7 +91,7 @@ def test_a_failure_to_tell_is_logged_without_the_secret(webhook, caplog):
 
 @pytest.fixture
 def no_http():
-    """A server that answers, but not in HTTP."""
+    """Yield the URL of a server that answers, but not in HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer():

@@ -1,4 +1,4 @@
-"""What a round would do, seen on workspaces in each of its states."""
+"""Tests of the preview of a round, on workspaces in each of their states."""
 
 import logging
 from pathlib import Path
@@ -51,7 +51,7 @@ def bring_in_labels(config, tmp_path):
 
 
 def finish(config, round_id, ids, **result):
-    """Leave a round as `run_round` does, as far as it is looked at."""
+    """Write the files of a finished round that a preview reads."""
     manifest_of(config).acquire(pa.table({"id": ids}), round_id)
     record = round_record(round_id, **{"labels": 15, "scored": 50, **result})
     put(config.workspace, round_id, record)
@@ -81,7 +81,7 @@ def test_a_first_fit(config, tmp_path):
 
 
 def test_time_goes_by_the_last_round_that_scored(config, tmp_path):
-    """15 labels in 60 s and 50 images in 600 s: 30 in 120 s and 95 in 1,140 s."""
+    # 15 labels took 60 s and 50 images took 600 s: 30 labels take 120 s, 95 images 1,140 s.
     bring_in_labels(config, tmp_path)
     finish(config, "old", ["image-0000"], seconds={"fit": 1.0, "score": 1.0, "select": 1.0})
     seconds = {"fit": 60.0, "score": 600.0, "select": 3.0}

@@ -1,4 +1,4 @@
-"""Two drivers of one round on machines that share no lock, while another round takes a pick."""
+"""Tests of two drivers of one round without a shared lock, while another round takes a pick."""
 
 import threading
 
@@ -23,7 +23,7 @@ RANKING = [f"image-{number:04}" for number in range(20)]
 
 
 class Driver:
-    """The end of a round's driver: it picks the first five of a fixed ranking, without Ray."""
+    """The last steps of a round's driver, without Ray. It picks five from a fixed ranking."""
 
     def __init__(self, config, round_id):
         self.folder = batch_uri(config.workspace, round_id)
@@ -46,7 +46,7 @@ class Driver:
         return self.results.once(BatchResult, self.pick, number)
 
     def commit(self):
-        """Up to the commit; what a kill before the round's record leaves."""
+        """Commit, as a driver does that is killed before it writes the round's record."""
         return self.commits.acquire(self.attempt)[1]
 
     def finish(self):
@@ -59,7 +59,7 @@ class Driver:
 
 
 class Slow(Manifest):
-    """Stops at its first commit, before it or when it was refused, until it may go on."""
+    """A manifest that waits once, before its first commit or after a refusal, until told to go."""
 
     def __init__(self, uri, stop):
         super().__init__(uri)
@@ -112,7 +112,7 @@ def test_the_slower_of_two_drivers_takes_what_the_faster_has_committed(config, s
 
 
 def test_the_committed_batch_counts_when_a_later_one_was_picked_beside_it(config):
-    """The pick that another round took came back while a driver that lost it picked anew."""
+    # The pick that another round took becomes free again, while a driver that lost it picks again.
     manifest = Manifest(manifest_uri(config.workspace))
     driver = Driver(config, "night")
     first = driver.attempt(1)

@@ -1,4 +1,4 @@
-"""SIGTERM to a real process in the middle of its work."""
+"""Tests of SIGTERM, sent to a real process in the middle of its work."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Labels needed, by curves whose answers are known."""
+"""Tests of the labels needed, on curves whose answers are known."""
 
 import math
 
@@ -10,7 +10,7 @@ from baal_ray.experiment.labels_needed import LABELS_NEEDED, labels_needed
 
 
 def curves(**needed_by_rule):
-    """Curves of 10 to 50 labels that reach an accuracy of 0.9 where they are told to."""
+    """Return curves of 10 to 50 labels that reach an accuracy of 0.9 at the given labels."""
     rows = [
         {"rule": rule, "seed": seed, "labels": labels, "accuracy": 0.95 if labels >= at else 0.5}
         for rule, needed in needed_by_rule.items()
@@ -26,7 +26,7 @@ def row(table, rule):
 
 
 def test_the_first_labels_that_reach_it_count():
-    """Even if the accuracy falls again."""
+    # The accuracy falls again afterwards.
     table = pa.table(
         {
             "rule": ["bald"] * 4,
@@ -57,20 +57,20 @@ def test_curves_that_are_alike_have_no_spread():
 
 
 def test_the_interval_of_a_median_of_three_is_all_there_is():
-    """The median of a resample is the lowest of three with 7/27, which is more than 2.5 %."""
+    # The median of a resample is the lowest of three with probability 7/27, more than 2.5 %.
     found = row(labels_needed(curves(bald=[10, 30, 50]), [0.9]), "bald")
     assert (found["median"], found["low"], found["high"]) == (30, 10, 50)
 
 
 def test_nine_seeds_narrow_it():
-    """P(at most 3 of 9 draws are above the lowest) is below 2.5 %: the extremes are outside."""
+    # P(at most 3 of 9 draws are above the lowest) is below 2.5 %, so the extremes are outside.
     found = row(labels_needed(curves(bald=[10, 20, 20, 20, 30, 30, 40, 40, 50]), [0.9]), "bald")
     assert found["median"] == 30
     assert (found["low"], found["high"]) == (20, 40)
 
 
 def test_seeds_are_paired():
-    """Every seed's curve is half as long as its random one, so the ratio has no spread."""
+    # Every seed needs half the labels of its random curve, so the ratio has no spread.
     random = [20, 40, 20, 40, 40]
     found = row(labels_needed(curves(random=random, bald=[n // 2 for n in random]), [0.9]), "bald")
     assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (0.5, 0.5, 0.5)

@@ -1,4 +1,4 @@
-"""Learning curves of a small model, without Ray."""
+"""Tests of learning curves of a small model, without Ray."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_a_round_picks_k_new_images_and_fits_on_them(tmp_path, by):
 
 @pytest.mark.parametrize("by", ["bald", "power_bald", "epig"])
 def test_a_point_depends_on_the_picks_before_it_and_nothing_else(tmp_path, by):
-    """Computed anew, by a model that has seen other fits or none, it is the same bit for bit."""
+    # A new curve, whose model has not seen the earlier fits, has the same figures bit for bit.
     one, _ = curve(tmp_path, by)
     first = one.point([])
     second = one.point([first["picks"]])
@@ -73,7 +73,7 @@ def test_bald_picks_what_it_would_by_hand(tmp_path):
 
 
 def test_only_some_images_may_be_candidates(tmp_path):
-    """Of six candidates five are picked, whatever the rule finds best; other ones each round."""
+    # Five of six candidates are picked, whatever the rule prefers. Each round draws other ones.
     few, _ = curve(tmp_path, "bald", scored=6)
     many, _ = curve(tmp_path, "bald")
     first = few.point([])

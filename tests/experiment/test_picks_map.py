@@ -6,7 +6,7 @@ from pages import text_of
 
 
 def two_classes(**picks: tuple[np.ndarray, list[int]]) -> PickFeatures:
-    """Twelve images of one class around 0, and twelve of another around 100."""
+    """Return the features of 24 images in two classes, around 0 and around 100, and of picks."""
     features = [np.arange(12.0), 100 + np.arange(12.0)]
     labels = [0] * 12 + [1] * 12
     rows, end = {}, 24
@@ -30,7 +30,7 @@ def test_picks_between_classes_have_others_near():
 
 
 def test_a_pick_in_the_sample_is_not_its_own_neighbour():
-    """A sample of the pool, picked: the share is that of the pool itself."""
+    # The picks are the sample of the pool itself, so their share is that of the pool.
     rng = np.random.default_rng(0)
     rows_N = np.tile(np.arange(100), 2)
     sight = PickFeatures(

@@ -1,4 +1,4 @@
-"""A model that took no part, without Ray."""
+"""Tests of the reference model, which takes no part in the picks, without Ray."""
 
 import numpy as np
 

@@ -22,7 +22,7 @@ _KEEP_WORKERS = {
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3_environment: dict[str, str]) -> Iterator[None]:
-    """A local Ray of two CPUs, shared by all tests that need one."""
+    """Run a local Ray with two CPUs, shared by all tests that need one."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_environment.items():
             patch.setenv(name, value)

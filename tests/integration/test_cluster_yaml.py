@@ -1,4 +1,4 @@
-"""cluster.yaml without AWS: Ray's own checks, then the start of `ray up` against moto's EC2."""
+"""Tests of cluster.yaml without AWS: Ray's own checks, then `ray up` against moto's EC2."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ RUN_INSTANCES = (
 
 @pytest.fixture(scope="module")
 def ec2(tmp_path_factory):
-    """What `ray up` makes of cluster.yaml, and the node provider it starts machines with."""
+    """Yield the configuration that `ray up` makes of cluster.yaml, and its node provider."""
     from ray.autoscaler._private.aws import config as aws
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
     from ray.autoscaler._private.commands import _bootstrap_config
@@ -42,7 +42,7 @@ def ec2(tmp_path_factory):
 
 
 def unknown_values(shape, value, where="node_config"):
-    """Values that EC2 does not list; botocore checks names and types but never these."""
+    """Yield the values that EC2 does not list. botocore checks names and types, but no values."""
     match shape.type_name:
         case "structure":
             for name in value.keys() & shape.members.keys():
@@ -55,7 +55,7 @@ def unknown_values(shape, value, where="node_config"):
 
 
 def ray_start_options(command: str) -> dict:
-    """The options of a `ray start` line; Ray's own parser refuses those it does not know."""
+    """Parse a `ray start` line with Ray's own parser, which refuses unknown options."""
     from ray.scripts.scripts import start
 
     assert command.startswith("ray start ")
@@ -75,7 +75,7 @@ def test_ec2_knows_every_value_of_a_node(name):
 
 @pytest.mark.parametrize("name", NODE_TYPES)
 def test_ec2_starts_a_node(ec2, name):
-    """boto3 refuses parameters that RunInstances does not have, and values of a wrong type."""
+    # boto3 refuses parameters that RunInstances does not have, and values of a wrong type.
     config, provider = ec2
     node_config = config["available_node_types"][name]["node_config"]
     (instance,) = provider.create_node(node_config, {}, 1).values()

@@ -15,12 +15,15 @@ from faulty_s3 import FaultyS3, _Handler
 
 BATCH = pa.table({"id": ["a"]})
 
-# Copies in a cluster are not written in no time; a test on one machine would often be too quick.
+# Copies in a cluster take time to write. Without a delay, one machine is often too quick.
 _SECONDS_TO_WRITE = 0.05
 
 
 class LooksBeforeItWrites(_Handler):
-    """As OpenStack Swift: whether the file is there is asked first, and by then it may come."""
+    """A store that looks for the file before it writes, as OpenStack Swift does.
+
+    Another process may write the file in between.
+    """
 
     def do_PUT(self):
         upstream = HTTPConnection(self.server.upstream)
@@ -39,7 +42,7 @@ class LooksBeforeItWrites(_Handler):
 
 @pytest.fixture(params=[_Handler, LooksBeforeItWrites], ids=["no conditions", "looks first"])
 def sloppy(request, bucket, s3_environment, monkeypatch):
-    """The bucket behind a gateway that does not heed If-None-Match, or not in a race."""
+    """Yield the bucket behind a gateway that ignores If-None-Match, always or only in a race."""
     gateway = FaultyS3(s3_environment["AWS_ENDPOINT_URL"], strip=frozenset({"if-none-match"}))
     gateway.RequestHandlerClass = request.param
     monkeypatch.setenv("AWS_ENDPOINT_URL", gateway.endpoint)
@@ -76,7 +79,7 @@ def test_a_store_without_conditional_writes_is_refused(sloppy):
 
 
 def test_processes_find_out_too(sloppy):
-    """As `baal-ray doctor` lets them race."""
+    # `baal-ray doctor` runs the same race.
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as racers:
         winners = sum(racers.map(race, [f"{sloppy}/a"] * 2))
     storage.delete(f"{sloppy}/a")

@@ -1,4 +1,4 @@
-"""The Python in the pages that needs Ray does what it says."""
+"""Tests of the Python in the pages that needs Ray."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The whole of `baal-ray doctor`, where all is well and where much is not."""
+"""Tests of the whole `baal-ray doctor`, where all is well and where much is not."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
 
 
 def findings(printed: str) -> dict[str, tuple[str, str]]:
-    """Outcome and text of each check, in the order they were printed."""
+    """Return the outcome and text of each check, in the order in which they were printed."""
     found: dict[str, tuple[str, str]] = {}
     for line in printed.splitlines():
         outcome, check, text = line[:6].strip(), line[8:22].strip(), line[24:].strip()
@@ -104,7 +104,7 @@ def test_where_all_is_well(tmp_path: Path, environment: dict[str, str]):
 
 @dataclass(frozen=True)
 class HalfBlind:
-    """A cluster of two nodes, the second of which has another folder where `hidden` is."""
+    """A cluster of two nodes. On the second node, `hidden` is another folder."""
 
     head: Head
     hidden: Path
@@ -138,7 +138,7 @@ def half_blind(tmp_path: Path, environment: dict[str, str]) -> Iterator[HalfBlin
 
 
 def wait_for_nodes(count: int, environment: dict[str, str]) -> None:
-    """In a process of its own, as this one may belong to another cluster."""
+    """Wait for nodes in a process of its own, as this one may belong to another cluster."""
     code = f"""
 import time, ray
 ray.init()
@@ -150,7 +150,7 @@ while sum(node["Alive"] for node in ray.nodes()) < {count}:
 
 
 def test_where_much_is_wrong(half_blind: HalfBlind):
-    """One story, as a cluster takes seconds to start."""
+    # One test covers it all, because a cluster takes seconds to start.
     seen = half_blind.hidden.parent / "seen"
     asked = run(
         half_blind.environment,

@@ -105,7 +105,7 @@ def test_a_round_scores_the_pool_and_acquires_the_k_most_informative(
 def test_a_round_says_how_many_picks_stay_without_a_fifth_of_the_samples(
     first_round: tuple[RoundConfig, RoundResult],
 ) -> None:
-    """With K = 4 each of four fifths is one sample, and the last is none."""
+    # At K = 4, four of the five groups have one sample each, and the last has none.
     config, result = first_round
     scores = pq.read_table(scores_of(config, "2026-11-22")).to_pandas()
     picked = set(scores.nlargest(10, "bald")["id"])
@@ -166,7 +166,7 @@ def test_a_round_planned_otherwise_is_refused_with_what_differs(
 
 
 def test_a_pool_that_has_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
-    """While it is still to be scored; afterwards the next best take the place of what is gone."""
+    # Once the pool is scored, the next best images replace those that are gone.
     write_pool(tmp_path, images=60, per_file=30)
     config = round_config(tmp_path)
     bring_in_labels(config, tmp_path)

@@ -1,4 +1,4 @@
-"""Experiments on a real cluster: killed, resumed, enlarged, shown."""
+"""Tests of experiments on a real cluster: killed, resumed, extended and shown."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def figures(table):
 
 
 class Interrupted(Exception):
-    """Somebody presses Ctrl-C."""
+    """A stand-in for Ctrl-C."""
 
 
 @pytest.fixture(scope="module")

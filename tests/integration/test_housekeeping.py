@@ -1,4 +1,4 @@
-"""Images forgotten and old models pruned between the nights of one workspace."""
+"""Tests that forget images and prune old models between the nights of one workspace."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def label(config: RoundConfig, round_id: str) -> list[str]:
-    """Answer a round's picks; gives their ids."""
+    """Label the picks of a round, and return their ids."""
     manifest = Manifest(manifest_uri(config.workspace))
     ids: list[str] = manifest.rows(round_id=round_id)["id"].to_pylist()
     manifest.label(pa.table({"id": ids, "label": [label_of(image_id) for image_id in ids]}))
@@ -36,7 +36,7 @@ def take_out_of_pool(folder: str, ids: list[str]) -> None:
 
 
 def named_in(workspace: str, ids: list[str]) -> list[str]:
-    """The files below that name any of these images, hidden ones too."""
+    """Return the files in a folder, including hidden ones, that name any of these images."""
     found = []
     for path in Path(workspace).rglob("*"):
         if path.is_file():

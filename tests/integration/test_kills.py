@@ -1,4 +1,4 @@
-"""Rounds whose driver is really killed, and run again: as if nothing had happened.
+"""Tests of rounds whose driver is really killed and run again: the outcome stays the same.
 
 benchmarks/faults/kills.py does this at every write, every call and at random moments.
 """
@@ -25,21 +25,21 @@ from pools import round_config, write_labelled, write_pool
 
 FAULTS = Path(__file__).parents[1] / "support" / "faults.py"
 
-# Of a round's driver: proof that nodes share the workspace, the plan, the state of the fit, the
-# checkpoint's two files, the fit's record, removal of its state, the results of fit, scores and
-# batch with what the scores depend on, the commit, round.json and the report.
+# Writes of a round's driver: proof that nodes share the workspace, the plan, the state of the fit,
+# the checkpoint's two files, the fit's record, removal of its state, the results of fit, scores
+# and batch with the scores' fingerprint, the commit, round.json and the report.
 WRITES = 14
 
 
 @pytest.fixture(scope="module")
 def environment(ray_cluster: None) -> dict[str, str]:
-    """Of a driver that joins the tests' cluster."""
+    """Return the environment of a driver that joins the tests' cluster."""
     return os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a pool of 120 and a workspace with 30 labels, before its first round."""
+    """Return a folder with a pool of 120 and a workspace with 30 labels, but no round."""
     folder = tmp_path_factory.mktemp("prepared")
     write_pool(folder, images=120)
     config = round_config(folder)
@@ -55,7 +55,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(prepared: Path, tmp_path: Path) -> RoundConfig:
-    """A round in a copy of the prepared workspace, over the same pool."""
+    """Return a round in a copy of the prepared workspace, over the same pool."""
     shutil.copytree(prepared / "workspace", tmp_path / "workspace")
     pool = {"uri": str(prepared / "pool")}
     config = round_config(tmp_path, pool=pool)
@@ -82,7 +82,7 @@ def run(
 
 
 def outcome(config: RoundConfig) -> dict[str, pd.DataFrame]:
-    """What a round leaves: its rows in the manifest, its batch, its scores."""
+    """Return the traces of a round: its rows in the manifest, its batch and its scores."""
     rows = Manifest(manifest_uri(config.workspace)).rows().to_pandas()
     rows = rows.drop(columns=["acquired_at", "labelled_at"]).sort_values("id")
     batch = pq.read_table(Path(config.workspace, "rounds", "night", "batch")).to_pandas()
@@ -98,7 +98,7 @@ def outcome(config: RoundConfig) -> dict[str, pd.DataFrame]:
 def undisturbed(
     prepared: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
 ) -> tuple[dict[str, pd.DataFrame], int]:
-    """What comes of a round that nothing happens to, and its number of writes."""
+    """Return the outcome of an undisturbed round, and its number of writes."""
     folder = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(prepared / "workspace", folder / "workspace")
     config = round_config(folder, pool={"uri": str(prepared / "pool")})
@@ -111,7 +111,8 @@ def undisturbed(
     return outcome(config), WRITES
 
 
-# The last write is the report, before it come the commit and round.json: killed before these two.
+# The last three writes are the commit, round.json and the report. The driver is killed before the
+# second and before the third.
 @pytest.mark.parametrize("from_last", [2, 1])
 def test_a_driver_killed_at_a_write_leaves_a_round_that_goes_on(
     config: RoundConfig,
@@ -135,7 +136,7 @@ def test_two_drivers_of_one_round_commit_it_once(
     tmp_path: Path,
     machines: int,
 ) -> None:
-    """On one machine the second waits; on two, where it sees no lock, both do the work."""
+    # On one machine the second driver waits. On two it sees no lock, so both do the work.
     # Two actors of a whole CPU would leave none to read images, and wait for ever.
     resources = config.resources.model_copy(update={"scoring_cpus": 0.5})
     write_config(config.model_copy(update={"resources": resources}))

@@ -1,4 +1,4 @@
-"""A machine is lost in the middle of the fit, and another while scoring: the round ends well."""
+"""Test of a round that loses a machine in the middle of the fit, and another while scoring."""
 
 import os
 import subprocess

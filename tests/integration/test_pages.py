@@ -1,4 +1,4 @@
-"""Pages as people see them: on a phone and on a desk, in light and in dark."""
+"""Tests of pages as people see them: on a phone and on a desktop, in light and in dark mode."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_the_page_of_an_experiment(browser, tmp_path: Path, size, scheme):
 
 
 def test_faults_are_found(browser, tmp_path: Path):
-    """The eyes of the tests above are open."""
+    # This page has every fault, so the tests above can find one.
     page = tmp_path / "page.html"
     page.write_text(
         "<body style='background: white'><p style='color: #aaa'>pale</p><p style='width: 999px'>"

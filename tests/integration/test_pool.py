@@ -28,7 +28,7 @@ def listed(uri, folder="", form="parquet", roots=()):
 
 
 def read(listing, **which):
-    """The pool's rows by id."""
+    """Return the pool's rows by id."""
     rows = read_pool(listing, **which).take_all()
     assert all(list(row) == ["id", "source", "image", "error"] for row in rows)
     assert len({row["id"] for row in rows}) == len(rows)
@@ -108,7 +108,7 @@ def test_a_pool_without_rows_is_an_empty_dataset(tmp_path, column, type_):
 
 
 def test_row_groups_with_nothing_left_are_not_read(tmp_path):
-    """Their image pages are rotten here, so reading them would fail."""
+    # The image pages of these row groups are corrupt, so reading them would fail.
     file = write(tmp_path / "1.parquet", images(0, 40), row_group_size=10, compression="zstd")
     with pq.ParquetFile(file) as parquet:
         chunks = [parquet.metadata.row_group(group).column(1) for group in (0, 2)]
@@ -248,7 +248,7 @@ def test_spellings_of_one_character_are_two_ids(tmp_path):
 
 
 def test_hostile_uris_are_refused_and_not_one_byte_is_fetched(tmp_path, capfd):
-    """The canary beside the pool has an image's bytes, and so has whatever the server answers."""
+    # The canary beside the pool has an image's bytes, and so has every answer of the server.
     pool, outside, secret = tmp_path / "pool", tmp_path / "outside.jpg", "c4n4ry"
     (pool / "a").mkdir(parents=True)
     outside.write_bytes(b"canary")

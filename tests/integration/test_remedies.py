@@ -1,4 +1,4 @@
-"""Each fault is made to happen: full disks, read-only ones, servers that refuse or are gone."""
+"""Tests of remedies for real faults: full and read-only disks, servers that refuse or are gone."""
 
 import os
 import resource
@@ -101,7 +101,7 @@ ACTS = [storage.read, read_parquet, write, read_manifest]
 
 @pytest.fixture
 def s3(monkeypatch):
-    """Sets the environment of all clients of S3; they have no other credentials."""
+    """Return a function that sets the environment of all S3 clients, their only credentials."""
 
     def at(endpoint, **credentials):
         given = {
@@ -143,7 +143,7 @@ def test_a_store_that_nobody_answers_for(s3, act, endpoint):
     ],
 )
 def test_credentials_that_a_store_refuses(s3, act, status, code, remedy):
-    """S3 sends a token that has expired back in its answer."""
+    # S3 repeats an expired token in its answer.
     body = (
         f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>No.</Message>'
         f"<Token-0>{SECRET}</Token-0></Error>"

@@ -1,4 +1,4 @@
-"""The page that a real round leaves, and the one that the command makes of it."""
+"""Tests of the page that a real round writes, and of the one that the command makes of it."""
 
 from pathlib import Path
 

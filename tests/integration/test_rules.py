@@ -1,4 +1,4 @@
-"""Rounds that acquire by rules that draw at random, or that need predictions of several images."""
+"""Tests of rounds whose rules draw at random, or compare predictions of several images."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Wo
 
 
 def predictions(config: RoundConfig, record: dict, ids: list[str]) -> Tensor:
-    """What the round's posterior samples predict for images of the pool, without Ray."""
+    """Return what the round's posterior samples predict for images of the pool, without Ray."""
     pool = pq.read_table(config.pool.uri).to_pandas().set_index("id")
     pixels, _ = decode_many(
         list(pool.loc[ids, "image"]), *config.model.image_size, max_pixels=10**6

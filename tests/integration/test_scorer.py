@@ -1,4 +1,4 @@
-"""A scorer on a device without enough memory: this process under a real limit of its own."""
+"""Tests of a scorer without enough memory: a real process, under a limit of its own."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Scores 64 images of 7 MB each at once, without a limit and then with so many MB to spare.
+# Scores 64 images of 7 MB each at once, without a limit and then with a number of MB to spare.
 SCORE = """
 import json, logging, resource, sys
 from pathlib import Path

@@ -78,7 +78,7 @@ def test_scores_are_the_mean_over_posterior_samples_whatever_runs_them(
 
 
 class RowsOfEach(PoolScorer):
-    """Says how many images each of its mini-batches has."""
+    """A scorer that returns the number of images of each of its mini-batches."""
 
     def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         return pa.table({"rows": [len(rows["id"])]})
@@ -134,7 +134,7 @@ def test_a_scorer_may_be_called_by_several_threads(checkpoint: str) -> None:
 
 
 class FreshPages(PoolScorer):
-    """Says how many pages the kernel gave for large tensors, each time after some were freed."""
+    """A scorer that counts the kernel's pages for large tensors, after others were freed."""
 
     def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         pages = []
@@ -317,7 +317,7 @@ def test_only_what_is_not_scored_yet_is_scored_and_rotten_files_are_scored_again
 
 
 def test_actors_killed_in_the_middle_of_a_mini_batch_change_nothing(tmp_path: Path) -> None:
-    """Seven passes are one mini-batch of four samples and most of the next."""
+    # A death after seven passes comes after a mini-batch of four samples and most of the next.
     write_pool(tmp_path, images=100)
     pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
     torch.manual_seed(0)

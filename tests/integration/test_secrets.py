@@ -18,7 +18,7 @@ SECRET = "c4n4ry"
 
 
 def content(file):
-    """All of a file, its Parquet pages unpacked."""
+    """Return the whole content of a file, with Parquet pages decoded."""
     rows = pq.read_table(file).to_pylist() if file.suffix == ".parquet" else ""
     return file.read_bytes().decode("latin-1") + str(rows)
 

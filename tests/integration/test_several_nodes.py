@@ -1,4 +1,4 @@
-"""Several machines score what one would, and share the work."""
+"""Tests that several machines share the scoring, and give the scores that one machine would."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def test_on_three_hosts_the_scores_are_those_of_one_and_shares_are_even(tmp_path
 
 
 def score(folder: Path, prefix: list[str], actors: int, most: int) -> list[int]:
-    """Score a pool in a folder; gives the passes of each process."""
+    """Score a pool in a folder, and return the passes of each process."""
     write_pool(folder, images=IMAGES)
     (folder / "checkpoint").write_text(saved_model(folder, folder, seconds=0.1))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -72,7 +72,7 @@ def check_scores(folder: Path) -> None:
 
 
 def saved_model(workspace: Path, folder: Path, seconds: float) -> str:
-    """A checkpoint of the same weights each time."""
+    """Save a checkpoint that always has the same weights, and return its URI."""
     torch.manual_seed(0)
     arguments = {"folder": str(folder), "seconds": seconds}
     model = ModelConfig(image_size=[12, 12], factory="pools:Slow", arguments=arguments)

@@ -1,4 +1,4 @@
-"""Whole rounds where everything is on S3: pool, evaluation set and workspace."""
+"""Tests of whole rounds with everything on S3: pool, evaluation set and workspace."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def upload(path: str | Path, uri: str) -> str:
 
 @pytest.fixture(scope="module")
 def images(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """On S3 a pool of 100 images and an evaluation set; in the folder, a labelled set."""
+    """Upload a pool of 100 and an evaluation set, and return a folder with a labelled set."""
     folder = tmp_path_factory.mktemp("stores")
     for path in Path(write_pool(folder, images=100, per_file=50)).iterdir():
         upload(path, f"{bucket}/{folder.name}/pool/{path.name}")
@@ -45,7 +45,7 @@ def images(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def new_workspace(bucket: str, images: Path, name: str, **sections: Any) -> RoundConfig:
-    """A round in a workspace with thirty labelled images."""
+    """Create a workspace with thirty labelled images, and return the configuration of a round."""
     root = f"{bucket}/{images.name}"
     config = round_config(
         images,
@@ -122,7 +122,7 @@ def test_a_driver_killed_at_its_writes_makes_the_same_picks(
     undisturbed: tuple[RoundConfig, RoundResult],
     faulty_s3: FaultyS3,
 ) -> None:
-    """Before its scores are noted, and after its commit, before it knows of that."""
+    # It is killed before its scores are noted, and after its commit, but before it knows of that.
     config = new_workspace(bucket, images, "killed")
     path = images / "killed.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))

@@ -1,4 +1,7 @@
-"""Every request to a store in turn fails, or is done and its answer lost: old state or new."""
+"""Tests in which each request to a store fails, or is done and its answer lost, one after another.
+
+The state is then the old one or the new one.
+"""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +30,9 @@ def batch(*ids: str) -> pa.Table:
 
 
 def each_request(server: FaultyS3, act: Callable[[str], object]) -> Iterator[str]:
-    """Do it again and again, with each fault one request later each time, until none is left.
+    """Call a function again and again, with each fault one request later each time.
 
-    What is done is given a name of its own, such as "lost-3", which is yielded after it.
+    Each call gets a name of its own, such as "lost-3", which is yielded after the call.
     """
     for fault in FAULTS:
         for number in count():
@@ -44,8 +47,7 @@ def each_request(server: FaultyS3, act: Callable[[str], object]) -> Iterator[str
 
 
 def test_a_commit_is_whole_and_made_once(faulty_s3: FaultyS3, root: str) -> None:
-    """From no table at all, so its creation is among the requests."""
-
+    # There is no table at first, so the requests include its creation.
     def manifest(name: str) -> Manifest:
         # With options of its own it does not try the store first, by 50 requests more.
         return Manifest(f"{root}/{name}", storage_options={})
@@ -65,7 +67,7 @@ def test_a_commit_is_whole_and_made_once(faulty_s3: FaultyS3, root: str) -> None
 def test_a_commit_that_the_client_tries_again_is_made_once(
     faulty_s3: FaultyS3, root: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Delta Lake repeats a lost commit, and is told that the version is there: by itself."""
+    # Delta Lake repeats a lost commit, and finds a version there: its own.
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
     manifest = Manifest(f"{root}/manifest")
     manifest.acquire(batch("a"), "before")
@@ -140,8 +142,7 @@ def test_of_many_who_create_a_file_one_wins(faulty_s3: FaultyS3, root: str) -> N
 
 
 def test_rounds_that_commit_at_once_all_land(faulty_s3: FaultyS3, root: str) -> None:
-    """Each wants what the others want, and takes the next best where it comes too late."""
-
+    # All rounds want the same images. Each takes the next best if another comes first.
     def acquire(name: str) -> list[str]:
         wanted = [f"image-{i}" for i in range(12)]
         while True:

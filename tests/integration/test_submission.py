@@ -1,4 +1,4 @@
-"""A round as a job on a real cluster that is started from the command line, with a token."""
+"""Tests of a round as a job on a real cluster, started from the command line, with a token."""
 
 import os
 import re
@@ -27,7 +27,7 @@ POOL, LABELLED, K = 300, 30, 10
 
 @dataclass
 class Cluster:
-    """A head on this machine, and the environment of whoever may talk to it."""
+    """A head on this machine, and the environment of a client with access to it."""
 
     address: str
     gcs: str
@@ -75,7 +75,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RoundConfig:
-    """A pool, thirty of its images labelled, and `jobs/round.yaml` beside it."""
+    """Write a pool, thirty labels and `jobs/round.yaml`, and return the configuration."""
     folder = tmp_path_factory.mktemp("submission")
     write_pool(folder, images=POOL)
     config = round_config(folder, selection={"k": K})
@@ -94,7 +94,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RoundConfig:
 
 
 def test_a_dashboard_that_wants_a_token_is_told_from_one_that_does_not(cluster: Cluster):
-    """test_doctor.py has the other."""
+    # test_doctor.py has a dashboard that wants none.
     imports = "import ray; from baal_ray.operations.dashboard_access import dashboard_answers; "
     ask = f"{imports}ray.init({cluster.gcs!r}); print(dashboard_answers())"
     asked = cluster.run("python", "-c", ask)
@@ -103,7 +103,7 @@ def test_a_dashboard_that_wants_a_token_is_told_from_one_that_does_not(cluster: 
 
 @pytest.mark.timeout(900)
 def test_rounds_as_jobs(cluster: Cluster, config: RoundConfig):
-    """One story, as a cluster takes seconds to start and each job some more."""
+    # One test covers it all, because a cluster takes seconds to start, and each job some more.
     pool = Path(config.pool.uri)
     path = str(pool.parent / "jobs" / "round.yaml")
     manifest = Manifest(manifest_uri(config.workspace))
@@ -151,7 +151,7 @@ def test_rounds_as_jobs(cluster: Cluster, config: RoundConfig):
 
 
 def stop_in_the_fit(cluster: Cluster, config: RoundConfig) -> None:
-    """What `ray job stop` ends says where it stood, before Ray would kill it."""
+    """Check that a job that `ray job stop` ends reports where it was, before Ray would kill it."""
     endless = config.model_copy(
         update={"training": config.training.model_copy(update={"epochs": 10**6})}
     )

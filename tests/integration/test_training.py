@@ -121,7 +121,7 @@ def test_a_class_added_later_is_only_another_configuration(tmp_path: Path) -> No
 
 
 def spoil(config: RoundConfig, *rows: int) -> None:
-    """Put an error page in the place of labelled images, as an earlier version let them in."""
+    """Replace labelled images by an error page, as an earlier version let them in."""
     (file,) = Path(config.workspace, "rounds").rglob("*.parquet")
     table = pq.read_table(file)
     images = table["image"].to_pylist()
@@ -135,7 +135,7 @@ def spoil(config: RoundConfig, *rows: int) -> None:
 def test_images_that_cannot_be_decoded_are_left_out_of_the_fit(
     tmp_path: Path, workers: int
 ) -> None:
-    """All that one of two workers has are spoilt, and one of the other's."""
+    # All images of one of two workers are spoilt, and one of the other's.
     config = round_config(
         tmp_path,
         training={

@@ -1,4 +1,4 @@
-"""What a release uploads, built without a network and used outside of the clone."""
+"""Tests of what a release uploads, built without a network and used outside the clone."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command outside of the clone, as a user of the installed package does."""
+    """Run a command outside the clone, as a user of the installed package does."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     return subprocess.run(
         [str(part) for part in command],
@@ -65,7 +65,7 @@ def test_an_sdist_has_the_sources_and_builds_the_same_wheel(wheel: Path, tmp_pat
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel in it; dependencies are those of this environment."""
+    """Return a virtual environment with the wheel, and the dependencies of this environment."""
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, symlinks=True)
     (packages,) = home.glob("lib/python*/site-packages")
@@ -114,7 +114,7 @@ baal_ray.top_k("scores", k="ten")
 
 
 def test_an_installed_wheel_tells_type_checkers_its_types(installed: Path, tmp_path: Path) -> None:
-    """Without `py.typed` mypy takes everything from here for `Any`."""
+    # Without `py.typed`, mypy would treat everything that is imported from it as `Any`.
     (tmp_path / "calls.py").write_text(CALLS)
     # Reading the types of torch and Ray takes long and adds nothing.
     skipped = "\n".join(

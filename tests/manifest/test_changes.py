@@ -8,7 +8,7 @@ from baal_ray.manifest import Manifest
 
 @pytest.fixture
 def manifest(tmp_path):
-    """`a` is labelled, `b` and `c` wait."""
+    """Return a manifest in which `a` is labelled, and `b` and `c` are not."""
     manifest = Manifest(str(tmp_path / "manifest"))
     manifest.acquire(images("a", "b", "c"), "first")
     manifest.label(images("a").append_column("label", [["cat"]]))
@@ -95,7 +95,7 @@ def test_forgetting_the_last_image_leaves_an_empty_manifest(manifest):
 
 
 def test_the_log_of_the_table_names_no_image(tmp_path):
-    """Delta Lake keeps the first and the last value of each column there, unless told not to."""
+    # By default, Delta Lake keeps the first and the last value of each column in its log.
     manifest = Manifest(str(tmp_path / "manifest"))
     manifest.acquire(images("canary-1", "canary-2"), "first")
     for number in range(100):  # a hundred commits make a checkpoint of the log

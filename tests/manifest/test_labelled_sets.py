@@ -26,7 +26,7 @@ def labels_of(manifest):
 
 
 def images(*ids, label="cat", **columns):
-    """A labelled set of images of noise, each id its own."""
+    """Return a labelled set of noise, with a different image per id."""
     pixels = [picture_of(id) for id in ids]
     return pa.table({"id": list(ids), "image": pixels, "label": [label] * len(ids), **columns})
 

@@ -47,7 +47,7 @@ def manifest(tmp_path):
 
 @pytest.fixture
 def path(tmp_path):
-    """Writes a file of labels: text or bytes as they are, else rows of (id, label)."""
+    """Return a function that writes labels: text or bytes as they are, a table as Parquet."""
 
     def write(content, name="labels.csv"):
         file = tmp_path / name
@@ -92,7 +92,7 @@ def test_an_exported_file_with_its_labels_filled_in_comes_straight_back(
 
 
 def fill_in(path, answers):
-    """Answer as an annotator's own script would, without any of our code."""
+    """Fill in labels as an annotator's own script would, without any of our code."""
     if path.endswith(".parquet"):
         table = pq.read_table(path)
         filled = pa.array([answers.get(id) for id in table["id"].to_pylist()], pa.string())
@@ -273,7 +273,7 @@ AWKWARD = [
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
 def test_awkward_ids_go_through_every_file_byte_for_byte(tmp_path, extension):
-    """Pool → scores → selection → manifest → export → import, and no file is named by an id."""
+    # Pool → scores → selection → manifest → export → import. No file is named by an id.
     work = tmp_path / "a" / "b" / "work"
     pool = publish_table(
         str(work / "pool"), pa.table({"id": AWKWARD, "image": [b""] * len(AWKWARD)})
@@ -298,7 +298,7 @@ def test_awkward_ids_go_through_every_file_byte_for_byte(tmp_path, extension):
 
 
 def test_a_label_that_was_refused_leaves_the_good_rows_beside_it_unwritten(manifest, path):
-    """Half of the file is good; nothing of it comes in until all is."""
+    # Half of the file is good. None of it is imported until all of it is good.
     good = "".join(f"{id},cat\n" for id in "abc")
     for bad in ("007,horse\n", "nobody,cat\n", "a,cat\n", "a,dog\n", ",cat\n", "007\n"):
         (fault,) = faults_of(manifest, path(f"id,label\n{good}{bad}"))
@@ -330,7 +330,7 @@ def test_a_labelled_image_is_not_released(manifest, tmp_path, path):
 
 
 def test_images_of_a_round_that_is_unfinished_are_not_released(manifest, tmp_path, path):
-    """It would find its picks in the manifest, but not all of them, once another acquires some."""
+    # Another round could acquire some of its picks. It would then find only part of its batch.
     plan = f"{tmp_path}/rounds/2026-11-22/plan.json"
     storage.publish(plan, b"{}")
     with pytest.raises(UnfinishedRoundError, match="2026-11-22"):
@@ -368,7 +368,7 @@ def test_every_fault_of_a_file_of_ids_is_told(manifest, path):
 
 
 def acquire_all(uri, name, start, results):
-    """Want what another process wants too, and what it took, leave: as rounds do."""
+    """Acquire what another process also wants, and leave what it took, as rounds do."""
     manifest = Manifest(uri)
     start.wait()
     for number in range(4):

@@ -341,7 +341,7 @@ def test_files_lost_under_the_table_are_a_storage_error(manifest, tmp_path):
 
 
 def _acquire_and_label(uri, name, start, results):
-    """Want what the other processes want, top up as a round would, label a seed in between."""
+    """Acquire what other processes also want, top up as a round would, and label in between."""
     manifest = Manifest(uri)
     start.wait()
     for number in range(3):
@@ -383,7 +383,7 @@ def test_processes_that_commit_at_once_lose_nothing_and_double_nothing(manifest)
 
 
 def test_two_first_writers_at_once_both_land(tmp_path):
-    """Threads race for the creation of the table, over and over; Delta Lake releases the GIL."""
+    # Threads race to create the table, several times. Delta Lake releases the GIL.
     for attempt in range(3):
         uri = str(tmp_path / str(attempt))
         with ThreadPoolExecutor(4) as pool:
@@ -392,7 +392,7 @@ def test_two_first_writers_at_once_both_land(tmp_path):
 
 
 def test_a_change_is_checked_again_when_another_came_first(manifest, monkeypatch):
-    """The other commits between our reading of the table and our merge, as late as can be."""
+    # The other commits between our reading of the table and our merge, as late as possible.
     manifest.acquire(batch("a"), "first")
     other, merge = Manifest(manifest.uri), Manifest._merge
 

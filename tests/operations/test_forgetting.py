@@ -34,7 +34,7 @@ def workspace(tmp_path):
 
 
 def fill(workspace):
-    """One finished round, of which two images are labelled, and a labelled set."""
+    """Write a finished round, of which two images are labelled, and a labelled set."""
     round_ = f"{workspace}/rounds/night-1"
     uris = [f"/pool/{id}" for id in IDS]
     listing = publish_table(f"{round_}/pool", table(IDS, uri=uris))
@@ -76,7 +76,7 @@ def test_a_page_that_names_a_forgotten_image_goes_and_another_stays(workspace):
 
 
 def everything(workspace):
-    """All that the files of a workspace say, hidden ones too, as text by their place."""
+    """Return the content of all files of a workspace, including hidden ones, as text by path."""
     found = {}
     for path in sorted(Path(workspace).rglob("*")):
         if path.is_file():
@@ -210,7 +210,7 @@ def test_a_rotten_batch_is_told_before_anything_is_changed(workspace, how):
 
 
 def forget_until(workspace, last):
-    """Forget, but be killed before one of the changes to the store."""
+    """Forget an image, but kill this process before one of the changes to the store."""
     left = last
 
     def counted(change):

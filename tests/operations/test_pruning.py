@@ -21,7 +21,7 @@ def workspace(tmp_path):
 
 
 def fill(workspace):
-    """Four nights: the first at random, then model a, model b twice; and a fit by hand."""
+    """Write four nights, at random, with model a, twice with model b, and a fit made by hand."""
     for number, checkpoint in enumerate([None, "a", "b", "b"]):
         begin(workspace, f"night-{number + 8}", number, checkpoint)
         write(workspace, f"rounds/night-{number + 8}/batch/1.parquet", "image")
@@ -40,7 +40,7 @@ def finish(workspace, round_id, checkpoint):
 
 
 def fitted(workspace, name):
-    """What a fit and the scoring with its model leave behind, and Ray Train."""
+    """Write the files that a fit, Ray Train and the scoring with the model leave behind."""
     write(workspace, f"checkpoints/{name}/model.safetensors", "weights")
     write(workspace, f"fits/{name}/fit.json", FitRecord(checkpoint=name, labels=1, history=[]))
     write(workspace, f"fits/{name}/checkpoint_2026/state.pt", "state")
@@ -59,7 +59,7 @@ def files(workspace):
 
 
 def prune(workspace, keep=1):
-    """What goes when the workspace is pruned."""
+    """Prune a workspace, and return the files that are gone and the sizes by kind."""
     before = files(workspace)
     pruning = plan_pruning(workspace, keep=keep)
     assert files(workspace) == before
@@ -124,7 +124,7 @@ def test_a_round_that_has_no_model_yet_might_take_any(workspace):
 
 
 def test_killed_between_any_two_removals_the_rest_goes_the_next_time(workspace, monkeypatch):
-    """A fit's record never outlives its model: the same labels would get a model that is gone."""
+    # A fit's record never outlives its model. Otherwise the same labels would get a missing model.
     removals = [uri for r in plan_pruning(workspace, keep=1).removals for uri in r.uris]
     for uri in removals:
         monkeypatch.setattr(storage, "delete_tree", only(uri, storage.delete_tree))

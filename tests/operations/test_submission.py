@@ -1,4 +1,4 @@
-"""Faults on the way to a cluster, of a client that has them; integration/ has a real cluster."""
+"""Tests of faults on the way to a cluster, with a fake client. integration/ has a real cluster."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from baal_ray.operations import submission
 
 
 class Cluster:
-    """Jobs by id, and a log that is told a few pieces further on each connection."""
+    """A client with jobs by id, and a log of which each connection shows a few more pieces."""
 
     def __init__(self, **jobs: JobStatus) -> None:
         self.jobs = dict(jobs)

@@ -114,6 +114,6 @@ def test_a_refusal_does_not_repeat_a_signature():
 
 
 def test_an_endless_uri_is_refused_in_no_time(tmp_path):
-    """Some patterns that look for secrets take the square of its length."""
+    # Some patterns that look for secrets take time that grows with the square of the length.
     with pytest.raises(StorageError, match="a URI of 400012 characters is not fetched"):
         Roots(str(tmp_path)).resolve("http://a?" + "'" * 400_002 + "x")

@@ -1,4 +1,4 @@
-"""Evaluation mode, and each module's own mode afterwards."""
+"""Tests of evaluation mode, and of each module's own mode afterwards."""
 
 import pytest
 from torch import nn
@@ -8,7 +8,7 @@ from baal_ray.posterior.evaluation_mode import evaluation_mode
 
 
 def build():
-    """A model in training mode whose batch norm is frozen, as in fine-tuning."""
+    """Return a model in training mode whose batch norm is frozen, as in fine-tuning."""
     model = nn.Sequential(nn.BatchNorm1d(2), StochasticDepth(0.5, "row"), nn.Dropout(0.5)).train()
     model[0].eval()
     return model

@@ -1,4 +1,4 @@
-"""Each model here would give wrong scores without a word, and is refused with one."""
+"""Tests that models are refused which would otherwise give wrong scores without an error."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def _seed():
 
 
 def sequence(x_N_D):
-    """[N, 8] → [N, 4, 2]."""
+    """Reshape [N, 8] to [N, 4, 2]."""
     return x_N_D.view(-1, 4, 2)
 
 
@@ -50,7 +50,7 @@ def encoder():
 
 
 def test_a_transformer_encoder_does_not_take_its_fused_path():
-    """In evaluation mode PyTorch would run the layer as one kernel, around its four dropouts."""
+    # PyTorch would run the layer in evaluation mode as one kernel, without its four dropouts.
     posterior = MCDropout(encoder(), samples=8)
     assert (posterior.log_probs(inputs(6)).std(dim=1) > 0).all()
     assert len(posterior.sites(inputs(6))) == 4
@@ -91,7 +91,8 @@ def test_a_scripted_part_without_dropout_is_no_concern():
 @pytest.mark.parametrize("classes", [3, 1000])
 @pytest.mark.parametrize("images", [1, 6])
 def test_an_image_that_sees_its_neighbours(classes, images):
-    """1,000 classes have probabilities near 1e-3 each, so that a leak does not show in them."""
+    # Each of 1,000 classes has a probability near 1e-3, so a leak does not show in the
+    # probabilities.
     model = Model(
         lambda self, x: self.head(self.drop(x - 0.5 * x.mean(dim=0))),
         drop=nn.Dropout(0.5),
@@ -101,7 +102,7 @@ def test_an_image_that_sees_its_neighbours(classes, images):
 
 
 def test_an_image_that_depends_on_those_before_it_alone():
-    """A recurrent network that takes the mini-batch for a sequence; most of it is dropped."""
+    # A recurrent network takes the mini-batch for a sequence. Most of it is dropped.
     model = Model(
         lambda self, x: self.head(self.drop(self.recurrent(x)[0])),
         recurrent=nn.LSTM(8, 16),
@@ -144,8 +145,7 @@ def test_masks_of_ones_own_are_random_too():
 
 
 def test_images_mixed_up_along_an_axis():
-    """Of six rows for four images, or of N·N pairs, none is one image's."""
-
+    # None of six rows for four images belongs to a single image. The same holds for N·N pairs.
     def first_and_last(self, x):
         self.drop(torch.cat([x, x[:2]]))
         return self.net(x)
@@ -196,7 +196,7 @@ def test_outputs_that_are_not_logits(forward, match):
 
 @pytest.mark.parametrize("shift", [0, 1000])
 def test_logits_declared_as_log_probs(shift):
-    """Exponentials of large logits are infinite, which is no sum of 1 either."""
+    # Exponentials of large logits are infinite, so their sum is not 1 either.
     model = Model(lambda self, x: self.net(x) + shift, net=dropout_net())
     refused(model, "declared to return log_probs", output="log_probs")
 
@@ -212,7 +212,7 @@ def test_no_images():
 
 
 def test_a_model_whose_head_is_still_zero_is_not_refused():
-    """torchvision's ViT starts so, and a configuration is checked before the fit."""
+    # torchvision's ViT has such a head at first, and a configuration is checked before the fit.
     model = dropout_net()
     nn.init.zeros_(model[-1].weight)
     assert (MCDropout(model, samples=3).statistics(inputs(6))["bald"] == 0).all()
@@ -232,6 +232,6 @@ def test_rounding_in_sixteen_bits_is_not_mistaken_for_a_neighbour(dtype, seed):
 
 
 def test_saturated_predictions_are_not_mistaken_for_noise():
-    """Logits in the hundreds: probabilities of 1 and 0, on which no dropout shows."""
+    # Logits in the hundreds give probabilities of 1 and 0, which hide any dropout.
     model = Model(lambda self, x: 3000 * self.net(x), net=dropout_net())
     MCDropout(model, samples=2).check(inputs(6))

@@ -1,4 +1,4 @@
-"""Features of images: what the last linear layer is given."""
+"""Tests of features of images: the inputs of the last linear layer."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_a_model_without_a_linear_layer_gives_its_log_probabilities(output):
 
 
 class AlwaysDropping(nn.Module):
-    """Its dropout is a function that no mode switches off."""
+    """A model whose dropout is a function that no mode switches off."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ def test_nothing_is_dropped_whatever_the_model_says():
 
 
 class Transposed(nn.Module):
-    """Its linear layer is given positions in front of images."""
+    """A model whose linear layer has positions before images in its input."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Budgets follow the device."""
+"""Tests that budgets follow the device."""
 
 import os
 
@@ -25,8 +25,7 @@ def test_the_budget_is_a_share_of_what_the_machine_or_its_control_group_has(tmp_
 
 
 def test_peak_bytes_counts_what_is_alive_at_once():
-    """[100] float32 is 400 bytes: exp and sin are alive while their sum is made."""
-
+    # [100] float32 takes 400 bytes. exp and sin are alive while their sum is computed.
     def forward(x):
         return ((x.exp() + x.sin()).cos() + 1).tanh()
 

@@ -1,4 +1,4 @@
-"""Changes of a model between calls are noticed, and our own runs change nothing."""
+"""Tests that changes of a model between calls are noticed, and that runs change nothing."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def _seed():
 
 
 class Net(nn.Module):
-    """Batch norms to fold, layers to thin, settings of all sorts."""
+    """A model with batch norms to fold, layers to thin and settings of all sorts."""
 
     def __init__(self):
         super().__init__()
@@ -98,8 +98,7 @@ def test_settings_may_change_between_calls(setting):
 
 
 def test_a_head_that_was_zero_when_the_model_was_checked():
-    """Nothing showed in the predictions then, so what is wrong must be found later."""
-
+    # Nothing shows in the predictions of such a head, so the fault must be found later.
     class Leaking(Net):
         def forward(self, images_N):
             x = self.hidden(images_N.mean(dim=(2, 3)) @ torch.ones(3, 8))
@@ -139,7 +138,7 @@ def test_merging_weights_as_lora_does():
 
 
 class Keeping(nn.Module):
-    """Keeps things on itself as it runs, draws random numbers, writes into its input."""
+    """A model that sets attributes as it runs, draws random numbers and changes its input."""
 
     def __init__(self):
         super().__init__()

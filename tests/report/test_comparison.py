@@ -10,7 +10,7 @@ def test_the_difference_and_its_interval_are_newcombes():
 
 
 def test_how_many_more_labels_would_do_is_about_right():
-    """(1.96 / 0.005)² · (0.295 · 0.705 + 0.3 · 0.7 / 9) = 35,500, and 1,000 are there."""
+    # (1.96 / 0.005)² · (0.295 · 0.705 + 0.3 · 0.7 / 9) = 35,500, of which 1,000 are there.
     compared = Comparison(ErrorCount(2700, 9000), ErrorCount(295, 1000))
     assert compared.random_labels_missing() == pytest.approx(34_500, rel=0.03)
     *_, verdict = comparison_lines([compared])
@@ -19,7 +19,7 @@ def test_how_many_more_labels_would_do_is_about_right():
 
 @pytest.mark.parametrize(("active", "random"), [(30, 20), (20, 30), (12, 10)])
 def test_so_many_labels_would_do_and_a_few_less_would_not(active, random):
-    """100 active picks and 100 random ones are labelled, with so many wrong ones."""
+    # 100 active and 100 random picks are labelled. `active` and `random` are the wrong ones.
     compared = Comparison(ErrorCount(active, 100), ErrorCount(random, 100))
     missing = compared.random_labels_missing()
     low, high = compared.interval(1 + 1.01 * missing / 100)
@@ -63,7 +63,7 @@ def test_the_verdict_is_that_of_the_interval(active, random, told):
 
 
 def test_rounds_without_a_control_are_not_pooled_with_those_that_have_one():
-    """The first model was wrong about everything, and nothing was drawn at random then."""
+    # The first model was wrong about everything, and nothing was drawn at random then.
     rounds = [Comparison(ErrorCount(50, 50)), Comparison(ErrorCount(10, 20), ErrorCount(10, 20))]
     header, active, random, *_ = comparison_lines(rounds)
     assert "rounds: 1;" in header

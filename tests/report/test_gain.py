@@ -21,7 +21,7 @@ def lines(config, *rounds):
 
 
 def test_a_gain_is_the_difference_of_accuracies_by_label():
-    """From 48 of 80 to 56 of 70: Newcombe's own example, by 200 labels."""
+    # From 48 of 80 to 56 of 70 is Newcombe's own example. Here it takes 200 labels.
     before, after = Measured("a", 300, 48, 80), Measured("b", 500, 56, 70)
     gain = gain_between(before, after)
     assert gain.points == pytest.approx(100 * 0.2 / 2)
@@ -32,7 +32,7 @@ def test_a_gain_is_the_difference_of_accuracies_by_label():
 
 
 def test_the_last_gain_is_from_three_rounds_with_new_labels_ago(config):
-    """A night without new labels used the same model again."""
+    # A night without new labels used the same model again.
     nights = [("a", 20, 10), ("b", 40, 40), ("c", 60, 50), ("d", 60, 50), ("e", 80, 60)]
     rounds = [round_of(config, *night) for night in [*nights, ("f", 100, 70)]]
     _, *pairs, last = lines(config, *rounds)
@@ -55,7 +55,7 @@ def test_the_verdict_is_that_of_the_interval(config, correct, verdict):
 
 
 def test_only_labels_may_make_the_difference(config, tmp_path):
-    """Models that were fitted or measured otherwise than the configuration says do not count."""
+    # Models that were fitted or measured with other settings than these do not count.
     others = [
         {"training": {"evaluation_set": "/data/evaluation.parquet", "epochs": 9}},
         {"training": {"evaluation_set": "/data/other.parquet"}},

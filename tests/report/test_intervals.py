@@ -1,4 +1,4 @@
-"""Against the values that Newcombe published in 1998, and what must hold for all counts."""
+"""Tests against the values that Newcombe published in 1998, and of what holds for all counts."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from baal_ray.report.intervals import newcombe, wilson
     ],
 )
 def test_wilson_as_published(count, of, low, high):
-    """Two-sided confidence intervals for the single proportion, table I, method 3."""
+    # Two-sided confidence intervals for the single proportion, table I, method 3.
     assert wilson(count, of) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -35,7 +35,7 @@ def test_wilson_as_published(count, of, low, high):
     ],
 )
 def test_newcombe_as_published(counts, low, high):
-    """Interval estimation for the difference between independent proportions, table II, 10."""
+    # Interval estimation for the difference between independent proportions, table II, 10.
     assert newcombe(*counts) == pytest.approx((low, high), abs=5e-5)
 
 

@@ -87,7 +87,7 @@ def test_what_is_to_be_doubted_is_said(tmp_path, change, doubt):
 
 @pytest.mark.parametrize(("now", "told"), [(0.7, True), (0.77, False)])
 def test_a_fall_that_chance_does_not_explain_is_told(tmp_path, now, told):
-    """Two accuracies of 0.8 on 500 images differ by √2 · 1.96 · √(0.16/500) = 0.050 by chance."""
+    # Two accuracies of 0.8 on 500 images differ by √2 · 1.96 · √(0.16/500) = 0.050 by chance.
     write_round(tmp_path, "night-1", ids=["a"], accuracy=0.8, training=FIXED)
     config = write_round(tmp_path, "night-2", ids=["b"], accuracy=now, training=FIXED)
     assert ("Accuracy fell by" in doubts_of(config, "night-2")) is told
@@ -101,7 +101,8 @@ def test_picks_that_were_easy_are_told(tmp_path):
 
 
 def test_the_random_control_is_held_apart(tmp_path):
-    """The third pick is random: its low score is no cut, its label no merit of the rule."""
+    # The third pick is random. Its low score is no cut-off, and its label does not count for the
+    # rule.
     ids = ["image-0000", "image-0001", "image-0002"]
     config = write_round(tmp_path, ids=ids, control=ids[2:], training=FIXED)
     label(config, dict(zip(ids, [config.classes[n] for n in (1, 1, 0)], strict=True)))

@@ -54,7 +54,7 @@ def test_rounds_come_in_the_order_they_were_committed_in(tmp_path):
 
 
 def acquired(config, round_id, *, active, control):
-    """Commit picks, given as (label, what was predicted); those without a label wait for one."""
+    """Commit picks, given as (label, prediction). Those without a label still wait for one."""
     picks = [*((*pick, "bald") for pick in active), *((*pick, "random") for pick in control)]
     labels, predicted, rules = zip(*picks, strict=True)
     ids = [f"{round_id}-{n}" for n in range(len(picks))]
@@ -129,7 +129,7 @@ def test_the_summary_has_both_a_comparison_and_a_gain(tmp_path):
 
 @pytest.mark.parametrize("step", [timedelta(days=-1), timedelta(0)], ids=["a day back", "stopped"])
 def test_clocks_do_not_order_rounds(tmp_path, monkeypatch, step):
-    """Each round runs on a machine whose clock is a day behind, or at the very same moment."""
+    # Each round runs on a machine whose clock is a day behind, or at exactly the same moment.
     config = round_config(tmp_path)
     manifest = Manifest(manifest_uri(config.workspace))
     names = ["m", "z", "a", "night-10", "night-9"]
@@ -149,7 +149,7 @@ def test_clocks_do_not_order_rounds(tmp_path, monkeypatch, step):
 
 
 def rewind_log(folder, step):
-    """Have Delta Lake's own times say the same as ours, as that machine's commits would."""
+    """Set Delta Lake's own times to ours, as the commits of such a machine would."""
     for number, entry in enumerate(sorted(folder.glob("*.json"))):
         actions = [json.loads(line) for line in entry.read_text().splitlines()]
         for action in actions:

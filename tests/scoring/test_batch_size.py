@@ -4,7 +4,7 @@ from baal_ray.scoring.batch_size import fastest, try_sizes
 
 
 def took(seconds_at):
-    """What `try_sizes` finds, and the sizes that it tried."""
+    """Return the size that `try_sizes` finds, and the sizes that it tried."""
     tried = []
 
     def seconds_of(size):

@@ -1,4 +1,4 @@
-"""On a CPU, where TorchCodec decodes too: all but nvJPEG itself."""
+"""Tests of decoding by TorchCodec on a CPU, which covers all but nvJPEG itself."""
 
 from importlib.metadata import PackageNotFoundError
 from io import BytesIO
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def picture(height, width, mode="RGB"):
-    """Smooth, as photographs are."""
+    """Return an image that is smooth, as photographs are."""
     coarse = np.random.default_rng(0).integers(0, 256, (height // 20, width // 20, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
@@ -37,7 +37,7 @@ def turned(orientation):
 
 
 def without_quantisation(data):
-    """The header says all that Pillow wants to know of it, and nobody can decode the rest."""
+    """Remove the quantisation tables: Pillow reads the header, but nobody can decode the rest."""
     start = data.index(b"\xff\xdb")
     return data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
 
@@ -59,7 +59,7 @@ def png(image):
 
 
 def turned_by(orientation, place):
-    """A JPEG whose orientation other decoders may not find."""
+    """Return a JPEG whose orientation other decoders may not find."""
     if place == "XMP":
         xmp = f"<x:xmpmeta><tiff:Orientation>{orientation}</tiff:Orientation></x:xmpmeta>"
         return jpeg(picture(200, 300), xmp=xmp.encode())
@@ -106,7 +106,7 @@ def test_a_picture_many_times_too_large_is_reduced_in_two_steps():
 
 @pytest.mark.parametrize("size", [1, 31, 127, 128, 900, 4000, 10_000])
 def test_the_second_step_is_never_a_factor_of_32(size):
-    """A GPU's kernel has no room for about a hundred; the CPU's, used here, takes any."""
+    # A GPU's kernel has no room for a factor of about a hundred. The CPU's, used here, takes any.
     reduced = gpu_decoding._reduced(size, 4)
     assert reduced < 32 * 4
     assert reduced == size or reduced >= 16 * 4

@@ -1,4 +1,4 @@
-"""A random control beside the best: who is drawn, in what order, and who replaces the lost."""
+"""Tests of a random control beside the best: its images, their order and replacements."""
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ UNREADABLE = IDS[7]
 
 
 def publish_scores(folder, ids=IDS):
-    """Scores in two files, where BALD grows with the image's number, and an image has none."""
+    """Write scores in two files: BALD grows with the image's number, and one image has none."""
     number = np.array([int(id[-4:]) for id in ids])
     error = [("empty" if id == UNREADABLE else None) for id in ids]
     columns = {
@@ -79,10 +79,9 @@ def test_the_control_is_drawn_from_the_pool_and_the_best_from_the_rest(ranking):
 
 
 def test_the_control_favours_no_image(ranking):
-    """Of 199 images 5 are drawn in each of 400 rounds: each 10 times, give or take 3.1.
-
-    So Σ (times - 10)² / 10 is about 199 · (1 - 5/199) = 194, with a variance of twice that.
-    """
+    # Five of 199 images are drawn in each of 400 rounds: each about 10 times, with a standard
+    # deviation of 3.1. So Σ (times - 10)² / 10 is about 199 · (1 - 5/199) = 194, with a variance
+    # of twice that.
     drawn = dict.fromkeys(IDS, 0)
     for seed in range(400):
         for id in control_of(ranking(seed=seed).picks(IdSet.of([]), None)):
@@ -117,7 +116,7 @@ def test_without_a_share_the_batch_is_the_best(ranking, scores):
 
 
 def test_the_best_of_a_last_stage_have_a_control_from_the_whole_pool(ranking, tmp_path):
-    """The last stage has scored the 30 best alone, in another order."""
+    # The last stage has scored only the 30 best, in another order.
     last = publish_scores(tmp_path / "last", BEST[:30])
     chosen = ranking()
     staged = Picker(
@@ -147,7 +146,7 @@ def test_without_scores_all_picks_are_random(tmp_path):
 
 
 class Pool:
-    """Holds all images but some."""
+    """A pool that lacks some images."""
 
     def __init__(self, lost):
         self.lost = set(lost)
@@ -163,7 +162,7 @@ class Pool:
 
 
 def test_what_is_lost_is_replaced_by_its_own_kind(ranking, tmp_path, monkeypatch):
-    """Two of the best and two of the control are gone from the pool, and so is much else."""
+    # The pool lacks two of the best, two of the control, and many other images.
     before = ranking().picks(IdSet.of([]), None)
     active, control = active_of(before), control_of(before)
     pool = Pool([active[0], active[3], control[1], control[4], *IDS[:40:2]])

@@ -1,4 +1,4 @@
-"""BatchBALD against its definition, I(y_1, …, y_b; w) summed over all combinations of labels."""
+"""Tests of BatchBALD against its definition, I(y_1, …, y_b; w) over all combinations of labels."""
 
 import logging
 from itertools import product
@@ -13,7 +13,7 @@ from scenarios import random_log_probs
 
 
 def information_together(probs_B_K_C):
-    """H(y_1 … y_b) − mean_k Σ_i H(y_i | w_k), one combination of labels after the other."""
+    """Return H(y_1 … y_b) − mean_k Σ_i H(y_i | w_k), summed over all combinations of labels."""
     images, _, classes = probs_B_K_C.shape
     joint = 0.0
     for labels in product(range(classes), repeat=images):
@@ -45,7 +45,7 @@ def test_picks_and_their_information_are_those_of_brute_force(images, samples, c
 
 
 def test_over_drawn_combinations_it_is_nearly_that():
-    """27 combinations of three images' labels, of which 20 are drawn, for 20 seeds."""
+    # Three images have 27 combinations of labels, of which 20 are drawn, for 20 seeds.
     log_probs_N_K_C = random_log_probs(4, 10, 3)
     exact = batch_bald(log_probs_N_K_C, 4).gains_B.sum().item()
     drawn = [
@@ -59,7 +59,7 @@ def test_over_drawn_combinations_it_is_nearly_that():
 
 
 def test_exactly_as_many_combinations_as_may_be_are_not_taken_for_drawn_ones():
-    """27 combinations of the first three images fill the room, unevenly likely."""
+    # The 27 combinations of the first three images just fit, and are not equally likely.
     log_probs_N_K_C = random_log_probs(6, 30, 3)
     exact = batch_bald(log_probs_N_K_C, 4).gains_B
     drawn = torch.stack(
@@ -71,7 +71,7 @@ def test_exactly_as_many_combinations_as_may_be_are_not_taken_for_drawn_ones():
 
 
 def test_a_copy_of_the_best_image_adds_less_than_another():
-    """Three samples: image 0 parts the first from the others, its copy too, image 2 the second."""
+    # Image 0 and its copy separate the first of three samples from the others, image 2 the second.
     sure = torch.tensor([[0.99, 0.01], [0.01, 0.99]])
     probs_N_K_C = torch.stack([sure[[0, 1, 1]], sure[[0, 1, 1]], sure[[0, 1, 0]] * 0.9 + 0.05])
     assert batch_bald(probs_N_K_C.log(), 2).picks_B.tolist() == [0, 2]
@@ -79,7 +79,7 @@ def test_a_copy_of_the_best_image_adds_less_than_another():
 
 
 def test_when_labels_tell_the_samples_apart_the_rest_is_by_bald_and_that_is_said(caplog):
-    """Two images tell four samples apart; of the others the best by BALD comes first."""
+    # Two images tell four samples apart. The best of the others by BALD comes next.
     classes = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
     log_probs_N_K_C = torch.nn.functional.one_hot(classes, 2).double().log()
     with caplog.at_level(logging.WARNING):

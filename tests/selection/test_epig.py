@@ -1,4 +1,4 @@
-"""EPIG against its definition, the mean over targets of KL(p(y, y*) ‖ p(y) p(y*))."""
+"""Tests of EPIG against its definition, the mean over targets of KL(p(y, y*) ‖ p(y) p(y*))."""
 
 from math import log
 
@@ -39,7 +39,7 @@ def test_samples_that_are_each_sure_of_another_class_tell_all_of_each_other():
 
 
 def test_what_only_matters_elsewhere_is_worth_nothing():
-    """Samples agree about the targets: BALD would ask, EPIG has nothing to gain."""
+    # All samples agree about the targets. BALD would ask for labels, but EPIG has nothing to gain.
     log_probs_N_K_C = random_log_probs(6, 8, 3)
     targets_M_K_C = random_log_probs(2, 1, 3).expand(2, 8, 3)
     assert bald(log_probs_N_K_C).min() > 0.001

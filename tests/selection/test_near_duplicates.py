@@ -1,4 +1,4 @@
-"""Near-duplicates among the best are passed over."""
+"""Tests that near-duplicates among the best are passed over."""
 
 import math
 
@@ -10,7 +10,7 @@ from baal_ray.selection.near_duplicates import spread_out
 
 
 def at(*degrees):
-    """Features on a circle, by their angles."""
+    """Return features on a circle, given their angles."""
     angles = torch.tensor([math.radians(each) for each in degrees])
     return torch.stack([angles.cos(), angles.sin()], dim=1)
 
@@ -28,7 +28,7 @@ def test_length_does_not_count():
 
 
 def test_only_picks_count_not_what_was_passed_over():
-    """20° is too like 10°, which was passed over for 0°."""
+    # 20° is too similar to 10°, but 10° was passed over because of 0°.
     assert spread_out(at(0, 10, 20), 2, math.cos(math.radians(15))).tolist() == [0, 2]
 
 
@@ -48,7 +48,7 @@ def test_fewer_images_than_picks():
     within=st.integers(1, 90),
 )
 def test_by_brute_force(degrees, k, within):
-    """Angles are whole, and the limit lies between two of them."""
+    # Angles are whole numbers, and the limit lies between two of them.
     unlike, alike = [], []
     for row, angle in enumerate(degrees):
         apart = [min((angle - degrees[n]) % 360, (degrees[n] - angle) % 360) for n in unlike]

@@ -9,7 +9,7 @@ from pools import round_config
 
 @pytest.mark.parametrize("setting", ["candidates", "target_images"])
 def test_more_candidates_than_memory_holds_are_refused_before_anything_runs(tmp_path, setting):
-    """Predictions of an image take 4 samples · 3 classes · 8 bytes."""
+    # Predictions of an image take 4 samples · 3 classes · 8 bytes.
     most = budget(torch.device("cpu")) // (4 * 3 * 8)
     for images in (most, most + 1):
         selection = {"k": 1, "by": "epig", setting: images}

@@ -24,7 +24,7 @@ SMALL_FIRST = ("margin", "confidence")
 
 
 def reference(rows, k, by, seed):
-    """A global sort in plain Python: highest (or smallest) score of an id, ties by the hash."""
+    """Sort all rows in plain Python by each id's most informative score, with ties by the hash."""
     best = {}
     for id, score in rows:
         if score is not None and math.isfinite(score):
@@ -33,7 +33,7 @@ def reference(rows, k, by, seed):
     return sorted(best, key=lambda id: (-best[id], hash_ids([id], seed)[0]))[:k]
 
 
-# Few distinct values, so that there are ties, and few ids, so that some come twice.
+# Rows have few distinct values, so that there are ties, and few ids, so that some come twice.
 ROWS = st.lists(
     st.tuples(
         st.integers(0, 40).map(str),
@@ -91,7 +91,7 @@ def test_overlaps_are_those_of_a_global_sort_by_each_column(tmp_path_factory, wi
 
 @pytest.mark.parametrize("by", ["bald", "power_bald", "softmax_bald"])
 def test_overlaps_are_of_the_same_luck(tmp_path, by):
-    """What would be picked if a column's BALD were the BALD."""
+    # The expected picks are those if each of these columns replaced `bald`.
     rng = np.random.default_rng(0)
     ids = [str(n) for n in range(200)]
     bald_N = rng.gamma(1, 0.1, 200).astype(np.float32)
@@ -111,7 +111,7 @@ def test_overlaps_are_of_the_same_luck(tmp_path, by):
 
 @pytest.mark.parametrize("by", ["bald", "margin"])
 def test_what_may_be_picked_is_counted_and_named_without_reading_all_columns(tmp_path, by):
-    """Of 14 rows one is left out, one is NaN and one unreadable."""
+    # One of 14 rows is left out, one is NaN and one is unreadable.
     ids = [f"i{n:02}" for n in range(14)]
     values = [n / 10 for n in range(13)] + [math.nan]
     errors = pa.array(["cut" if n == 12 else None for n in range(14)])
@@ -161,7 +161,7 @@ def test_a_folder_of_files_and_a_list_of_them_give_the_same(tmp_path):
 
 @pytest.mark.parametrize("by", [*SMALL_FIRST, "bald", "mean_std"])
 def test_every_rule_knows_its_direction(by):
-    """A small margin or confidence is informative; of all else, much is."""
+    # A small margin or confidence is informative. For all other rules, large values are.
     found = picks(Ranking(by, 0).best_of([scores("abc", [0.2, 0.1, 0.3])], 2))
     assert found == (["b", "a"] if by in SMALL_FIRST else ["c", "a"])
 
@@ -188,7 +188,7 @@ def test_some_may_be_left_out_and_some_kept_to():
 
 
 def test_when_all_scores_are_equal_no_folder_is_favoured():
-    """Of 10 folders of 200 images, 500 picks: 50 a folder, ±5.8 (hypergeometric)."""
+    # 500 picks from 10 folders of 200 images are 50 per folder, ±5.8 (hypergeometric).
     ids = [f"folder{f}/{n:03}.jpg" for f in range(10) for n in range(200)]
     tables = [scores(ids[i : i + 200], [0.0] * 200) for i in range(0, 2000, 200)]
     by_folder = Counter(id.split("/")[0] for id in picks(Ranking("bald", 7).best_of(tables, 500)))
@@ -196,7 +196,7 @@ def test_when_all_scores_are_equal_no_folder_is_favoured():
 
 
 def test_random_is_the_same_again_for_a_seed_and_uniform_over_seeds():
-    """Each of 20 images is among 5 picks of 1000 seeds 250 ± 13.7 times."""
+    # Each of 20 images is among the 5 picks of 1000 seeds 250 ± 13.7 times.
     ids = [f"{n}" for n in range(20)]
     table = pa.table({"id": ids, "source": ids})
     forwards = [picks(Ranking("random", seed).best_of([table], 5)) for seed in range(1000)]

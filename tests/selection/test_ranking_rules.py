@@ -1,4 +1,4 @@
-"""Stochastic rules against the distributions that define them (Kirsch et al. 2023, section 3)."""
+"""Tests of stochastic rules against their distributions (Kirsch et al. 2023, section 3)."""
 
 import math
 from collections import Counter
@@ -44,7 +44,7 @@ def test_the_configuration_knows_the_same_rules():
 @pytest.mark.parametrize("coldness", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("rule", STOCHASTIC_RULES)
 def test_pairs_are_drawn_without_replacement_by_weight(rule, coldness):
-    """P(i, then j) = w_i / Σw · w_j / (Σw − w_i); each count within 4 standard errors."""
+    # P(i, then j) = w_i / Σw · w_j / (Σw − w_i), and each count is within 4 standard errors.
     rows = scores(list(BALD), list(BALD.values()))
     drawn = Counter()
     for seed in range(DRAWS):
@@ -59,7 +59,7 @@ def test_pairs_are_drawn_without_replacement_by_weight(rule, coldness):
 
 
 def reference(values, rule, k, seed, coldness):
-    """The same picks in plain Python, from all scores at once; each id once, with its highest."""
+    """Pick in plain Python, from all scores at once, with the highest score of each id."""
     best = {}
     for image, score in values:
         if score is not None and math.isfinite(score):
@@ -118,7 +118,7 @@ def test_images_without_any_bald_are_drawn_last_and_all_are_drawn(tmp_path):
 
 
 def test_an_image_has_the_same_noise_in_every_stage():
-    """So that candidates by few samples are ranked again by many under the same draw."""
+    # The last stage then ranks candidates by more samples, but under the same draw.
     first, again = scores(["a", "b", "c"], [0.1, 0.2, 0.3]), scores(["c", "a"], [0.6, 0.2])
     for rule, change in (("power_bald", math.log(2)), ("softmax_bald", 0.3)):
         before, after = information(first, rule, 7), information(again, rule, 7)

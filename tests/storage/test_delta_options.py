@@ -1,4 +1,4 @@
-"""One environment for all clients: what each of them sends to a server is looked at."""
+"""Tests of one environment for all clients, by what each of them sends to a server."""
 
 import threading
 from collections.abc import Iterator
@@ -24,12 +24,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None:
-        """Say nothing of each request."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    """It refuses everything, and remembers who signed how."""
+    """Yield a server that refuses everything, and records who signed how."""
     _Handler.seen = []
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

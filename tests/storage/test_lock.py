@@ -1,4 +1,4 @@
-"""One process of this machine at a time: a real second process holds what the first wants."""
+"""Tests of a lock for one process of this machine at a time, with a real second process."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ with exclusive(sys.argv[1]):
 
 @pytest.fixture
 def holder(tmp_path: Path):
-    """A process that holds the round until its input ends or it is killed."""
+    """Yield a process that holds the round until its input ends or it is killed."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)],
         stdin=subprocess.PIPE,

@@ -16,7 +16,7 @@ from baal_ray.manifest.labels import import_labels
 from baal_ray.selection import top_k
 from baal_ray.storage.parquet import LoadedParquet, open_parquet, parquet_bytes
 
-# In a process without Ray's types, so that nothing stands in the way of writing it.
+# This runs in a process without Ray's extension types, which could prevent the writing.
 WRITE = """
 import sys
 import numpy as np
@@ -32,7 +32,7 @@ pq.write_table(pa.table([pa.array([pickled], kind)] * 3, schema=pa.schema(fields
 
 
 class Canary:
-    """Unpickling it touches a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

@@ -74,5 +74,5 @@ def test_a_location_without_one_is_not(location):
 
 
 def test_a_long_text_takes_no_longer_than_its_length():
-    """The square of it would be minutes."""
+    # Time by the square of the length would be minutes.
     assert redacted("http://a?" + "'" * 400_000 + "x") == "http://a?…"

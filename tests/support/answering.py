@@ -1,4 +1,4 @@
-"""A web server on loopback that gives everybody the same answer, and counts who asked."""
+"""A web server on loopback that gives every client the same answer, and counts the requests."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Knows where it is and how often it was connected to."""
+    """A server that knows its URL and counts connections."""
 
     requests = 0
 
@@ -18,7 +18,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def answering(status: int, body: bytes, **headers: str) -> Iterator[Server]:
-    """Runs the server while the context is open."""
+    """Run the server while the context is open."""
 
     class Handler(BaseHTTPRequestHandler):
         def handle(self) -> None:

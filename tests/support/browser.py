@@ -1,4 +1,4 @@
-"""A real browser that looks at a page, with what it finds fault with."""
+"""A real browser that looks at a page and lists its faults."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
 
-# What lies open is read by script: the browser's own, as the page may run none.
+# The page may run no script. The browser runs this one, which reads the layout.
 _FIND_FAULTS = """() => {
   const faults = [];
   const root = document.documentElement;
@@ -62,7 +62,7 @@ _FIND_FAULTS = """() => {
 
 @contextmanager
 def open_browser() -> Iterator[Any]:
-    """A browser without a window; the test is skipped where there is none."""
+    """Yield a browser without a window. Without a browser, the test is skipped."""
     found = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if found is None:
         pytest.skip(f"no browser: none of {', '.join(_BROWSERS)} is on PATH; `make browser`")
@@ -77,7 +77,7 @@ def open_browser() -> Iterator[Any]:
 def look_at(
     browser: Any, page: Path, size: tuple[int, int], scheme: Literal["light", "dark"]
 ) -> list[str]:
-    """What is wrong with a page on a screen of so many pixels; none for a page that is good."""
+    """List what is wrong with a page on a screen of `size` pixels."""
     width, height = size
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, java_script_enabled=False

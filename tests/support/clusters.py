@@ -1,4 +1,4 @@
-"""Ray clusters started from the command line, as their users start them."""
+"""Ray clusters started from the command line, as users start them."""
 
 import os
 import signal
@@ -21,9 +21,9 @@ class Head:
     """A head on this machine.
 
     Attributes:
-        process: what keeps it up.
-        address: of the cluster, for drivers and nodes.
-        dashboard: its URL.
+        process: Process that keeps the head up.
+        address: Address of the cluster, for drivers and nodes.
+        dashboard: URL of the dashboard.
     """
 
     process: subprocess.Popen[bytes]
@@ -32,7 +32,7 @@ class Head:
 
 
 def start_head(home: Path, environment: Mapping[str, str], *options: str) -> Head:
-    """Start Ray; again when it gives up, as it does after 30 seconds on a machine that is busy."""
+    """Start Ray, again if it gives up. A busy machine makes it do so after 30 seconds."""
     for attempt in range(3):
         gcs, dashboard, client, agent = free_ports(4)
         log = home / f"start-{attempt}.log"
@@ -61,7 +61,7 @@ def start_head(home: Path, environment: Mapping[str, str], *options: str) -> Hea
 
 
 def stop(node: subprocess.Popen[bytes]) -> None:
-    """End a node and what it started, which is in its process group."""
+    """End a node and all that it started, which is in its process group."""
     node.terminate()
     with suppress(subprocess.TimeoutExpired):
         node.wait(30)
@@ -70,7 +70,7 @@ def stop(node: subprocess.Popen[bytes]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on; all are held at once so that they differ."""
+    """Return ports that nobody listens on. They are all held at once, so they differ."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))

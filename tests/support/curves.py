@@ -1,4 +1,4 @@
-"""Experiments whose outcome is known, as the tables that an experiment leaves."""
+"""Experiments whose outcome is known, as the tables that an experiment writes."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,10 @@ from baal_ray.experiment.learning_curve import CURVE
 
 
 def curves(better: Mapping[str, float], seeds: int = 6, rounds: int = 4) -> pa.Table:
-    """Each rule's accuracy is random's and so much more; seeds differ, and are paired."""
+    """Return curves in which each rule's accuracy is random's plus a constant.
+
+    Seeds differ, and are paired.
+    """
     rows = []
     for rule, more in better.items():
         for seed in range(seeds):
@@ -36,7 +39,7 @@ def curves(better: Mapping[str, float], seeds: int = 6, rounds: int = 4) -> pa.T
 def needed(
     *rows: tuple[str, float, tuple[float, float, float] | None], seeds: int = 6
 ) -> pa.Table:
-    """Labels needed: rule, target, and the ratio to random with its interval if there is one."""
+    """Return labels needed: rule, target, and the ratio to random with its interval, if any."""
     return pa.Table.from_pylist(
         [
             {

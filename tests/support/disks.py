@@ -1,4 +1,4 @@
-"""Small disks that can be filled, for those who may mount one."""
+"""Small disks that can be filled, for users who may mount one."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[str]:
-    """A disk of one megabyte, from memory; skips the test where this user may not mount it."""
+    """Mount a disk of one megabyte of memory, or skip the test if this user may not mount it."""
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", ",".join(("size=1m", *options)), "tmpfs", str(folder)],
         capture_output=True,
@@ -26,7 +26,7 @@ def mounted(folder: Path, *options: str) -> Iterator[str]:
 
 
 def fill(path: str, leave: int = 0) -> None:
-    """Write a file until its disk is full, but for so many bytes."""
+    """Write a file until its disk is full, except for `leave` bytes."""
     with open(path, "wb", buffering=0) as rest:
         with suppress(OSError):
             while rest.write(b"x" * 4096):

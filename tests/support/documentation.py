@@ -9,12 +9,12 @@ PAGES = [ROOT / f"{name}.md" for name in TOP] + sorted((ROOT / "docs").rglob("*.
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The fenced blocks of a page in a language."""
+    """Return the fenced blocks of a page in a language."""
     return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def python_blocks(*, with_ray: bool) -> dict[str, str]:
-    """The blocks of Python in all pages that start Ray, or that do not, by page and number."""
+    """Return the Python blocks of all pages, either with or without Ray, by page and number."""
     return {
         f"{page.stem}-{number}": block
         for page in PAGES

@@ -1,12 +1,12 @@
-"""A round whose driver meets with a fault at one of its storage calls.
+"""A script for a round whose driver meets a fault at one of its storage calls.
 
 python faults.py CONFIG ROUND              counts the calls, and runs the round to its end
 python faults.py CONFIG ROUND kill 3       is killed by SIGKILL just before its third write
 python faults.py CONFIG ROUND kill 3.5     is killed just after it
 python faults.py CONFIG ROUND fail 3       sees its third call fail, or 3.5: fail after it was done
 
-Killed are writes: files published, created and deleted, and commits to the manifest. Reads fail
-too. The last line printed is how many writes there were, and how many calls.
+Kills are at writes: files published, created and deleted, and commits to the manifest. Failures
+are also at reads. The last line of the output has the number of writes and the number of calls.
 """
 
 import os
@@ -22,8 +22,8 @@ from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
 from baal_ray.storage import files, listing
 
-# A function is watched under each name that a module calls it by: `storage.publish`, and `publish`
-# inside of `storage/files.py`.
+# A function is watched under each name by which a module calls it: `storage.publish`, and
+# `publish` inside `storage/files.py`.
 WRITES: list[tuple[Any, str]] = [
     (module, name)
     for name in ("publish", "create_if_absent", "delete")
@@ -38,7 +38,7 @@ READS += [(Manifest, "_open")]
 
 
 class Calls:
-    """Counts calls, and lets a fault happen before one of them or after it."""
+    """A counter of calls that makes a fault happen before one of them or after it."""
 
     def __init__(self, fault: Callable[[], None], at: float | None) -> None:
         self.made = 0
@@ -46,7 +46,7 @@ class Calls:
         self._at = at
 
     def watch(self, functions: list[tuple[Any, str]]) -> None:
-        """Stand between functions, by owner and name, and whoever calls them."""
+        """Watch all calls of these functions, given by owner and name."""
         for owner, name in functions:
             setattr(owner, name, self._watched(getattr(owner, name)))
 
@@ -65,20 +65,20 @@ class Calls:
 
 
 def die() -> None:
-    """As when the machine is lost."""
+    """Kill this process, as if the machine were lost."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail() -> None:
-    """As when the store is out of reach."""
+    """Raise the error of a store that is out of reach."""
     raise StorageError("the store is out of reach, for once")
 
 
 def drive(path: str, round_id: str, kind: str = "none", at: str = "0") -> str:
-    """Run the round with the fault; gives how many writes there were, and how many calls.
+    """Run the round with the fault, and return the number of writes and the number of calls.
 
     Raises:
-        StorageError: as the fault was, or another.
+        StorageError: The fault itself, or an error that follows from it.
     """
     writes = Calls(die, float(at) if kind == "kill" else None)
     writes.watch(WRITES)

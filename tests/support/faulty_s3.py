@@ -11,13 +11,13 @@ Fault = Literal["refused", "lost", "gone"]
 
 
 class FaultyS3(ThreadingHTTPServer):
-    """Passes requests on one at a time, as moto's conditional writes lose races otherwise.
+    """A proxy that passes requests on one at a time, because moto's conditional writes lose races.
 
     Attributes:
-        endpoint: what clients are told.
-        requests: those since the last fault was set, such as "PUT /bucket/key".
-        strip: request headers, in lower case, that never arrive: without `if-none-match` this is a
-            store whose conditional writes are not.
+        endpoint: URL for clients.
+        requests: Requests since the last fault was set, such as "PUT /bucket/key".
+        strip: Request headers, in lower case, that never arrive. Without `if-none-match` this is a
+            store that ignores the condition of conditional writes.
     """
 
     daemon_threads = True
@@ -38,15 +38,15 @@ class FaultyS3(ThreadingHTTPServer):
         prefix: str = "",
         also: Callable[[], object] = lambda: None,
     ) -> None:
-        """Choose what happens to which request, from now on.
+        """Choose the fault of a later request.
 
         Args:
             fault: `refused`: the connection breaks before the server has the request. `lost`: the
                 server does it, and the connection breaks before the client has the answer.
                 `gone`: this request and all that follow are refused.
-            number: of the request, counted from 0 among those that start with `prefix`.
-            prefix: such as "PUT /bucket/workspace/manifest".
-            also: called at the fault, just before the connection breaks.
+            number: Number of the request, counted from 0 among those that start with `prefix`.
+            prefix: Start of the request, such as "PUT /bucket/workspace/manifest".
+            also: Function that is called at the fault, just before the connection breaks.
         """
         self.requests: list[str] = []
         self.also = also
@@ -54,7 +54,7 @@ class FaultyS3(ThreadingHTTPServer):
         self._counted = 0
 
     def fault_of(self, request: str) -> Fault | None:
-        """Take note of a request; gives its fault."""
+        """Record a request, and return its fault."""
         with self.one_at_a_time:
             self.requests.append(request)
             if not request.startswith(self._prefix):
@@ -105,4 +105,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing of each request."""
+        """Log nothing."""

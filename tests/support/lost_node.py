@@ -3,7 +3,7 @@
 python lost_node.py CONFIG ROUND
 
 The head has one CPU, too few for the worker of the fit or the scoring actor, so they are on the
-second node. It is killed, all its processes at once, when the stage is under way there, and
+second node. That node is killed with all its processes when the stage is under way there, and
 another one comes.
 """
 
@@ -21,7 +21,7 @@ from baal_ray.config import RoundConfig
 
 
 def at_work(stage: str, workspace: str) -> bool:
-    """Whether an epoch of the fit is on disk, or the scoring actor has been alive for a second."""
+    """Return whether an epoch is on disk, or a scoring actor has been alive for a second."""
     if stage == "fit":
         return any(Path(workspace, "fits").glob("*/state.pt"))
     scorers = [a for a in actors().values() if "PoolScorer" in a["ActorClassName"]]

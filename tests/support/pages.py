@@ -1,4 +1,4 @@
-"""What must hold of every page, found by reading its markup."""
+"""The rules that every page must keep, checked in its markup."""
 
 from html.parser import HTMLParser
 
@@ -59,7 +59,7 @@ def _read(page: str) -> _Reader:
 
 
 def faults_of(page: str) -> list[str]:
-    """Why a page is not well-formed, self-contained and without script; none if it is."""
+    """List why a page is not well-formed, not self-contained or not free of scripts."""
     reader = _read(page)
     faults = [*reader.faults, *(f"<{tag}> is never closed" for tag in reader.open)]
     doubled = {name for name in reader.ids if reader.ids.count(name) > 1}
@@ -72,5 +72,5 @@ def faults_of(page: str) -> list[str]:
 
 
 def text_of(page: str) -> str:
-    """What is to be read on a page."""
+    """Return the text that a page shows."""
     return " ".join(" ".join(_read(page).text).split())

@@ -26,7 +26,7 @@ CLASSES = ["left", "middle", "right"]
 
 
 def picture(label: int, seed: int, size: int = 12) -> bytes:
-    """Noise, brighter in one third of its columns."""
+    """Return an image of noise, brighter in one third of its columns."""
     pixels = np.random.default_rng(seed).integers(0, 120, (3, size, size))
     third = size // 3
     pixels[:, :, label * third : (label + 1) * third] += 60
@@ -34,7 +34,7 @@ def picture(label: int, seed: int, size: int = 12) -> bytes:
 
 
 def table(start: int, stop: int) -> pa.Table:
-    """Images `start` to `stop`: `id`, `image` and `label`."""
+    """Return the images from `start` to `stop` as `id`, `image` and `label`."""
     numbers = range(start, stop)
     return pa.table(
         {
@@ -46,12 +46,12 @@ def table(start: int, stop: int) -> pa.Table:
 
 
 def label_of(image_id: str) -> str:
-    """The true class, as an oracle knows it."""
+    """Return the true class, as an oracle knows it."""
     return CLASSES[int(image_id.rsplit("-", 1)[1]) % 3]
 
 
 def write_pool(folder: Path, images: int = 300, per_file: int = 100) -> str:
-    """Write a pool of Parquet files, 50 rows a row group; gives its folder."""
+    """Write a pool of Parquet files, with 50 rows per row group, and return its folder."""
     pool = folder / "pool"
     os.makedirs(pool, exist_ok=True)
     for start in range(0, images, per_file):
@@ -61,14 +61,14 @@ def write_pool(folder: Path, images: int = 300, per_file: int = 100) -> str:
 
 
 def write_labelled(folder: Path, start: int = 9000, images: int = 30) -> str:
-    """Write a labelled set with its own images, which are not in the pool; gives its path."""
+    """Write a labelled set with its own images, which are not in the pool, and return its path."""
     path = folder / f"labelled-{start}.parquet"
     pq.write_table(table(start, start + images), path)
     return str(path)
 
 
 def round_config(folder: Path, **sections: Any) -> RoundConfig:
-    """A round that takes seconds: a fit in this process, two CPUs in all."""
+    """Return a round that takes seconds: a fit in this process, two CPUs in all."""
     settings: dict[str, Any] = {
         "workspace": str(folder / "workspace"),
         "classes": CLASSES,
@@ -97,7 +97,7 @@ def score_without_ray(rows: pa.Table, job: ScoringJob) -> pd.DataFrame:
 
 
 def experiment_config(where: Path, **settings: Any) -> ExperimentConfig:
-    """An experiment of a second a point: 120 labelled images, 60 to measure on."""
+    """Return an experiment of a second per point: 120 labelled images, and 60 to measure on."""
     return ExperimentConfig.from_dict(
         {
             "folder": str(where / "experiment"),
@@ -124,7 +124,7 @@ def experiment_config(where: Path, **settings: Any) -> ExperimentConfig:
 
 
 class Mortal(torch.nn.Module):
-    """A model whose process is killed in its tenth training step; once, as a marker remembers."""
+    """A model whose process is killed in its tenth training step, once, as a marker remembers."""
 
     def __init__(self, num_classes: int, marker: str) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Mortal(torch.nn.Module):
 
 
 class Hungry(torch.nn.Module):
-    """A model that needs 7 MB an image of 12 by 12 pixels."""
+    """A model that needs 7 MB per image of 12 by 12 pixels."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ _passes = count(1)
 
 
 class Fragile(torch.nn.Module):
-    """A model whose process is killed while it predicts, so many times in all.
+    """A model whose process is killed while it predicts, `deaths` times in all.
 
     It looks at values, so it cannot be traced and runs whole for each posterior sample.
     """
@@ -185,7 +185,7 @@ class Fragile(torch.nn.Module):
 
 
 class Slow(torch.nn.Module):
-    """A model that takes its time for a pass, and counts those of each process."""
+    """A model that sleeps in each pass, and counts the passes of each process."""
 
     def __init__(self, num_classes: int, folder: str, seconds: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Finished rounds as they lie in a workspace, written without running any."""
+"""Finished rounds as they lie in a workspace, written without a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from stage_files import batch_result, plan, put, round_record
 def score_rows(
     ids: Sequence[str], scores: Sequence[float], predicted: Sequence[int], column: str = "bald"
 ) -> pa.Table:
-    """Rows of scores of 4 posterior samples; other score columns than this are null."""
+    """Return rows of scores of 4 posterior samples. Score columns other than `column` are null."""
     return _of(
         SCORES,
         id=ids,
@@ -31,7 +31,7 @@ def score_rows(
 
 
 def unreadable_rows(ids: Sequence[str], errors: Sequence[str]) -> pa.Table:
-    """Rows of images that cannot be shown."""
+    """Return rows of images that could not be read."""
     return _of(SCORES, id=ids, samples=[4] * len(ids), error=errors)
 
 
@@ -55,18 +55,18 @@ def write_round(
     result: dict[str, Any] | None = None,
     **sections: Any,
 ) -> RoundConfig:
-    """A round that scored a pool of 30 images, and acquired some of them by BALD.
+    """Write a round that scored a pool of 30 images, and acquired some of them by BALD.
 
     Args:
-        folder: of pool and workspace.
-        round_id: its name.
-        labels: that it was fitted on.
-        accuracy: of its model.
-        ids: of its picks, the best first.
-        failures: errors of images that it could not read.
-        control: those of the picks that are random.
-        result: what is to be otherwise in its `round.json`.
-        **sections: of the configuration.
+        folder: Folder of the pool and the workspace.
+        round_id: Name of the round.
+        labels: Number of labels that it was fitted on.
+        accuracy: Accuracy of its model.
+        ids: Ids of its picks, the best first.
+        failures: Errors of images that it could not read.
+        control: Picks that are random.
+        result: Values of its `round.json` that differ from the usual ones.
+        **sections: Sections of the configuration.
     """
     sections.setdefault("selection", {"k": len(ids)})
     config = round_config(folder, **sections)
@@ -118,6 +118,6 @@ def write_round(
 
 
 def label(config: RoundConfig, labels: dict[str, str]) -> None:
-    """Be the oracle."""
+    """Label images, as an oracle would."""
     table = pa.table({"id": list(labels), "label": list(labels.values())})
     Manifest(manifest_uri(config.workspace)).label(table)

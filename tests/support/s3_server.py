@@ -1,7 +1,7 @@
 """moto's S3 on a port of this machine, in a process of its own.
 
-In that of the tests it would wait for Delta Lake's `history`, which keeps Python's global lock
-while it reads, for the three minutes until that gives up.
+Delta Lake's `history` keeps Python's global lock while it reads. A server in the process of the
+tests would therefore block for three minutes, until that read gives up.
 """
 
 import sys
@@ -15,7 +15,7 @@ one_at_a_time = threading.Lock()
 
 
 class Serialized(DomainDispatcherApplication):
-    """Conditional writes are atomic in S3, and race in moto's threads."""
+    """An S3 whose conditional writes are atomic, as in S3 itself. In moto's threads they race."""
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         with one_at_a_time:

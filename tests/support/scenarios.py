@@ -1,4 +1,4 @@
-"""Predictions and models whose uncertainty is known in closed form, or is what a peer computes."""
+"""Predictions and models whose uncertainty has a closed form, or is what a peer computes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# The tensors here are small: handing them to other threads takes longer than the sums, many times
-# longer where other work has the cores.
+# The tensors here are small. Passing them to other threads takes longer than the sums, and many
+# times longer if other work has the cores.
 torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One image's predictions probs_K_C and what its score columns must be."""
+    """An image's predictions probs_K_C, and the expected values of its score columns."""
 
     name: str
     probs_K_C: Tensor
@@ -87,7 +87,7 @@ SCENARIOS = [
 
 
 def random_log_probs(images: int, samples: int, classes: int, seed: int = 0) -> Tensor:
-    """Predictions in double precision, from sure to unsure, that agree more or less."""
+    """Return predictions in double precision, from sure to unsure, with more or less agreement."""
     generator = torch.Generator().manual_seed(seed)
     sharpness = torch.linspace(0.1, 6, images, dtype=torch.float64).view(-1, 1, 1)
     logits = torch.randn(images, samples, classes, generator=generator, dtype=torch.float64)
@@ -95,7 +95,7 @@ def random_log_probs(images: int, samples: int, classes: int, seed: int = 0) -> 
 
 
 def dropout_net(p: float = 0.5, seed: int = 0) -> nn.Module:
-    """A small dense network for 8 numbers an image: two dropouts and three classes."""
+    """Return a dense network for 8 numbers per image, with two dropouts and three classes."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -110,13 +110,13 @@ def dropout_net(p: float = 0.5, seed: int = 0) -> nn.Module:
 
 
 def inputs(images: int, *shape: int, seed: int = 1) -> Tensor:
-    """Standard normal images [N, *shape], [N, 8] if no shape is given."""
+    """Return standard normal images [N, *shape], or [N, 8] if no shape is given."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(images, *(shape or (8,)), generator=generator)
 
 
 class Model(nn.Module):
-    """A module from a function of itself and its input."""
+    """A module made from a function of itself and its input."""
 
     def __init__(self, forward: Callable[..., Any], **modules: nn.Module) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from baal_ray.workspace.table_schemas import SCORES
 
 
 def scores(ids: Sequence[str], values: Sequence[float | None], **columns: pa.Array) -> pa.Table:
-    """A table of scores as the stage writes it; all score columns hold the same values."""
+    """Return a table of scores as the stage writes it. All score columns hold the same values."""
     same = {name: pa.array(values, pa.float32()) for name in (*SCORE_COLUMNS, *STABILITY_COLUMNS)}
     filled = {
         "id": pa.array(ids, pa.string()),
@@ -24,6 +24,6 @@ def scores(ids: Sequence[str], values: Sequence[float | None], **columns: pa.Arr
 
 
 def picks(table: pa.Table) -> list[str]:
-    """The ids of picks, in their order."""
+    """Return the ids of picks, in their order."""
     ids: list[str] = table["id"].to_pylist()
     return ids

@@ -1,10 +1,10 @@
-"""Score a pool on a cluster of three machines, and tell how much each process did.
+"""Score a pool on a cluster of three machines, and print how much each process did.
 
 python several_nodes.py FOLDER ACTORS MOST
 
-Each machine has CPUs for one actor, and for reading and decoding beside it. They are those of the
-cluster that RAY_ADDRESS names, else three nodes on this one. FOLDER has a pool and a `checkpoint`;
-the last line is the passes of each process.
+Each machine has CPUs for one actor, and for reading and decoding beside it. The machines are those
+of the cluster that RAY_ADDRESS names, otherwise three nodes on this one. FOLDER has a pool and a
+`checkpoint`. The last line of the output is the passes of each process.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Files of rounds with what a test cares about, and plausible values in all other fields."""
+"""Files of rounds with the fields that a test cares about, and plausible values in all others."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def put(workspace: str, round_id: str, *files: StageFile) -> None:
 
 
 def plan(version: int = 0, config: RoundConfig | None = None, pool: str = "/data/pool") -> Plan:
-    """The plan of a round over a pool of one file with 30 images."""
+    """Return the plan of a round over a pool of one file with 30 images."""
     file = PoolFile(uri=f"{pool}/00000.parquet", row_groups=[30], footer="0" * 64)
     return Plan(
         config=config or round_config(Path("/data")),
@@ -44,17 +44,17 @@ def plan(version: int = 0, config: RoundConfig | None = None, pool: str = "/data
 
 
 def fit_result(checkpoint: str | None) -> FitResult:
-    """The fit of a model with this sha256."""
+    """Return the fit of a model with this sha256."""
     return FitResult(checkpoint=checkpoint, labels=40, metrics={"accuracy": 0.8})
 
 
 def batch_result(files: list[str], acquired: int = 0, rule: str = "bald") -> BatchResult:
-    """A batch in these files."""
+    """Return a batch in these files."""
     return BatchResult(acquired=acquired, random=0, rule=rule, stability=None, files=files)
 
 
 def round_record(round_id: str, scores: str | None = None, **result: Any) -> RoundRecord:
-    """The record of a round; some of its result may be given."""
+    """Return the record of a round, with some of its result given."""
     usual: dict[str, Any] = {
         "acquired": 3,
         "checkpoint": "0" * 64,
@@ -76,7 +76,7 @@ def round_record(round_id: str, scores: str | None = None, **result: Any) -> Rou
 
 
 def fingerprint(checkpoint: str, samples: int = 20) -> Fingerprint:
-    """What the scores of a model depend on."""
+    """Return the fingerprint of a model's scores."""
     return Fingerprint(
         checkpoint=checkpoint,
         samples=samples,

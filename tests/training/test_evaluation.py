@@ -1,4 +1,4 @@
-"""Accuracy, likelihood and calibration against arithmetic done by hand."""
+"""Tests of accuracy, likelihood and calibration against arithmetic done by hand."""
 
 from math import log
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def sums(mean_probs, labels):
-    """One posterior sample, so that it is the mean."""
+    """Return the sums of predictions of one posterior sample, which is its own mean."""
     return evaluation_sums(
         PredictiveStatistics.of(torch.tensor(mean_probs).log().unsqueeze(1)),
         torch.tensor(labels),
@@ -21,11 +21,9 @@ def sums(mean_probs, labels):
 
 
 def test_by_hand():
-    """Right at 0.9 and 0.8, wrong at 0.9.
-
-    Accuracy 2/3. Likelihood of the labels 0.9, 0.8, 0.1. Of 15 bins, 0.9 falls in the 14th and 0.8
-    in the 13th: gaps |1 − 1.8| for two images and |1 − 0.8| for one.
-    """
+    # The model is right at 0.9 and 0.8, and wrong at 0.9, so its accuracy is 2/3. The likelihood
+    # of the labels is 0.9, 0.8 and 0.1. Of 15 bins, 0.9 falls in the 14th and 0.8 in the 13th:
+    # gaps |1 − 1.8| for two images and |1 − 0.8| for one.
     result = metrics(sums([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]], [0, 1, 1]))
     assert result["accuracy"] == pytest.approx(2 / 3)
     assert result["nll"] == pytest.approx(-(log(0.9) + log(0.8) + log(0.1)) / 3, rel=1e-6)
@@ -34,7 +32,7 @@ def test_by_hand():
 
 
 def test_it_is_the_averaged_prediction_that_is_judged():
-    """0.9 and 0.2 for the label: the mean is 0.55 and right, though one sample of two is wrong."""
+    # The label has 0.9 and 0.2. The mean of 0.55 is right, though one of the two samples is wrong.
     log_probs_N_K_C = torch.tensor([[[0.9, 0.1], [0.2, 0.8]]]).log()
     result = metrics(evaluation_sums(PredictiveStatistics.of(log_probs_N_K_C), torch.tensor([0])))
     assert result["accuracy"] == 1
@@ -67,7 +65,7 @@ def test_an_impossible_label_costs_what_float32_can_say():
 
 
 def test_a_model_that_diverged_is_wrong_and_does_not_crash():
-    """NaN as a bin's number is −2^63; on a GPU such an index ends the process."""
+    # NaN as a bin's number is −2^63. On a GPU such an index ends the process.
     nan = float("nan")
     result = metrics(sums([[nan, nan], [0.9, 0.1]], [0, 0]))
     assert result["accuracy"] == 0.5

@@ -64,7 +64,7 @@ def test_shares_are_apart_and_together_everything(tmp_path):
 
 
 def test_an_image_in_two_files_counts_once(tmp_path):
-    """A round that was taken up again may leave the same image twice."""
+    # A round that was run again may leave the same image twice.
     write(tmp_path / "1.parquet", pa.concat_tables([table(0, 3), table(1, 2)]))
     write(tmp_path / "2.parquet", table(2, 5))
     files = [str(tmp_path / f"{n}.parquet") for n in (1, 2)]
@@ -168,7 +168,7 @@ def test_both_sides_have_images_where_there_are_two(count, share, held):
 
 
 def test_who_is_held_out_stays_so_as_labels_come_in():
-    """Of 100 held out of 1000, at most the few at the border change sides for 10 more labels."""
+    # Of 100 held out of 1000, at most the few at the border change sides for 10 more labels.
     _, before = hold_out(examples(1000), 0.1, 0)
     _, after = hold_out(examples(1010), 0.1, 0)
     assert len(before.class_of.keys() - after.class_of.keys()) <= 5

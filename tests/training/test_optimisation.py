@@ -36,7 +36,7 @@ def test_an_epoch_is_every_image_once_in_the_same_steps_everywhere(images, batch
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 def test_more_workers_make_as_many_steps(workers):
-    """1000 images in mini-batches of 64: 16 steps, whoever makes them."""
+    # 1000 images in mini-batches of 64 make 16 steps for any number of workers.
     assert len(list(mini_batches(1000, 64, 0, workers))) == 16
 
 
@@ -50,7 +50,7 @@ def test_the_order_is_another_each_epoch_and_the_same_for_a_seed():
 
 
 def test_gradients_over_workers_are_the_mean_over_the_mini_batch():
-    """DDP averages over workers what each made of its rows: Σ_r (w/n · Σ_i loss_i) / w."""
+    # DDP averages the gradients of all workers' rows: Σ_r (w/n · Σ_i loss_i) / w.
     torch.manual_seed(0)
     inputs_N, labels_N = torch.rand(23, 4), torch.randint(0, 3, (23,))
     weight = nn.Parameter(torch.rand(3, 4))

@@ -81,7 +81,7 @@ def test_a_plan_with_a_setting_that_is_unknown_says_so(uri):
 
 
 def test_scores_keep_their_folder_across_versions():
-    """The name is the hash that commit a3bbace gave to the same fields, so nothing is rescored."""
+    # The name is the hash that commit a3bbace gave to the same fields, so nothing is rescored.
     record = stage_files.fingerprint("0" * 64)
     assert record.name == "53f5e143578170f3486178cc29b5fcff"
     assert record.model_copy(update={"mask_seed": 1}).name != record.name

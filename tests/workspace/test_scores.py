@@ -35,7 +35,7 @@ def test_files_of_others_are_left_where_they_are_and_not_opened(tmp_path):
 
 
 def test_scores_of_another_model_count_for_nothing_and_stay_where_they_are(tmp_path, caplog):
-    """As when folders were copied into each other by hand."""
+    # This happens if folders were copied into each other by hand.
     folders = [f"{tmp_path}/{digit * 32}" for digit in "ab"]
     for folder, ids in zip(folders, ("cd", "ef"), strict=True):
         metadata = {FINGERPRINT: folder[-32:]}

@@ -1,4 +1,4 @@
-"""Every way of dropping that PyTorch has, held against PyTorch's own."""
+"""Tests of every kind of dropout that PyTorch has, compared with PyTorch's own."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from scenarios import inputs
 P = 0.3
 FLAT, LENGTH, PLANE, VOLUME = (40,), (40, 5), (40, 4, 4), (40, 2, 3, 3)
 
-# How it is called, one image's shape, whether channels are dropped whole.
+# The dropout, the shape of an image, and whether whole channels are dropped.
 KINDS = {
     "nn.Dropout": (nn.Dropout(P), PLANE, False),
     "nn.Dropout on flat input": (nn.Dropout(P), FLAT, False),
@@ -59,7 +59,7 @@ def masked(dropout, x, k=0):
 
 
 def evaluating(dropout):
-    """As a model in evaluation mode calls it."""
+    """Return the dropout as a model in evaluation mode calls it."""
     return dropout.eval() if isinstance(dropout, nn.Module) else lambda x: dropout(x, False)
 
 
@@ -69,7 +69,7 @@ def training(dropout):
 
 @every_kind
 def test_gives_the_values_that_pytorch_gives(dropout, shape, channels):
-    """On ones there are two values, kept and dropped; each kind has its scale and shift."""
+    # On ones there are two values, kept and dropped. Each kind has its own scale and shift.
     ones = torch.ones(16, *shape)
     ours = masked(evaluating(dropout), ones.clone())
     theirs = training(dropout)(ones.clone())
@@ -80,7 +80,7 @@ def test_gives_the_values_that_pytorch_gives(dropout, shape, channels):
 
 @every_kind
 def test_drops_what_the_mask_says(dropout, shape, channels):
-    """Kept units are scaled and shifted as ones and zeros are, dropped ones are constant."""
+    # Kept units are scaled and shifted as ones and zeros are. Dropped units are constant.
     images = inputs(4, *shape)
     on_ones = masked(evaluating(dropout), torch.ones(4, *shape))
     on_zeros = masked(evaluating(dropout), torch.zeros(4, *shape))
@@ -100,7 +100,7 @@ def test_a_unit_is_an_element_or_a_channel(dropout, shape, channels):
 
 @every_kind
 def test_drops_as_often_as_pytorch(dropout, shape, channels):
-    """Over 200 masks: 8,000 units at the least, so 0.005 is one standard deviation."""
+    # 200 masks have at least 8,000 units, so 0.005 is one standard deviation.
     low = masked(evaluating(dropout), torch.ones(1, *shape)).min()
     kept = [masked(evaluating(dropout), torch.ones(1, *shape), k) > low for k in range(200)]
     assert torch.stack(kept).float().mean().item() == pytest.approx(1 - P, abs=0.025)
@@ -108,7 +108,7 @@ def test_drops_as_often_as_pytorch(dropout, shape, channels):
 
 @every_kind
 def test_in_place_is_what_is_in_place_in_pytorch(dropout, shape, channels):
-    """nn.AlphaDropout takes `inplace` and ignores it."""
+    # nn.AlphaDropout takes `inplace` and ignores it.
     images = inputs(4, *shape)
     ours, theirs = images.clone(), images.clone()
     in_place = training(dropout)(theirs).data_ptr() == theirs.data_ptr()
@@ -141,7 +141,7 @@ def test_a_module_used_twice_is_two_sites():
 
 
 def test_rows_of_one_image_in_turn_have_masks_of_their_own():
-    """[N · 5, 40], such as the windows of a Swin: images share the five masks."""
+    # [N · 5, 40] occurs in the windows of a Swin. All images share the five masks.
     with MaskedDropout(SharedMasks(0, (0,)), 4) as mode:
         x = F.dropout(torch.ones(20, 40), 0.5).view(4, 5, 40)
     assert mode.mask_shapes == [(5, 40)]

@@ -1,4 +1,4 @@
-"""Masks are functions of seed, sample, place and shape, and of nothing else."""
+"""Tests that masks are functions of seed, sample, site and shape alone."""
 
 import copy
 import pickle
@@ -17,7 +17,7 @@ def shared(seed=0, k=0, site=0, shape=(1, 400), p=0.5):
 
 
 def test_a_mask_never_changes():
-    """These numbers are in score files by now: another mask is another fingerprint."""
+    # Existing score files depend on these numbers. Another mask would need another fingerprint.
     mask = SharedMasks(seed=7, ks=(3,)).keep(1, (1, 16), 0.5, CPU)
     assert mask.dtype == torch.bool
     assert mask.shape == (1, 1, 1, 16)
@@ -36,7 +36,7 @@ def test_samples_drawn_together_are_those_drawn_alone():
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"k": 1}, {"site": 1}])
 def test_seeds_samples_and_sites_have_masks_of_their_own(other):
-    """Of 400 fair units two masks share half, give or take 10 for each standard deviation."""
+    # Two masks of 400 fair units share half of them, with a standard deviation of 10.
     same = (shared() == shared(**other)).sum().item()
     assert 150 < same < 250
 
@@ -67,7 +67,7 @@ def test_a_default_device_does_not_matter():
 
 
 def test_numpys_numbers_and_strings_key_as_pythons_do():
-    """Ray Data hands ids over as NumPy arrays."""
+    # Ray Data passes ids as NumPy arrays.
     ids = ["a", "b"]
     mine = PerItemMasks(0, (0,), ids).keep(0, (1, 50), 0.5, CPU)
     theirs = PerItemMasks(0, (0,), np.array(ids)).keep(0, (1, 50), 0.5, CPU)
@@ -82,7 +82,7 @@ def test_per_item_masks_follow_their_id():
 
 
 def test_the_cache_stays_within_its_bytes():
-    """100 masks of 1 kB with room for 10: the first ten stay, and the rest are drawn anew."""
+    # Of 100 masks of 1 kB, the first ten fit in the cache. The rest are drawn again.
     cache = MaskCache(max_bytes=10_000)
     first = [SharedMasks(0, (k,), cache).keep(0, (1, 1000), 0.5, CPU) for k in range(100)]
     again = [SharedMasks(0, (k,), cache).keep(0, (1, 1000), 0.5, CPU) for k in range(100)]

@@ -1,4 +1,4 @@
-"""The mini-batch is found, taken apart and put together wherever it lies."""
+"""Tests that the mini-batch is found, taken apart and put together on any axis."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ AXES = [
 
 
 def tensor_with(axis, images):
-    """[5, …, images · rows, …, 6] in which each entry tells its image by its value."""
+    """Return [5, …, images · rows, …, 6], in which each value is the number of its image."""
     values = torch.arange(images).repeat_interleave(axis.rows)
     if not axis.outer:
         values = torch.arange(images).repeat(axis.rows)

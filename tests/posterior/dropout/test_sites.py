@@ -1,4 +1,4 @@
-"""Where the mini-batch lies in what each dropout sees."""
+"""Tests of the axis of the mini-batch at each dropout."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from baal_ray.posterior.dropout.sites import find_axes, unlike
 
 
 class Places(nn.Module):
-    """Drops out images, steps, rows of several images and weights."""
+    """A model that drops out images, steps, rows of several images, and weights."""
 
     def __init__(self):
         super().__init__()

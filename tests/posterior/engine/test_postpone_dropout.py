@@ -1,4 +1,4 @@
-"""Dropout moves behind what commutes with it, and the samples stay the same."""
+"""Tests that dropout moves behind functions that commute with it, with the same samples."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def order(model, x, per_item=False):
-    """The kinds of operations of a model, in order, after dropout has been postponed."""
+    """Return the kinds of operations of a model, in order, after its dropout is postponed."""
     posterior = MCDropout(model.eval(), samples=2)
     with torch.no_grad():
         sites = posterior.sites(x)
@@ -84,7 +84,7 @@ class Indices(nn.Module):
 
 
 class Convnet(nn.Module):
-    """Every kind of function that commutes, between two dropouts."""
+    """A network with every kind of function that commutes, between two dropouts."""
 
     def __init__(self):
         super().__init__()
@@ -108,7 +108,7 @@ def test_samples_are_those_of_the_model(model, masks):
 
 
 def test_what_was_postponed_runs_once():
-    """Two samples of the pooled maps cost no more convolutions than one."""
+    # Eight samples of the pooled maps cost no more convolutions than one.
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.Dropout2d(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
     ).eval()

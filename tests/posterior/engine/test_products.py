@@ -1,4 +1,4 @@
-"""Products by oneDNN are those by MKL."""
+"""Tests that products by oneDNN equal those by MKL."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is folded and overwritten computes the same."""
+"""Tests that folding and overwriting do not change what a model computes."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def targets(graph):
 
 
 def settled(norm):
-    """A batch norm with averages unlike those it starts with."""
+    """Return a batch norm whose averages differ from its initial ones."""
     torch.manual_seed(0)
     nn.init.normal_(norm.running_mean)
     nn.init.uniform_(norm.running_var, 0.1, 2)
@@ -49,7 +49,7 @@ def test_a_batch_norm_goes_into_the_convolution_before_it(bias, affine, groups):
 
 
 def test_large_means_and_small_variances_fold_as_exactly():
-    """In float32 the difference of b and μ alone would leave 1e-5 of γ/σ·μ."""
+    # In float32, the difference of b and μ alone would leave 1e-5 of γ/σ·μ.
     norm = settled(nn.BatchNorm2d(6))
     norm.running_mean.fill_(100)
     norm.running_var.fill_(1e-2)

@@ -1,4 +1,4 @@
-"""Thinned samples give what masked ones give, with the multiplications that their masks leave."""
+"""Tests that thinned samples equal masked ones, with only the multiplications that masks leave."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def _seed():
 
 
 class Residual(nn.Module):
-    """What is dropped has two users."""
+    """A residual network in which two operations use the output of a dropout."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ def convolutions(*after):
 FLAT, PICTURES = (8,), (3, 8, 8)
 HALF = 1 / 2
 
-# Shape of an image, network, and the share of the tail's multiplications that is left.
+# Shape of an image, network, and share of the tail's multiplications that is left.
 THINNED = {
     "chain": (FLAT, dense(nn.ReLU()), (64 * 64 / 4 + 64 * 3 / 2) / (64 * 64 + 64 * 3)),
     "past GELU": (FLAT, dense(nn.GELU()), (64 * 64 / 4 + 64 * 3 / 2) / (64 * 64 + 64 * 3)),
@@ -88,7 +88,7 @@ def count(posterior, images_N):
 
 
 def test_half_the_channels_are_a_quarter_of_the_work():
-    """By what ran: the trunk once, 100 samples of a tail of which about a quarter is left."""
+    # The work is the trunk once, and 100 samples of a tail of which about a quarter is left.
     model, images_N = convolutions(nn.MaxPool2d(2)), inputs(6, *PICTURES)
     model(images_N)
     tail = 8 * 32 * 9 * 64 + 512 * 16 + 16 * 3
@@ -150,7 +150,7 @@ def test_samples_whose_copies_have_no_room_are_masked(monkeypatch):
 
 
 def test_samples_that_drop_a_whole_layer_are_masked():
-    """All three channels go in 0.3³ of the samples, here in number 82."""
+    # A sample drops all three channels with probability 0.3³. Here, sample 82 does.
     torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Dropout2d(0.3), nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
@@ -167,5 +167,5 @@ def test_samples_that_drop_a_whole_layer_are_masked():
 
 
 def starve(tail):
-    """Room for two samples of about 32 · 32 + 32 + 3 · 32 numbers."""
+    """Leave room for two samples of about 32 · 32 + 32 + 3 · 32 numbers."""
     tail._copies, tail._bytes, tail._max_bytes, tail._full = {}, 0, 12_000, False

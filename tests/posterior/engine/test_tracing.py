@@ -1,4 +1,4 @@
-"""A traced model, cut where randomness begins."""
+"""Tests of traced models, cut where randomness begins."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SAMPLES, IMAGES = 3, 4
 
 
 class Branches(nn.Module):
-    """One branch drops out at once, the other after its own convolution."""
+    """A model of two branches. One drops out at once, the other after its own convolution."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The fast way gives what the model itself gives, and runs no more of it than it must."""
+"""Tests that the fast way predicts what the model does, and runs no more than it must."""
 
 import warnings
 
@@ -19,7 +19,7 @@ from scenarios import Model, dropout_net, inputs
 
 
 def sequence(x_N_D):
-    """[N, 8] → [N, 4, 2]."""
+    """Reshape [N, 8] to [N, 4, 2]."""
     return x_N_D.reshape(-1, 4, 2)
 
 
@@ -155,7 +155,10 @@ OF_NO_IMAGE = HOMEMADE["dropped weights"], HOMEMADE["dropped positions"]
 
 
 def fast_and_plain(model, images_N, samples=4, **how):
-    """The fast way's predictions and the model's own; a model that is not traced is an error."""
+    """Return the predictions by the fast way and by the model itself.
+
+    A model that cannot be traced is an error.
+    """
     posterior = MCDropout(model, samples, **how)
     ids = [f"image-{i}" for i in range(len(images_N))]
     with warnings.catch_warnings():
@@ -187,7 +190,7 @@ def test_homemade_models(build, masks):
 
 @pytest.mark.parametrize("name", ["residual in place", "crops in turn", "attention"])
 def test_pieces_of_any_size_give_the_same(name, monkeypatch):
-    """Without room for more than one sample at a time, and with room for two of five."""
+    # There is room for one sample at a time, or for two of five.
     model = HOMEMADE[name]()
     expected_N_K_C = MCDropout(model, 5).log_probs(inputs(6))
     for together in (1, 2):
@@ -196,7 +199,7 @@ def test_pieces_of_any_size_give_the_same(name, monkeypatch):
         torch.testing.assert_close(posterior.log_probs(inputs(6)), expected_N_K_C)
 
 
-# Network and image size. Narrow ones where torchvision lets us choose.
+# Network and image size. The networks are narrow if torchvision allows it.
 TORCHVISION = {
     "alexnet": (lambda: models.alexnet(num_classes=10), 64),
     "densenet": (lambda: models.DenseNet(8, (2, 2), 16, drop_rate=0.2, num_classes=10), 32),
@@ -254,8 +257,7 @@ def test_torchvision(name):
 
 
 def test_an_order_of_rows_that_the_first_mini_batch_does_not_show_is_not_guessed():
-    """No pixel of the first mini-batch is bright, so which rows are whose does not show in it."""
-
+    # No pixel of the first mini-batch is bright, so it does not show whose rows are whose.
     def forward(self, x):
         views = torch.cat([x, -x])
         bright = (views > 2).float()
@@ -274,7 +276,7 @@ def test_an_order_of_rows_that_the_first_mini_batch_does_not_show_is_not_guessed
 
 
 def test_what_a_model_keeps_by_shape_is_not_of_the_trace():
-    """Traced tensors have no values: a model that kept one would give garbage from then on."""
+    # Traced tensors have no values. A model that kept one would return garbage from then on.
     kept = {}
 
     def forward(self, x):
@@ -323,7 +325,8 @@ def prepared(model, images_N, samples):
 
 
 def test_the_trunk_runs_once_and_the_tail_is_thinned():
-    """Per image: 64·8·9·16 once; of 512·256, 256·64 and 64·3 what is left by p = 1/2, twice."""
+    # Per image: 32·8·9·16 once, and per sample what two dropouts at p = 1/2 leave of 512·256,
+    # 256·64 and 64·3.
     model = nn.Sequential(
         *(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5)),
         *(nn.Linear(512, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 64)),
@@ -373,7 +376,7 @@ def test_what_cannot_be_traced_runs_whole_and_says_what_that_costs():
     ],
 )
 def test_weights_that_change_between_calls(change):
-    """As in training, with an evaluation after each epoch."""
+    # This happens in training, with an evaluation after each epoch.
     model = dropout_net()
     posterior = MCDropout(model, 4)
     before = posterior.log_probs(inputs(6))

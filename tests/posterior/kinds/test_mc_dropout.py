@@ -1,4 +1,4 @@
-"""Posterior samples: consistent, nested, the same in any company, and what PyTorch would draw."""
+"""Tests that posterior samples are nested, the same in any mini-batch, and as PyTorch's."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ from scenarios import dropout_net, inputs
 
 
 class Branches(nn.Module):
-    """What real networks do around dropout: residuals, in-place activations, reuse, functions."""
+    """A network with residuals, in-place activations, reuse and functions around its dropout."""
 
     def __init__(self):
         super().__init__()
@@ -194,8 +194,7 @@ def test_the_model_is_left_as_it_was_when_it_fails():
 
 
 def test_modes_are_put_back_by_the_models_own_means():
-    """LoRA layers merge their weights in evaluation mode and take them apart in training mode."""
-
+    # LoRA layers merge their weights in evaluation mode and take them apart in training mode.
     class Merging(nn.Linear):
         merged = False
 
@@ -215,7 +214,7 @@ def test_the_model_may_be_nothing_but_dropout():
 
 
 def test_draws_what_pytorch_draws():
-    """The same network in training mode, 1,500 times: mean and spread, within four σ or so."""
+    # The same network draws 1,500 times in training mode. Mean and spread agree to about four σ.
     model, images_N = dropout_net().train(), inputs(3)
     ours = MCDropout(model, samples=1500).log_probs(images_N).exp()
     with torch.random.fork_rng(), torch.no_grad():

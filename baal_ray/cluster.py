@@ -29,8 +29,8 @@ _KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),  # the heap never shrinks
 }
 
-# Pixels of the smallest images that benefit (benchmarks/engine/kept_memory.txt). A process with an
-# environment of its own is not one that Ray has waiting, so it starts later.
+# Pixels of the smallest images that benefit (benchmarks/engine/kept_memory.txt). Ray cannot reuse
+# an idle process for one with its own environment, so it starts later.
 _WORTH_KEEPING = 32 * 32
 
 
@@ -45,7 +45,7 @@ def connect() -> None:
 def check_resources(resources: ResourcesConfig) -> None:
     """Refuse a fit or a scoring stage that the cluster can never run.
 
-    A cluster that can grow is measured by its limits, any other by what it has.
+    For an autoscaling cluster its limits count, for any other its present resources.
 
     Raises:
         ResourceError: If the cluster is too small. The message gives what is needed and what there
@@ -117,7 +117,7 @@ def check_workspace(workspace: str) -> int:
     """Refuse a workspace that is not the same on every node, such as a local path on several.
 
     The driver writes a file, and every node that is alive reads it back. On its own node the
-    driver does this itself, because that costs no time. On each other node a task does it.
+    driver does this itself, because that costs no time. On every other node, a task reads it.
 
     Returns:
         The number of nodes that read the file.

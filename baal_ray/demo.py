@@ -209,7 +209,7 @@ def _start_ray() -> None:
 
 @contextmanager
 def _ticking(console: Console, what: str) -> Iterator[None]:
-    """In a terminal, show what is running and for how long, in a line that vanishes at the end."""
+    """Show the running step and its duration in a terminal, in a line that vanishes at the end."""
     with console.status("") as status:
         begun, done = time.monotonic(), threading.Event()
 

@@ -121,7 +121,10 @@ class PlanMismatchError(_FaultsError):
 
 
 class UnfinishedRoundError(BaalRayError):
-    """Unfinished rounds still need what was about to be changed. Nothing was changed."""
+    """An unfinished round still needs the data that the command would change.
+
+    Nothing was changed.
+    """
 
     def __init__(self, rounds: Sequence[str]) -> None:
         super().__init__(list(rounds))

@@ -174,7 +174,7 @@ def area_of_plain_jpeg(data: bytes, *, max_pixels: int) -> int | None:
         max_pixels: Most pixels that the encoded image may have.
 
     Returns:
-        Its width times its height, or None if `decode` should decide about it.
+        Its width times its height, or None if only `decode` can handle it.
     """
     if not data.rstrip(b"\0").endswith(_JPEG_END):
         return None

@@ -25,7 +25,7 @@ JOINT_RULES: tuple[JointRule, ...] = get_args(JointRule)
 
 #: Rules that rank images by a row of scores each.
 RANKING_RULES = (*SCORE_COLUMNS, *STOCHASTIC_RULES, "random")
-#: Rules that rank by BALD alone, whose picks `Ranking.overlaps` can say how stable they are.
+#: Rules that rank by BALD alone. `Ranking.overlaps` measures how stable their picks are.
 BY_BALD = ("bald", *STOCHASTIC_RULES)
 #: Scores that are informative when small. The others are informative when large.
 SMALL_IS_INFORMATIVE = ("margin", "confidence")
@@ -36,7 +36,7 @@ FOR_ONE_SAMPLE = ("predictive_entropy", "expected_entropy", "margin", "confidenc
 GROUPS = 5
 #: BALD with each group of the posterior samples left out.
 BALD_WITHOUT = tuple(f"bald_without_{group}" for group in range(1, GROUPS + 1))
-#: The error of `bald` that comes from a finite K; null where it is undefined.
+#: The standard error of `bald`, and BALD without each group; null where undefined.
 STABILITY_COLUMNS = ("bald_std_error", *BALD_WITHOUT)
 
 

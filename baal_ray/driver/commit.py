@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Commit:
-    """Commits the batch of a round, exactly once.
+    """The commit of a round's batch, made exactly once.
 
     Each attempt has its own files. None is deleted or replaced before the round is committed,
     because a driver on another machine may be committing that attempt.

@@ -60,7 +60,7 @@ def _new_plan(config: RoundConfig, round_id: str) -> Plan:
 
 
 def _targets(config: RoundConfig, folder: str) -> PoolListing | None:
-    """List the images that predictions should be right for; None if they are the pool."""
+    """Return the listing of epig's target images, or None if they are the pool."""
     targets = config.selection.targets
     if targets is None:
         return None
@@ -74,11 +74,14 @@ def _differences(plan: Plan, config: RoundConfig) -> Iterator[str]:
 
 
 def _changes(plan: Plan, results: StageResults) -> list[str]:
-    """Describe how the pool's files have changed since the plan; nothing if they are scored."""
+    """Describe how the pool's files have changed since the plan.
+
+    Once the pool is scored, changes do not matter.
+    """
     scored = storage.exists(results.uri(ScoresResult))
     return [] if scored else PoolListing.of(plan.pool).changes()
 
 
 def _draw_seed(seed: int, round_id: str) -> int:
-    """Return a seed of the round's own, so that bad luck in one round does not last."""
+    """Return a seed that differs between rounds, so that no image is unlucky in every round."""
     return int(storage.sha256(f"{seed} {round_id}".encode())[:8], 16)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def exiting_on_sigterm(say: Callable[[], str]) -> Iterator[None]:
-    """On SIGTERM, print a sentence and end this process at once, with exit code 143.
+    """Print a sentence and end this process at once on SIGTERM, with exit code 143.
 
     Ray gives a stopped job three seconds, and Ray's own clean-up may take longer. Files on disk
     are complete at every moment, so nothing needs to be tidied up first.

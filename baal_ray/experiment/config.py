@@ -35,7 +35,7 @@ def _named(rule: Any) -> Any:
 class ExperimentConfig(Document):
     """All settings of an experiment. `ExperimentConfig.from_yaml` reads them from a file.
 
-    Settings that a round has, too, mean the same here.
+    Settings that a round also has mean the same here.
     """
 
     folder: Location

@@ -80,7 +80,10 @@ class _Curves:
         return _over_seeds(self.values_S_L, 50)
 
     def line(self, name: str, number: int | None) -> Line:
-        """Return the median, with quartiles if there are enough seeds, otherwise with them all."""
+        """Return the median, with quartiles or a line per seed.
+
+        There are quartiles if there are enough seeds.
+        """
         if len(self.seeds) >= ENOUGH_SEEDS:
             low, high = (_over_seeds(self.values_S_L, q) for q in (25, 75))
             return Line(name, self.labels_L, self.median(), low, high, number=number)

@@ -14,7 +14,7 @@ _TEXT = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 
 def addition(current: pa.Table, rows: pa.Table) -> pa.Table:
-    """Return the rows of a round to add, or none if the round is there already."""
+    """Return the rows to add for a round, or no rows if the manifest already has the round."""
     if rows.num_rows == 0:
         return rows
     there = current.filter(pc.equal(current["round"], rows["round"][0]))

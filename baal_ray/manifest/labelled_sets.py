@@ -160,7 +160,7 @@ def _image_fault(image: bytes | None, max_pixels: int) -> str | None:
 
 
 def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> list[str]:
-    """Copy the images to the folder, thousands per file, and return the file each came from."""
+    """Copy the images to the folder, thousands per file, and return each image's source file."""
     sources: list[str] = []
     pending: list[pa.RecordBatch] = []
     size = 0

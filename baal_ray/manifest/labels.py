@@ -27,7 +27,7 @@ from baal_ray.workspace.rounds import unfinished_rounds
 from baal_ray.workspace.table_schemas import ACQUIRED, LABELLED
 
 # The exported columns. Score, rule and model are not among them, because a label should not depend
-# on how an image was picked, nor for what.
+# on how an image was picked, or why.
 _EXPORTED = ("id", "source", "round", "rank", "status", "label", "labelled_by")
 
 

@@ -348,7 +348,7 @@ class Manifest:
     def _commit(
         self, change: str, plan: Callable[[pa.Table], pa.Table], *, delete: bool = False
     ) -> int:
-        """Plan a change on the latest version and merge it there, until no one else came first."""
+        """Plan and merge a change on the latest version, until no other process commits first."""
         if self._pinned is not None:
             where = f"{self.uri} at version {self._pinned}"
             raise ManifestError(f"{where} is read-only. Write to Manifest(uri).")
@@ -370,7 +370,10 @@ class Manifest:
         )
 
     def _merge(self, table: DeltaTable, rows: pa.Table, change: str, delete: bool) -> bool:
-        """Return whether the rows became the version right after the table's. If not, none did."""
+        """Return whether the rows became the next version after the table's.
+
+        If not, nothing was written.
+        """
         rounds = pc.unique(rows["round"]).to_pylist()
         round_id = rounds[0] if len(rounds) == 1 else None
         about = {"change": change, "round": round_id, "rows": rows.num_rows}
@@ -390,7 +393,7 @@ class Manifest:
         return True
 
     def _create(self) -> None:
-        """Create the empty table. If another process does so first, its table is as good."""
+        """Create the empty table. If another process creates it first, that table is used."""
         if self._reached_by_fsspec and not storage.is_local(self.uri):
             check_conditional_writes(self.uri)
         with _storage_errors(self.uri, "created"):
@@ -399,7 +402,7 @@ class Manifest:
                     self.uri,
                     MANIFEST,
                     configuration=_CONFIGURATION,
-                    raise_if_key_not_exists=False,  # ours are none of Delta's
+                    raise_if_key_not_exists=False,  # Delta does not know our own keys
                     storage_options=self._storage_options,
                 )
             except (DeltaError, OSError):

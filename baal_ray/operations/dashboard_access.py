@@ -17,7 +17,7 @@ _ANSWER_SECONDS = 5
 
 
 def dashboard_answers() -> tuple[str, Answers]:
-    """Return the dashboard's address, and whom it answers when asked without a token.
+    """Return the dashboard's address, and who can use it without a token.
 
     Ray reports the dashboard's address, but not how the dashboard was started, so the function
     sends it a request. Anything in front of the dashboard, such as a firewall, goes unnoticed.
@@ -40,7 +40,9 @@ def dashboard_answers() -> tuple[str, Answers]:
 
 
 def _seen_from_outside(registered: str) -> tuple[str | None, int | None]:
-    """Return the host and port that other machines would ask. The host is None if there is none.
+    """Return the host and port that other machines would connect to.
+
+    The host is None if there is none.
 
     A dashboard that listens on all interfaces is registered at its node's address. In a cluster
     of one machine the node knows itself as 127.0.0.1, and then the registered address does not

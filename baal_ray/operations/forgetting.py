@@ -61,8 +61,8 @@ def table_of(traces: Iterable[FileWithImages]) -> Table:
 def find_traces(workspace: str, ids: Sequence[str]) -> list[FileWithImages]:
     """Find the files that hold any of the images. Only the column of ids is read from each.
 
-    The result includes the manifest's files, also those of its earlier versions, and pages that
-    name an image.
+    The result includes the manifest's files, including those of its earlier versions, and pages
+    that name an image.
 
     Raises:
         StorageError: If a file cannot be read, because its content is then unknown.

@@ -1,4 +1,4 @@
-"""Features of images from just before the decision, where near-duplicates lie close together."""
+"""Image features: the inputs of the last linear layer, which are similar for near-duplicates."""
 
 from typing import Any
 

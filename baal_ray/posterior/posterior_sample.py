@@ -17,7 +17,7 @@ class PosteriorSample(nn.Module):
     def __init__(
         self, model: nn.Module, k: int, predict: Callable[[Tensor, Sequence[str] | None], Tensor]
     ) -> None:
-        """Take the model and what runs it once.
+        """Keep the model and the function that runs it once.
 
         Args:
             model: The model.

@@ -14,10 +14,10 @@ _MOST_SCORE_FILES = 100
 
 
 def require_extra() -> None:
-    """Refuse to make a report that cannot be drawn.
+    """Refuse to make a report without the libraries that draw it.
 
     Raises:
-        BaalRayError: If the extra is not installed.
+        BaalRayError: If the extra `report` is not installed.
     """
     if not extra_is_installed():
         raise BaalRayError(

@@ -81,8 +81,8 @@ def gain_between(before: Measured, after: Measured) -> Gain | None:
 
     The interval is Newcombe's, which assumes that each model was measured on its own images. Both
     were measured on the same images and mostly err on the same ones, so for these two models the
-    interval is too wide. It does not include that another fit on the same labels would give
-    another result.
+    interval is too wide. It does not cover the variation between fits on the same
+    labels.
     """
     labels = after.labels - before.labels
     if labels <= 0:

@@ -149,7 +149,7 @@ def render(
 
 
 def paragraph(text: str, style: str = "") -> Html:
-    """Return a paragraph, whose `style` is "lead", "muted" or empty."""
+    """Return a paragraph. `style` is "lead", "muted" or empty."""
     marked = f' class="{style}"' if style else ""
     return Html(f"<p{marked}>{escape(text)}</p>")
 

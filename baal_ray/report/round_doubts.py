@@ -7,10 +7,10 @@ import numpy as np
 from baal_ray.report.round_facts import RoundFacts
 from baal_ray.report.score_summary import ScoreSummary, predicted_counts
 
-# The share of picks that stay below which more than the last few depend on chance.
+# Least share of stable picks. Below it, more than the last few depend on chance.
 _STABLE = 0.6
-# The highest BALD, in nats, below which the posterior samples agree so closely that the ranking is
-# noise.
+# Least value, in nats, of a pool's highest BALD. Below it, the samples agree so closely that the
+# ranking is noise.
 _AGREEMENT = 0.01
 _MISCALIBRATED = 0.1
 _ENOUGH_LABELS = 10

@@ -211,7 +211,7 @@ def calibration_section(facts: RoundFacts) -> list[Html]:
 
 
 def _evaluated(facts: RoundFacts) -> list[PastRound]:
-    """Return the rounds with a model that was evaluated, by their number of labels."""
+    """Return the rounds whose model was evaluated, fewest labels first."""
     known = [past for past in facts.rounds if not np.isnan(past.metric("accuracy"))]
     return sorted(known, key=lambda past: past.result.labels)
 
@@ -289,7 +289,7 @@ _LONGEST_SIDE = 96
 
 
 def thumbnail(image: bytes | None, max_pixels: int) -> tuple[bytes | None, bool]:
-    """Return a small copy, None if it cannot be shown, and whether to show pixels as squares."""
+    """Return a thumbnail, or None if there is none, and whether to draw its pixels as squares."""
     try:
         small = images.thumbnail(image or b"", _LONGEST_SIDE, max_pixels=max_pixels)
     except ImageError:

@@ -29,7 +29,7 @@ Part = TypeVar("Part")
 
 
 class ModelActor:
-    """Holds a fitted model on its device, and prepares mini-batches for it.
+    """An actor with a fitted model on its device, which prepares mini-batches for it.
 
     Several threads may call an actor at once. The model runs one mini-batch after another. While
     a GPU works on one, the next is prepared and put into its queue.

@@ -55,7 +55,7 @@ def decoder_version() -> str:
 
 
 class DeviceDecoder:
-    """Decodes mini-batches on a device. On a GPU this runs beside its other work."""
+    """A decoder of mini-batches on a device. On a GPU it runs beside other work."""
 
     def __init__(self, device: torch.device, height: int, width: int, *, max_pixels: int) -> None:
         """Check that the device can decode, with a tiny image.

@@ -73,7 +73,7 @@ def _read_kept(file: str, wanted: Hashes, samples: int) -> tuple[int, Hashes, Lo
 
 
 class FirstSamples:
-    """Returns the log-probabilities that were kept, and draws those again that were not."""
+    """A source of first samples: the log-probabilities that were kept, or new draws."""
 
     def __init__(self, kept: KeptLogProbs, posterior: MCDropout) -> None:
         self._refs = kept.log_probs_N_K_C

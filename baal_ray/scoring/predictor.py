@@ -14,7 +14,7 @@ from baal_ray.scoring.job import ScoringJob
 
 
 class PoolPredictor(ModelActor):
-    """Returns the predictions of the posterior samples for each mini-batch of images."""
+    """An actor that returns the predictions of posterior samples for mini-batches of images."""
 
     def __init__(self, job: ScoringJob) -> None:
         """Load and check the model."""
@@ -34,7 +34,7 @@ class PoolPredictor(ModelActor):
 
 
 class PoolFeatures(ModelActor):
-    """Returns the features (`posterior.head_inputs`) of each mini-batch of images."""
+    """An actor that returns the features (`posterior.head_inputs`) of mini-batches of images."""
 
     def __call__(self, rows: Columns | pa.Table) -> pa.Table:
         """Return `id` and `features` (float32 [D] as bytes) of images that can be decoded."""

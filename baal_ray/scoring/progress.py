@@ -1,4 +1,7 @@
-"""Progress of scoring in a job's log, counted by the scores on disk, which no failure undoes."""
+"""Progress of scoring in a job's log, counted from the scores on disk.
+
+Failures cannot undo it.
+"""
 
 import logging
 import sys

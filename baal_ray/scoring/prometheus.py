@@ -37,7 +37,10 @@ class DeviceTime:
             self._events[1].record()
 
     def seconds(self) -> float:
-        """Wait for the device, after the block, and return the seconds it took."""
+        """Return the seconds that the device spent on the block, once it is done.
+
+        Call this after the block.
+        """
         if self._events is None:
             return self._ended - self._begun
         begun, ended = self._events

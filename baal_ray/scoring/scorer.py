@@ -28,7 +28,7 @@ _KEPT_SHARES = 3
 
 
 class PoolScorer(ModelActor):
-    """Returns the rows of scores of each mini-batch of images."""
+    """An actor that scores mini-batches of images."""
 
     def __init__(
         self, job: ScoringJob, keep_by: str | None = None, first: KeptLogProbs | None = None

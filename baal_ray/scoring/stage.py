@@ -130,7 +130,7 @@ class ScoreFolder:
         keep_by: str | None = None,
         first: KeptLogProbs | None = None,
     ) -> Scores:
-        """Score a dataset without the images that are scored already.
+        """Score those images of a dataset that have no scores yet.
 
         decode (CPU tasks, or the actors) → `PoolScorer` (actors) → Parquet files, published whole.
 
@@ -160,7 +160,7 @@ class ScoreFolder:
 def through_actors(
     pool: ray.data.Dataset, actor: type[ModelActor], job: ScoringJob, *more: Any
 ) -> ray.data.Dataset:
-    """Return the rows that actors with the model make of images, in mini-batches.
+    """Run mini-batches of images through the actors, and return their rows.
 
     Args:
         pool: Images with `id` and `image`, as for `score_pool`.
@@ -214,7 +214,10 @@ def _encoded_blocks(pool: ray.data.Dataset, config: ScoringConfig) -> ray.data.D
 
 
 def _bytes_per_file(job: ScoringJob, keep_by: str | None) -> int:
-    """Return the bytes per score file: enough for few files, limited with log-probabilities."""
+    """Return the size to aim for in a score file, in bytes.
+
+    Files with log-probabilities are capped.
+    """
     per_row: float = _BYTES_PER_ROW
     if keep_by is not None:
         log_probs = job.config.samples * len(describe(job.checkpoint).classes) * 4

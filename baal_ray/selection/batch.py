@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Picker:
-    """Picks the images of a batch.
+    """The choice of a batch's images: everything that decides the picks.
 
     Attributes:
         config: Configuration of the round.

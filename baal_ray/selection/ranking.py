@@ -39,11 +39,11 @@ def top_k(
 
     Args:
         scores_uri: Folder of score files, or the files themselves. In a folder that baal_ray
-            wrote only its own files count, each named by its sha256.
+            wrote, only its own files count, each named by its sha256.
         k: Number of images. If there are fewer, all are returned.
         by: Acquisition rule: the name of a score column, "power_bald" or "softmax_bald"
             (`baal_ray.selection.ranking_rules`), or "random".
-        seed: Seed of the ties, and of the rules that draw at random.
+        seed: Seed for breaking ties, and for the rules that draw at random.
         leave_out: Ids to exclude.
         only: Ids to choose among; all if None.
         coldness: β of the stochastic rules, above 0. The higher, the less random.
@@ -66,7 +66,7 @@ class Ranking:
 
     Attributes:
         by: Acquisition rule, as for `top_k`.
-        seed: Seed of the ties, and of the rules that draw at random.
+        seed: Seed for breaking ties, and for the rules that draw at random.
         leave_out: Ids that are not ranked.
         only: Ids that are ranked; all if None.
         coldness: β of the stochastic rules.
@@ -101,7 +101,10 @@ class Ranking:
         return self._ranked(best.rows())
 
     def ids(self, files: Iterable[str], k: int) -> pa.Table:
-        """Return `id` and `source` of what `best` returns, for a k too large for all columns."""
+        """Return `id` and `source` of what `best` returns.
+
+        This works even for a k whose full rows would not fit in memory.
+        """
         columns = {"id", "source", "error", column_of(self.by) or "id"}
         return self._best(files, k, columns).select(["id", "source"])
 
@@ -191,7 +194,7 @@ class Ranking:
 class _Best:
     """The k most informative rows of the tables seen so far.
 
-    Rows are sorted whenever k new ones have come together, so 2k and a table are held.
+    Rows are sorted whenever more than 2k are held, so at most 2k and a table are in memory.
     """
 
     def __init__(self, ranking: Ranking, k: int) -> None:
@@ -203,7 +206,7 @@ class _Best:
         self._rows = 0
 
     def candidates(self, images: ScoredImages) -> pa.Table:
-        """Return the images that may be among the best. Of the others no more is read.
+        """Return the images that may be among the best. The rest of the other rows is not read.
 
         Several threads may call it.
         """

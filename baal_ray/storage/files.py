@@ -333,7 +333,7 @@ def exists(uri: str) -> bool:
 
 @contextmanager
 def storage_errors(what: str, done: str) -> Iterator[None]:
-    """Turn whatever a store raises in the block into a StorageError: `what` cannot be `done`."""
+    """Turn any error in the block into a StorageError that says "`what` cannot be `done`"."""
     try:
         yield
     except Exception as error:  # stores differ: OSError, botocore's, aiohttp's, Google's

@@ -1,4 +1,4 @@
-"""Secrets in URIs and in the responses of stores: recognised, and left out of messages."""
+"""Detection of secrets in URIs and store responses, and their removal from messages."""
 
 import re
 

@@ -8,7 +8,7 @@ _STEPS = {"", ".", ".."}
 
 
 def broken_rule(location: str) -> str | None:
-    """Return the rule that a location breaks if the libraries would not all take it alike."""
+    """Return the rule that a location breaks if libraries would resolve it differently."""
     scheme, is_uri, rest = location.partition("://")
     if not is_uri:
         decoded = "it must not contain %, which Delta Lake decodes on reading but not on writing"

@@ -104,8 +104,8 @@ def load_share(
 
     The pixels lie in a temporary file mapped into memory, so a share may be larger than memory.
 
-    Images that cannot be decoded are reported in a warning, because a single one must not stop
-    every night to come.
+    Images that cannot be decoded are reported in a warning. Otherwise a single bad image would
+    make every later round fail.
 
     Returns:
         images_N, uint8 [N, 3, H, W], and labels_N, int64, which is `LEFT_OUT` for an image that

@@ -16,11 +16,12 @@ from torch import Tensor
 
 
 class MaskCache:
-    """A cache of masks, as every mini-batch needs the same ones and drawing costs more than use.
+    """A cache of masks.
 
-    A full cache keeps what it holds. Masks are used in the same order for each mini-batch, so
-    making room for one would evict another just before its turn. Copies and pickles of the cache
-    are empty.
+    It exists because every mini-batch needs the same ones, and drawing them costs more than using
+    them. A full cache keeps what it holds. Masks are used in the same order for each mini-batch,
+    so making room for one would evict another just before its turn. Copies and pickles of the
+    cache are empty.
     """
 
     def __init__(self, max_bytes: int = 2**28) -> None:
@@ -68,7 +69,10 @@ class SharedMasks:
 
 @dataclass(frozen=True)
 class PerItemMasks:
-    """Masks of posterior samples, one set per sample and image, keyed by the image's id too."""
+    """Masks of posterior samples, one set per sample and image.
+
+    The key includes the image's id.
+    """
 
     seed: int
     ks: Sequence[int]

@@ -1,4 +1,4 @@
-"""Postpone dropout of whole units past functions that may as well run before it.
+"""Postpone dropout of whole units past functions that can equally run before it.
 
 ReLU and pooling work unit by unit, and f(c·x) = c·f(x) for c ≥ 0, so units may as well be dropped
 after them. A function that followed the first dropout then runs once for all samples, and after
@@ -27,7 +27,7 @@ SCALES = {aten.relu.default, aten.leaky_relu.default} | POOLS
 
 
 def postpone_dropout(graph: GraphModule) -> None:
-    """Move each dropout of whole units behind the functions that may as well run before it."""
+    """Move each dropout of whole units behind the functions that can equally run before it."""
     for node in list(graph.graph.nodes):
         if node.target is DROP and drops_units(node):
             while (result := _commuting(node)) is not None:

@@ -72,7 +72,7 @@ class MCDropout:
             samples: Number of samples, K, at least 1.
             seed: Seed of the masks. If K grows, the samples drawn before stay the same.
             masks: "shared" for one set of masks per sample for all images, or "per_item" for masks
-                keyed by the image's id too.
+                that also depend on the image's id.
             output: The kind of output that the model returns, "logits" or "log_probs". It is
                 declared, never guessed.
             stochastic_depth: Whether the blocks that torchvision's `StochasticDepth` (timm's

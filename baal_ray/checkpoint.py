@@ -125,8 +125,8 @@ def load_checkpoint(uri: str) -> Checkpoint:
     found = storage.sha256(weights)
     if found != sha256:
         raise CheckpointError(
-            f"checkpoint {uri} holds weights with sha256 {found}; it must be the sha256 that the "
-            "folder is named by. Fit again, or restore the folder"
+            f"checkpoint {uri} holds weights with sha256 {found}; it must match the sha256 in the "
+            "folder's name. Fit again, or restore the folder"
         )
     config, classes = _architecture(weights, uri)
     network = _build_network(config, len(classes))

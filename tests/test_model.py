@@ -228,7 +228,7 @@ def test_a_flipped_bit_is_noticed(checkpoint, at):
     data = bytearray((checkpoint / WEIGHTS).read_bytes())
     data[at] ^= 1
     (checkpoint / WEIGHTS).write_bytes(data)
-    with pytest.raises(CheckpointError, match="must be the sha256 that the folder is named by"):
+    with pytest.raises(CheckpointError, match="must match the sha256 in the folder's name"):
         load_checkpoint(str(checkpoint))
 
 

@@ -106,7 +106,7 @@ class ExperimentConfig(Document):
     def _fixed_evaluation_set(cls, training: TrainingConfig) -> TrainingConfig:
         if training.evaluation_set is None:
             raise ValueError(
-                "evaluation_set is not set; it must be, because curves are compared by their "
+                "evaluation_set is not set; it is required, because curves are compared by their "
                 "accuracy on the same images"
             )
         return training

@@ -17,7 +17,7 @@ from baal_ray.report.plots import Line, Values
 _RESAMPLES = 2_000
 _MOST_TARGET_ROWS = 24
 
-_WARY = "Before you believe this"
+_WARY = "Before you rely on this"
 
 
 def experiment_page(

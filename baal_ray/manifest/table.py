@@ -315,7 +315,7 @@ class Manifest:
             found = table.metadata().configuration.get(_FORMAT_PROPERTY, _FORMAT)
         if found != _FORMAT:
             raise FormatError(
-                f"the manifest {self.uri} is of format {found}, so another version of baal_ray "
+                f"the manifest {self.uri} has format {found}, so another version of baal_ray "
                 f"wrote it; this one reads format {_FORMAT}. Use that version"
             )
         return table

@@ -126,8 +126,8 @@ class _Checks:
             names = [storage.name(file) for file in storage.list_files(scratch)]
             if not created or storage.read(uri) != data or names != ["file"]:
                 raise StorageError(
-                    f"{uri} was written, but it is not read and listed as it was written; the "
-                    "workspace must show each write at once. Switch caching off, or use another "
+                    f"{uri} was written, but reading or listing it returns something else; writes "
+                    "to the workspace must be visible at once. Switch caching off, or use another "
                     "store"
                 )
             storage.delete(uri)
@@ -158,7 +158,8 @@ class _Checks:
             listing = list_pool(config, folder)
             check_ids(listing)
             sampled, errors = self._unreadable(listing)
-        found = f"{_count(listing.rows, 'image')}, no id twice; {len(errors)} of {sampled} sampled"
+        images = f"{_count(listing.rows, 'image')} with unique ids"
+        found = f"{images}; {len(errors)} of {sampled} sampled"
         told = f"{found} cannot be decoded" + (f", such as {errors[0]}" if errors else "")
         allowed = self.config.scoring.max_unreadable
         if len(errors) > 1 + allowed * sampled:  # a single one may be bad luck

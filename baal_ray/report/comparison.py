@@ -147,8 +147,8 @@ def comparison_lines(rounds: Collection[Comparison]) -> Iterator[str]:
         yield from _lines(sum(both, Comparison()))
     elif any(comparison.active.of for comparison in rounds):
         yield (
-            "No random pick is labelled, so active picks cannot be compared with any. "
-            "selection.random_share draws some."
+            "No random pick has a label yet, so active picks cannot be compared with random ones. "
+            "Set selection.random_share to draw random picks."
         )
 
 

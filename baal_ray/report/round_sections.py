@@ -74,8 +74,8 @@ def _hindsight(facts: RoundFacts) -> list[Html]:
     beside += "" if np.isnan(accuracy) else f"; {1 - accuracy:.0%} of the evaluation images"
     told = (
         f"Of the {active.of:,} active picks that have a label by now, the model was wrong about "
-        f"{active.count:,} ({active.share:.0%}{beside}). A rule that finds what a model does not "
-        "know finds more errors than there are elsewhere."
+        f"{active.count:,} ({active.share:.0%}{beside}). A rule that works picks images that "
+        "the model gets wrong more often than others."
     )
     return [page.paragraph(told)]
 

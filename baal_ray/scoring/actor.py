@@ -135,8 +135,9 @@ class ModelActor:
             raise self._no_memory(error) from error
         self._at_once //= 2
         logger.warning(
-            "the %s has no memory for %d images at once: %d from now on. Set scoring.batch_size "
-            "to that for the next round, so that no time is lost on larger ones",
+            "the %s does not have enough memory for %d images at once, so it now runs %d at a "
+            "time. Set scoring.batch_size to that for the next round, so that no time is lost on "
+            "larger ones",
             self._device.type,
             2 * self._at_once,
             self._at_once,
@@ -144,8 +145,8 @@ class ModelActor:
 
     def _no_memory(self, error: Exception) -> ResourceError:
         return ResourceError(
-            f"the {self._device.type} has no memory to score {_FEWEST} images at once: {error}. "
-            "Use a larger device, scoring.precision bfloat16, or a smaller model"
+            f"the {self._device.type} does not have enough memory to score {_FEWEST} images at "
+            f"once: {error}. Use a larger device, scoring.precision bfloat16, or a smaller model"
         )
 
     def _autocast(self) -> torch.autocast:

@@ -108,9 +108,9 @@ class DeviceDecoder:
             if not _no_memory(error):
                 raise
             raise ResourceError(
-                f"the {self._device.type} has no memory to decode images beside the model: "
-                f"{error}. Set scoring.decode_on to cpu, or lower scoring.max_pixels or "
-                "scoring.batch_size"
+                f"the {self._device.type} does not have enough memory to decode images "
+                f"alongside the model: {error}. Set scoring.decode_on to cpu, or lower "
+                "scoring.max_pixels or scoring.batch_size"
             ) from error
         return decoded
 

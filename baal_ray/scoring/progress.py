@@ -59,7 +59,7 @@ def _tell(folder: str, images: int, every: float, done: threading.Event) -> None
                 with open_parquet(file) as parquet:
                     rows_of[file] = parquet.metadata.num_rows
         except BaalRayError as error:
-            logger.info("the progress of scoring is unknown: %s", error)
+            logger.info("cannot read the progress of scoring: %s", error)
         else:
             if seconds := time.monotonic() - begun:
                 logger.info("%s", progress_line(sum(rows_of.values()), images, seconds))

@@ -239,8 +239,8 @@ def read_verified(uri: str) -> bytes:
     found = sha256(data)
     if found != named.group(1):
         raise CorruptFileError(
-            f"{uri} holds bytes with another sha256, {found}: it is damaged. Delete it; the next "
-            "run recreates it."
+            f"{uri} is damaged: its sha256 is {found}, not the one in its name. Delete it; the "
+            "next run recreates it."
         )
     return data
 
@@ -261,7 +261,7 @@ def read_json(uri: str, remedy: str = "Restore an intact copy of it.") -> dict[s
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(
-            f"{uri} has {len(data)} bytes that are not complete JSON ({error}). {remedy}"
+            f"{uri} ({len(data)} bytes) is not valid JSON ({error}). {remedy}"
         ) from error
     if not isinstance(found, dict):
         raise CorruptFileError(f"{uri} does not hold a JSON object. {remedy}")

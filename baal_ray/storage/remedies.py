@@ -26,7 +26,7 @@ _REFUSED = (
     "Check that the credentials in the environment of the driver and of every node are the right "
     "ones, are still valid, and may read and write there."
 )
-_EMPTY = "The file is empty: put it there again."
+_EMPTY = "The file is empty: upload it again."
 _REDIRECTED = "The server redirects, and redirects are not followed: give the final URI."
 
 _BY_NUMBER = {

@@ -61,8 +61,8 @@ class Record(BaseModel):
             where = ".".join(map(str, fault["loc"]))
             what = f"{where}: {fault['msg']}" if where else fault["msg"]
             raise FormatError(
-                f"{uri} is not of format {cls.FORMAT} ({what}), so another version of baal_ray "
-                f"wrote it. Use that version, or begin a new workspace"
+                f"{uri} cannot be read as format {cls.FORMAT} ({what}). It was probably written "
+                "by another version of baal_ray. Use that version, or begin a new workspace"
             ) from error
 
 

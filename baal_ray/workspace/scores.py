@@ -86,7 +86,7 @@ def read_scores(
         data = storage.read_verified(file) if verified else storage.read(file)
         loaded = LoadedParquet(data, file, verified=verified)
         if is_foreign(file, loaded.schema):
-            logger.warning("%s has scores of another fingerprint: it is ignored", file)
+            logger.warning("%s is ignored: its scores belong to a different fingerprint", file)
             return None
         names = loaded.schema.names
         take = partial(loaded.read, columns or [name for name in names if name != "log_probs"])
@@ -119,7 +119,9 @@ def _scored_in(file: str, *, delete_damaged: bool) -> Hashes:
     else:
         if not is_foreign(file, rows.schema):
             return hash_ids(rows["id"].filter(rows["error"].is_null()))
-        logger.warning("%s has scores of another fingerprint: its images count as unscored", file)
+        logger.warning(
+            "%s has scores for a different fingerprint, so its images count as unscored", file
+        )
     return hash_ids([])
 
 

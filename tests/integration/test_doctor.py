@@ -94,7 +94,7 @@ def test_where_all_is_well(tmp_path: Path, environment: dict[str, str]):
         "dashboard",
     ]
     assert len(done.stdout.splitlines()) == len(found)
-    assert found["pool"][1] == "300 images, no id twice; 0 of 64 sampled cannot be decoded"
+    assert found["pool"][1] == "300 images with unique ids; 0 of 64 sampled cannot be decoded"
     assert found["evaluation set"][1] == "30 images of 3 classes"
     assert found["nodes"][1] == "there is only this machine"
     assert found["dashboard"][1].startswith("127.0.0.1:")

@@ -55,13 +55,15 @@ def test_a_mini_batch_is_halved_until_it_fits_and_that_is_remembered(tmp_path):
     free, limited = json.loads(done.stdout)
     for scores in limited:
         assert scores == pytest.approx(free[0], abs=1e-5)
-    told = [line for line in done.stderr.splitlines() if "has no memory for" in line]
-    assert "the cpu has no memory for 64 images at once: 32 from now on" in told[0]
+    told = [line for line in done.stderr.splitlines() if "enough memory for" in line]
+    halved = "the cpu does not have enough memory for 64 images at once, so it now runs 32 at a"
+    assert halved in told[0]
     assert len(told) == len(set(told))  # the second mini-batch began with what had fit
 
 
 def test_when_not_even_two_images_fit_it_says_what_to_do(tmp_path):
     done = score(tmp_path, megabytes=3)
     assert done.returncode == 1
-    assert "ResourceError: the cpu has no memory to score 2 images at once: " in done.stderr
+    refused = "ResourceError: the cpu does not have enough memory to score 2 images at once: "
+    assert refused in done.stderr
     assert "Use a larger device, scoring.precision bfloat16, or a smaller model" in done.stderr

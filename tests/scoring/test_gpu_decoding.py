@@ -158,7 +158,7 @@ def test_a_lack_of_memory_is_not_taken_for_a_bad_image(monkeypatch, kind):
         raise kind("CUDA out of memory. Tried to allocate")
 
     monkeypatch.setattr(gpu_decoding, "_decode_jpegs", fail)
-    with pytest.raises(ResourceError, match=r"no memory to decode.*scoring\.decode_on"):
+    with pytest.raises(ResourceError, match=r"enough memory to decode.*scoring\.decode_on"):
         decoder([PLAIN["colour"]])
 
 

@@ -64,7 +64,7 @@ def test_what_goes_wrong_with_telling_ends_nothing(tmp_path, caplog):
         wait_for(caplog, "scores: 0 of")
         bad = tmp_path / f"{'0' * 64}.parquet"
         bad.write_bytes(b"no parquet")
-        wait_for(caplog, "the progress of scoring is unknown")
+        wait_for(caplog, "cannot read the progress of scoring")
         bad.unlink()
         publish_table(str(tmp_path), SCORED)
         wait_for(caplog, "scores: 20 of about 100")

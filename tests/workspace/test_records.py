@@ -62,13 +62,13 @@ def test_a_file_of_another_version_is_refused_by_name(uri, record):
     older = {key: value for key, value in plain.items() if key != alias}
     for other, why in ((plain | {"format": 2}, "its format is 2"), (older, f"{alias}: Field")):
         storage.publish(uri, json.dumps(other).encode())
-        with pytest.raises(FormatError, match=rf"record\.json is not of format 1 .*{why}"):
+        with pytest.raises(FormatError, match=rf"record\.json cannot be read as format 1 .*{why}"):
             type(record).read(uri, "")
 
 
 def test_a_damaged_file_is_named_with_its_remedy(uri):
     storage.publish(uri, b'{"checkpoint": ')
-    with pytest.raises(CorruptFileError, match=r"record\.json has 15 bytes .* Delete it\."):
+    with pytest.raises(CorruptFileError, match=r"record\.json \(15 bytes\) is .* Delete it\."):
         FitRecord.read(uri, "Delete it.")
 
 

@@ -46,7 +46,7 @@ def test_scores_of_another_model_count_for_nothing_and_stay_where_they_are(tmp_p
     assert sorted(top_k(folders[1], 9)["id"].to_pylist()) == ["e", "f"]
     assert Ranking("bald").count(score_files(folders[1])) == 2
     assert len(score_files(folders[1])) == 2
-    assert "scores of another fingerprint" in caplog.text
+    assert "scores for a different fingerprint" in caplog.text
     elsewhere = [storage.join(str(tmp_path), "mine", foreign.split("/")[-1])]
     storage.publish(elsewhere[0], storage.read(foreign))
     assert len(top_k(elsewhere, 9)) == 2  # who copies files to look at them may

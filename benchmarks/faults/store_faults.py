@@ -122,7 +122,7 @@ def disturb(server: FaultyS3, folder: Path, step: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="One request of a round after another fails.")
-    parser.add_argument("--step", type=int, default=1, help="try every so many requests")
+    parser.add_argument("--step", type=int, default=1, help="try one request out of this many")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         write_labelled(Path(name))

@@ -85,12 +85,12 @@ def test_what_is_to_be_doubted_is_said(tmp_path, change, doubt):
     assert doubt in doubts_of(write_round(tmp_path, **{"training": FIXED, **change}))
 
 
-@pytest.mark.parametrize(("now", "told"), [(0.7, True), (0.77, False)])
-def test_a_fall_that_chance_does_not_explain_is_told(tmp_path, now, told):
+@pytest.mark.parametrize(("now", "reported"), [(0.7, True), (0.77, False)])
+def test_a_fall_that_chance_does_not_explain_is_told(tmp_path, now, reported):
     # Two accuracies of 0.8 on 500 images differ by √2 · 1.96 · √(0.16/500) = 0.050 by chance.
     write_round(tmp_path, "night-1", ids=["a"], accuracy=0.8, training=FIXED)
     config = write_round(tmp_path, "night-2", ids=["b"], accuracy=now, training=FIXED)
-    assert ("Accuracy fell by" in doubts_of(config, "night-2")) is told
+    assert ("Accuracy fell by" in doubts_of(config, "night-2")) is reported
 
 
 def test_picks_that_were_easy_are_told(tmp_path):

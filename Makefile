@@ -32,9 +32,13 @@ test: test-fast test-integration ## run every test
 test-fast: $(INSTALLED) ## run the tests that need no Ray cluster, in a little over a minute
 	$(BIN)/pytest -m "not integration" -n 2 --dist worksteal $(ARGS)
 
+# Tests with clusters of their own mostly wait for them, so they run beside the others.
 .PHONY: test-integration
 test-integration: $(INSTALLED) ## run the tests on a real local Ray cluster and servers, a quarter of an hour
-	$(BIN)/pytest -m integration $(ARGS)
+	@log=$$(mktemp); \
+	$(BIN)/pytest -m "integration and own_cluster" $(ARGS) >$$log 2>&1 & beside=$$!; \
+	$(BIN)/pytest -m "integration and not own_cluster" $(ARGS); status=$$?; \
+	wait $$beside || status=$$?; cat $$log; rm -f $$log; exit $$status
 
 .PHONY: test-stores
 test-stores: $(INSTALLED) ## run the tests of object stores on a real Ceph gateway, which Debian packages

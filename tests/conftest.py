@@ -26,9 +26,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all tests in tests/integration or with a server, so that no test can forget to."""
     for item in items:
-        served = "bucket" in getattr(item, "fixturenames", ())
-        if served or item.path.is_relative_to(TESTS / "integration"):
+        fixtures = getattr(item, "fixturenames", ())
+        if "bucket" in fixtures or item.path.is_relative_to(TESTS / "integration"):
             item.add_marker(pytest.mark.integration)
+            # `make test-integration` runs these beside those that share a cluster or a server.
+            if not {"bucket", "ray_cluster"} & set(fixtures):
+                item.add_marker(pytest.mark.own_cluster)
 
 
 @pytest.fixture(scope="session")

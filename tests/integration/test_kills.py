@@ -29,6 +29,9 @@ FAULTS = Path(__file__).parents[1] / "support" / "faults.py"
 # the checkpoint's two files, the fit's record, removal of its state, the results of fit, scores
 # and batch with the scores' fingerprint, the commit, round.json and the report.
 WRITES = 14
+# The same if an earlier round has fitted on the same labels and scored the pool: proof, plan, fit,
+# fingerprint, scores, batch, commit, round.json and report.
+COMMIT, ROUND_RECORD = 7, 8
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +100,8 @@ def outcome(config: RoundConfig) -> dict[str, pd.DataFrame]:
 @pytest.fixture(scope="module")
 def undisturbed(
     prepared: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
-) -> tuple[dict[str, pd.DataFrame], int]:
-    """Return the outcome of an undisturbed round, and its number of writes."""
+) -> RoundConfig:
+    """Return the configuration of a round that was not disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(prepared / "workspace", folder / "workspace")
     config = round_config(folder, pool={"uri": str(prepared / "pool")})
@@ -108,31 +111,35 @@ def undisturbed(
     writes, _ = done.stdout.splitlines()[-1].split()
     # Fewer would mean that faults.py no longer sees all of them, and that kills go untested.
     assert int(writes) == WRITES
-    return outcome(config), WRITES
+    return config
 
 
-# The last three writes are the commit, round.json and the report. The driver is killed before the
-# second and before the third.
-@pytest.mark.parametrize("from_last", [2, 1])
+def check_outcome(found: dict[str, pd.DataFrame], undisturbed: RoundConfig) -> None:
+    for name, table in outcome(undisturbed).items():
+        pd.testing.assert_frame_equal(found[name], table, check_exact=True)
+
+
+@pytest.mark.parametrize("write", [COMMIT, ROUND_RECORD], ids=["commit", "round.json"])
 def test_a_driver_killed_at_a_write_leaves_a_round_that_goes_on(
-    config: RoundConfig,
-    environment: dict[str, str],
-    undisturbed: tuple[dict[str, pd.DataFrame], int],
-    from_last: int,
+    config: RoundConfig, environment: dict[str, str], undisturbed: RoundConfig, write: int
 ) -> None:
-    expected, writes = undisturbed
-    killed = run(config, environment, "kill", str(writes - from_last))
+    for folder in ("checkpoints", "fits", "scores"):
+        shutil.copytree(Path(undisturbed.workspace, folder), Path(config.workspace, folder))
+    killed = run(config, environment, "kill", str(write))
     assert killed.returncode == -signal.SIGKILL
+    committed = Manifest(manifest_uri(config.workspace)).rows(round_id="night").num_rows
+    assert committed == (0 if write == COMMIT else 10)
+    assert Path(config.workspace, "rounds", "night", "batch.json").exists()
+    assert not Path(config.workspace, "rounds", "night", "round.json").exists()
     assert run_round(config, "night").acquired == 10
-    for name, table in outcome(config).items():
-        pd.testing.assert_frame_equal(table, expected[name], check_exact=True)
+    check_outcome(outcome(config), undisturbed)
 
 
 @pytest.mark.parametrize("machines", [1, 2])
 def test_two_drivers_of_one_round_commit_it_once(
     config: RoundConfig,
     environment: dict[str, str],
-    undisturbed: tuple[dict[str, pd.DataFrame], int],
+    undisturbed: RoundConfig,
     tmp_path: Path,
     machines: int,
 ) -> None:
@@ -166,5 +173,4 @@ def test_two_drivers_of_one_round_commit_it_once(
     assert sum(waited) == (1 if machines == 1 else 0)
     found = outcome(config)
     found["scores"] = found["scores"].drop_duplicates("id", ignore_index=True)
-    for name, table in found.items():
-        pd.testing.assert_frame_equal(table, undisturbed[0][name], check_exact=True)
+    check_outcome(found, undisturbed)

@@ -22,7 +22,7 @@ def test_a_round_outlives_the_nodes_at_work(tmp_path: Path) -> None:
     write_pool(tmp_path, images=POOL)
     config = round_config(
         tmp_path,
-        training={"epochs": 200, "evaluation_set": write_labelled(tmp_path, start=7000)},
+        training={"epochs": 60, "evaluation_set": write_labelled(tmp_path, start=7000)},
         # It runs whole for each sample, so that scoring takes its time.
         model={"factory": "pools:Fragile", "arguments": {"folder": str(tmp_path), "deaths": 0}},
         scoring={"samples": 100},

@@ -18,6 +18,7 @@ from baal_ray.config import RoundConfig
 from baal_ray.driver import RoundResult, run_round
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.selection import top_k
 from baal_ray.training.fit import fit_model
 from baal_ray.workspace import manifest_uri, round_uri
 from faulty_s3 import FaultyS3
@@ -25,7 +26,7 @@ from pools import round_config, table, write_labelled, write_pool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-RUN = "import sys; from baal_ray.cli import main; main(['run', sys.argv[1], '--round', 'night'])"
+RUN = "import sys; from baal_ray.cli import main; main(['run', sys.argv[1], '--round', 'later'])"
 
 
 def upload(path: str | Path, uri: str) -> str:
@@ -123,20 +124,25 @@ def test_a_driver_killed_at_its_writes_makes_the_same_picks(
     faulty_s3: FaultyS3,
 ) -> None:
     # It is killed before its scores are noted, and after its commit, but before it knows of that.
-    config = new_workspace(bucket, images, "killed")
+    # The round after the undisturbed one, so that the pool is scored already.
+    config, _ = undisturbed
     path = images / "killed.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     put = f"PUT /{config.workspace.removeprefix('s3://')}/"
     for fault, what in [
-        ("refused", "rounds/night/scores.json"),
-        ("lost", "manifest/_delta_log/00000000000000000002.json"),
+        ("refused", "rounds/later/scores.json"),
+        ("lost", "manifest/_delta_log/00000000000000000003.json"),
     ]:
         driver = subprocess.Popen([sys.executable, "-c", RUN, str(path)], env=environment)
         faulty_s3.set_fault(fault, 0, put + what, also=driver.kill)
         assert driver.wait(120) == -signal.SIGKILL, what
     faulty_s3.set_fault(None)
-    assert run_round(config, "night").acquired == 10
-    assert picks(config) == picks(undisturbed[0])
-    # The empty table is 0, and the labelled images are 1.
-    assert Manifest(manifest_uri(config.workspace)).version == 2
+    assert run_round(config, "later").acquired == 10
+    manifest = Manifest(manifest_uri(config.workspace))
+    later = manifest.rows(round_id="later").sort_by("rank")["id"].to_pylist()
+    night = [image_id for image_id, _ in picks(config)]
+    record = json.loads(storage.read(f"{round_uri(config.workspace, 'later')}/round.json"))
+    assert [*night, *later] == top_k(record["scores"], 20)["id"].to_pylist()
+    # The empty table is 0, the labelled images are 1, and the undisturbed round is 2.
+    assert manifest.version == 3

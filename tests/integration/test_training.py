@@ -27,17 +27,26 @@ def labelled(config: RoundConfig, folder: Path, images: int = 30) -> Manifest:
     return manifest
 
 
-def test_two_workers_use_every_row_and_measure_on_the_whole_evaluation_set(
+def test_two_workers_use_every_row_and_go_on_from_the_epoch_on_disk_when_one_dies(
     tmp_path: Path,
 ) -> None:
+    # test_stores.py has the same with one worker, on an object store.
     evaluation = write_labelled(tmp_path, start=7000, images=21)
+    marker = tmp_path / "died"
     config = round_config(
         tmp_path,
+        model={"factory": "pools:Mortal", "arguments": {"marker": str(marker)}},
         training={"evaluation_set": evaluation, "epochs": 12, "learning_rate": 3e-3},
         resources={"training_workers": 2, "training_cpus": 0.5},
     )
     manifest = labelled(config, tmp_path, images=61)
     fit = fit_model(config, manifest.labelled())
+    assert marker.exists()
+    # Four steps per epoch and worker. The first epoch is on disk before the kill in the tenth
+    # step, so eleven epochs are left after it.
+    steps = len(marker.with_suffix(".steps").read_text().splitlines())
+    assert steps <= 2 * (10 + 11 * 4)
+    assert not list(Path(config.workspace).rglob("state.pt"))
     assert (fit.labels, fit.reused) == (61, False)
     assert [epoch["epoch"] for epoch in fit.history] == list(range(1, 13))
     assert {epoch["images"] for epoch in fit.history} == {21}
@@ -50,28 +59,6 @@ def test_two_workers_use_every_row_and_measure_on_the_whole_evaluation_set(
 
     again = fit_model(config, manifest.labelled())
     assert (again.checkpoint, again.reused) == (fit.checkpoint, True)
-
-
-def test_a_worker_of_two_that_dies_is_replaced_and_the_fit_goes_on_from_the_epoch_on_disk(
-    tmp_path: Path,
-) -> None:
-    """test_stores.py has the same with one worker, on an object store."""
-    marker = tmp_path / "died"
-    config = round_config(
-        tmp_path,
-        model={"factory": "pools:Mortal", "arguments": {"marker": str(marker)}},
-        training={"epochs": 4, "evaluation_set": write_labelled(tmp_path, start=7000)},
-        resources={"training_workers": 2, "training_cpus": 0.5},
-    )
-    manifest = labelled(config, tmp_path)
-    fit = fit_model(config, manifest.labelled())
-    assert marker.exists()
-    # Four steps per epoch and worker. The first epoch is on disk before the kill in the tenth
-    # step, so twelve are left after it.
-    steps = len(marker.with_suffix(".steps").read_text().splitlines())
-    assert steps <= 2 * (10 + 12)
-    assert [epoch["epoch"] for epoch in fit.history] == [1, 2, 3, 4]
-    assert not list(Path(config.workspace).rglob("state.pt"))
 
 
 def flipped(data: bytes) -> bytes:

@@ -33,8 +33,12 @@ def at_work(stage: str, workspace: str) -> bool:
 
 if __name__ == "__main__":
     path, round_id = sys.argv[1:]
-    # A node that does not answer is looked at every second, not every three.
-    health = {"health_check_period_ms": 1000, "health_check_initial_delay_ms": 1000}
+    # A node counts as lost after two seconds without an answer, not after fifteen.
+    health = {
+        "health_check_initial_delay_ms": 1000,
+        "health_check_period_ms": 1000,
+        "health_check_failure_threshold": 2,
+    }
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": health}
     )

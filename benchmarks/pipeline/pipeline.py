@@ -13,6 +13,10 @@ Efficiency is the CPU time alone, divided by the CPU time that all cores had whi
 including the start and end of its actors. "once started" is the same without the time that 64
 images take. "alone" and "plain" run on a part of the pool. To be fair to plain Ray, the time that
 each takes for 64 images is subtracted from both before their rates are compared.
+
+`--daft PYTHON` compares the stage with Daft instead: our K samples of ResNet18 with dropout before
+its last layer, and one pass of it in Daft without a posterior (`one_pass_in_daft.py`). Both are
+whole processes, start included.
 """
 
 import argparse
@@ -53,6 +57,8 @@ POOLS = {
     "500×375": ((500, 375), 36_000, "small_convnet", 224, 600),
     "VGG16 at 32": ((32, 32), 40_000, "vgg16", 32, 800),
 }
+BESIDE_DAFT = {"ResNet18": ((500, 375), 8_000, "resnet:resnet18", 224, 0)}
+HERE = Path(__file__).resolve().parent
 
 
 def write_pool(folder, size, count):
@@ -119,9 +125,9 @@ def stage(folder, checkpoint, target):
 class Plain:
     """An actor as in Ray's examples: K passes of the model, and BALD of the softmax."""
 
-    def __init__(self, factory, side):
-        self._model = build_classifier(ModelConfig(factory=factory, image_size=side), CLASSES)
-        self._model.eval()
+    def __init__(self, factory, side, device="cpu"):
+        model = build_classifier(ModelConfig(factory=factory, image_size=side), CLASSES)
+        self._model, self._device = model.eval().to(device), device
         for module in self._model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.train()
@@ -129,24 +135,27 @@ class Plain:
     def __call__(self, batch):
         """Return the rows of `path` and `bald`."""
         images_N = torch.from_numpy(np.ascontiguousarray(batch["image"].transpose(0, 3, 1, 2)))
+        images_N = images_N.to(self._device)
         with torch.inference_mode():
             probs = torch.stack([self._model(images_N).softmax(-1) for _ in range(SAMPLES)], dim=1)
+        probs = probs.cpu()
         mean = probs.mean(1)
         entropy = -(mean * mean.clamp_min(1e-12).log()).sum(-1)
         expected = -(probs * probs.clamp_min(1e-12).log()).sum(-1).mean(1)
         return {"path": batch["path"], "bald": (entropy - expected).numpy()}
 
 
-def plain(folder, factory, side, target):
+def plain(folder, factory, side, target, gpus=0):
     """Return the wall seconds of the script that a user would write."""
     begun = time.perf_counter()
     (
         ray.data.read_images(str(folder), size=(side, side), mode="RGB", include_paths=True)
         .map_batches(
             Plain,
-            fn_constructor_args=(factory, side),
+            fn_constructor_args=(factory, side, "cuda" if gpus else "cpu"),
             batch_size=BATCH_SIZE,
             num_cpus=1,
+            num_gpus=gpus or None,
             compute=ray.data.ActorPoolStrategy(size=1),
         )
         .write_parquet(str(target))
@@ -156,7 +165,7 @@ def plain(folder, factory, side, target):
 
 def run_arm(arm, name, folder, images):
     """Run an arm in this process, and print its seconds."""
-    _, _, factory, side, _ = POOLS[name]
+    _, _, factory, side, _ = {**POOLS, **BESIDE_DAFT}[name]
     pool, scratch = pool_of(folder, name, images), folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     torch.manual_seed(0)
@@ -167,6 +176,7 @@ def run_arm(arm, name, folder, images):
     if arm == "alone":
         seconds = alone(pool, checkpoint, side)
     else:
+        os.environ["PYTHONPATH"] = str(HERE)  # where Ray's workers find resnet.py
         ray.init(
             num_cpus=CORES, include_dashboard=False, logging_level="ERROR", log_to_driver=False
         )
@@ -183,22 +193,65 @@ def run_arm(arm, name, folder, images):
 
 def measure(arm, name, folder, images):
     """Return the images per second (of CPU, for "alone") of an arm in a process of its own."""
-    command = [sys.executable, __file__, str(folder), "--pools", name, "--arm", arm]
-    command += ["--images", str(images)]
+    command = [sys.executable, __file__, folder, "--pools", name, "--arm", arm]
     # What our actors have too, so that the stage is not the faster for it.
     side = POOLS[name][3]
     kept = runtime_env(0, [side, side])["env_vars"]
     variables = {**os.environ, **kept} if arm == "alone" else None
-    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=variables)
-    seconds = json.loads(found.stdout.strip().splitlines()[-1])
+    seconds = _run(command, images, variables)
     return images / seconds, seconds
+
+
+def _run(command, images, variables=None):
+    """Run this script for one arm in a process of its own, and return its seconds."""
+    found = subprocess.run(
+        [*command, "--images", str(images)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=variables,
+    )
+    return json.loads(found.stdout.strip().splitlines()[-1])
+
+
+def compare_with_daft(folder, python, repeats):
+    """Run our stage and Daft in turn, and print images per second."""
+    ((name, (size, images, *_)),) = BESIDE_DAFT.items()
+    pool = pool_of(folder, name, images)
+    write_pool(pool, size, images)
+    version = subprocess.run(
+        [python, "-c", "import daft; print(daft.__version__)"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout.strip()
+    print(f"{images:,} photographs of 500×375, {name} at 224, start included; Daft {version}")
+    rates = {f"stage, K = {SAMPLES}": [], "Daft, one pass": []}
+    for _ in range(repeats):
+        for of_arm, arm in zip(rates.values(), ("stage", "daft"), strict=True):
+            begun = time.perf_counter()
+            if arm == "stage":
+                _run([sys.executable, __file__, folder, "--pools", name, "--arm", arm], images)
+            else:
+                target = folder / "scratch" / "daft"
+                subprocess.run(
+                    [python, HERE / "one_pass_in_daft.py", pool, target],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                )
+            of_arm.append(images / (time.perf_counter() - begun))
+    for label, of_arm in rates.items():
+        each = ", ".join(f"{rate:.1f}" for rate in of_arm)
+        print(f"{label:18} {median(of_arm):8.1f} images per second ({each})", flush=True)
 
 
 def main():
     """Run all arms on all pools, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pools", nargs="+", choices=POOLS, default=list(POOLS))
+    choices = {**POOLS, **BESIDE_DAFT}
+    parser.add_argument("--pools", nargs="+", choices=choices, default=list(POOLS))
+    parser.add_argument("--daft", metavar="PYTHON", help="an interpreter that has Daft")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--arm", choices=["alone", "stage", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--images", type=int, default=0, help=argparse.SUPPRESS)
@@ -208,6 +261,9 @@ def main():
         run_arm(arguments.arm, arguments.pools[0], folder, arguments.images)
         return
     print(f"torch {torch.__version__}, Ray {ray.__version__}, {CORES} cores, K = {SAMPLES}")
+    if arguments.daft:
+        compare_with_daft(folder, arguments.daft, arguments.repeats)
+        return
     for name in arguments.pools:
         size, count, _, _, part = POOLS[name]
         for images in (count, part, BATCH_SIZE):

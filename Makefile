@@ -40,6 +40,10 @@ test-integration: $(INSTALLED) ## run the tests on a real local Ray cluster and 
 	$(BIN)/pytest -m "integration and not own_cluster" $(ARGS); status=$$?; \
 	wait $$beside || status=$$?; cat $$log; rm -f $$log; exit $$status
 
+.PHONY: test-gpu
+test-gpu: $(INSTALLED) ## run the tests that need a GPU; they are skipped where there is none
+	$(BIN)/pytest -m gpu $(ARGS)
+
 .PHONY: test-stores
 test-stores: $(INSTALLED) ## run the tests of object stores on a real Ceph gateway, which Debian packages
 	tests/support/start_radosgw.sh $(BIN)/pytest tests/storage/test_files.py tests/integration/test_stores_faults.py \

@@ -90,10 +90,11 @@ class Arm:
             self.peak_bytes = max(self.peak_bytes, torch.cuda.max_memory_allocated() - before)
 
 
-def build(name, device):
+def build(name, device, side=None):
     """Build a model with random weights whose activations and predictions are not all alike."""
     torch.manual_seed(0)
-    make, side, _ = CASES[name]
+    make, usual_side, _ = CASES[name]
+    side = side or usual_side
     model = make(num_classes=CLASSES).to(device)
     images = torch.randn(8, 3, side, side, device=device)
     for module in model.modules():

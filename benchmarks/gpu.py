@@ -1,0 +1,184 @@
+"""Everything that only a GPU can show, in order of worth, within a number of seconds.
+
+Run `python benchmarks/gpu.py --seconds 420 --out FOLDER` on a machine with one GPU. Each part runs
+in a process of its own with a share of the seconds. What a part does not use is left to the next
+ones, and what it does not reach in time is cut. FOLDER/gpu.json has each figure as soon as it is
+known, with the device, the commit and the versions; gpu.txt has the same as a table.
+
+`--device cpu --seconds 200` rehearses all parts with tiny sizes. Its figures say nothing about a
+GPU. `--only curves --data DATA --resume FOLDER` computes learning curves in pieces (see
+`gpu_parts/curves.py`).
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from select import select
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+# Modules that the parts use. Ray's workers, and factories of models, must find them too.
+PATHS = [
+    ROOT,
+    HERE / "gpu_parts",
+    *(HERE / name for name in ("engine", "pipeline", "experiments")),
+    ROOT / "tests" / "support",
+]
+
+# The parts, and the share of the seconds that each has. `curves` runs only on request.
+SHARES = {
+    "right": 0.2,
+    "passes": 0.26,
+    "fed": 0.26,
+    "trained": 0.12,
+    "full": 0.1,
+    "sixteen_bits": 0.06,
+    "curves": 0.0,
+}
+
+
+class Figures:
+    """The figures known so far, on disk after each new one."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._about = {"device": device_name(device), "commit": commit(), "versions": versions()}
+        self._entries = []
+        self._begun = time.monotonic()
+
+    def add(self, entry: dict) -> None:
+        """Print a figure, and write it down with where it comes from."""
+        after = round(time.monotonic() - self._begun, 1)
+        self._entries.append({**entry, "after_seconds": after, **self._about})
+        print(line(entry), flush=True)
+        self._replace("gpu.json", json.dumps(self._entries, indent=1))
+        self._replace("gpu.txt", "\n".join([*self._heading(), *map(line, self._entries)]) + "\n")
+
+    def _heading(self) -> list[str]:
+        libraries = ", ".join(
+            f"{name} {number}" for name, number in self._about["versions"].items()
+        )
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        device, commit = self._about["device"], self._about["commit"]
+        return [f"{device}, {os.cpu_count()} cores, commit {commit}, {now}", libraries, ""]
+
+    def _replace(self, name: str, text: str) -> None:
+        draft = self._folder / f"{name}.tmp"
+        draft.write_text(text)
+        draft.replace(self._folder / name)
+
+
+def line(entry: dict) -> str:
+    """Return a figure as a line of a table."""
+    value = entry["value"]
+    shown = "-" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    verdict = {True: "reached", False: "NOT REACHED", None: ""}[entry["met"]]
+    goal = f"goal {entry['goal']}: {verdict}" if entry["goal"] else ""
+    row = f"{entry['part']:<13}{entry['name']:<66}{shown:>10} {entry['unit']:<16}{goal:<26}"
+    return f"{row} {entry['note']}".rstrip()
+
+
+def device_name(device: str) -> str:
+    """Return the name of the GPU, without opening it: this process is forked for each part."""
+    if device == "cpu":
+        return "CPU (a rehearsal)"
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "a GPU that nvidia-smi does not name"
+
+
+def commit() -> str:
+    """Return the commit, or a hash of the sources where there is no git."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return done.stdout.strip()
+    sources = b"".join(path.read_bytes() for path in sorted((ROOT / "baal_ray").rglob("*.py")))
+    return f"unknown, sha256 of baal_ray/**/*.py {sha256(sources).hexdigest()[:12]}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide the figures."""
+    found = {"python": sys.version.split()[0]}
+    for name in ("torch", "torchvision", "ray", "baal", "torchcodec"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def run_part(name: str, options: argparse.Namespace, seconds: float, figures: Figures) -> None:
+    """Run a part in a process of its own, and end it when its time is over."""
+    from part import run
+
+    receive, send = os.pipe()
+    process = get_context("fork").Process(target=run, args=(name, options, seconds, send))
+    process.start()
+    os.close(send)
+    end = time.monotonic() + seconds
+    unread = b""
+    while select([receive], [], [], max(0, end - time.monotonic()))[0]:
+        more = os.read(receive, 1 << 16)
+        if not more:  # the part has ended
+            break
+        *lines, unread = (unread + more).split(b"\n")
+        for each in lines:
+            figures.add(json.loads(each))
+    os.close(receive)
+    process.join(max(0, min(5, end - time.monotonic())))
+    code = process.exitcode
+    if code != 0:
+        if code is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+        fault = f"cut after {seconds:.0f} s" if code is None else f"ended with status {code}"
+        entry = {"part": name, "name": fault, "value": None, "unit": "", "goal": "", "met": None}
+        figures.add({**entry, "note": "what it had not reported is not known"})
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seconds", type=float, default=420)
+    parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json and gpu.txt")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--only", nargs="+", choices=SHARES, help="these parts, in this order")
+    parser.add_argument("--data", type=Path, help="for curves: the images")
+    parser.add_argument("--resume", type=Path, help="for curves: the curves so far")
+    parser.add_argument("--experiments", nargs="+", help="for curves: their names")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the parts, one after another."""
+    options = parse()
+    end = time.monotonic() + options.seconds
+    sys.path[:0] = [str(path) for path in PATHS]
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [*map(str, PATHS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    options.out = options.out.resolve()
+    figures = Figures(options.out, options.device)
+    import part  # noqa: F401  once, so that forked parts need not load torch, Ray and baal again
+
+    names = options.only or [name for name, share in SHARES.items() if share]
+    shares = {name: SHARES[name] or 1.0 for name in names}
+    for name in names:
+        left = end - time.monotonic()
+        run_part(name, options, max(1.0, left * shares[name] / sum(shares.values())), figures)
+        del shares[name]
+
+
+if __name__ == "__main__":
+    main()

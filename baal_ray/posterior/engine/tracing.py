@@ -37,11 +37,25 @@ def _(x: Tensor, keep: Tensor, p: float, alpha: bool, axis: int, rows: int, oute
 DROP = torch.ops.baal_ray.drop.default
 
 
+# Ways for Python to read a tensor's memory past PyTorch, for example into NumPy. While a model is
+# traced, its tensors have no memory of their own, so what is read there is arbitrary.
+_READERS = {
+    Tensor.__array__,
+    Tensor.__cuda_array_interface__.__get__,
+    Tensor.__dlpack__,
+    Tensor.data_ptr,
+    Tensor.numpy,
+    Tensor.tolist,
+    Tensor.untyped_storage,
+}
+
+
 class _TracedDropout(MaskedDropout):
     """A context that leaves each dropout in the graph as one node.
 
     It also replaces the model's views by reshapes, because a view may be impossible in a memory
-    layout that the model is not used to.
+    layout that the model is not used to. And it refuses Python that reads the memory of a tensor,
+    which would silently be traced with arbitrary values.
     """
 
     def __torch_function__(
@@ -53,6 +67,9 @@ class _TracedDropout(MaskedDropout):
     ) -> Any:
         if func is Tensor.view and len(args) > 1 and not isinstance(args[1], torch.dtype):
             func = Tensor.reshape
+        if func in _READERS and torch._is_functional_tensor(args[0]):
+            name = getattr(func, "__name__", str(func))
+            raise NotImplementedError(f"its Python reads the values of a tensor, with {name}")
         return super().__torch_function__(func, types, args, kwargs)
 
     def apply(

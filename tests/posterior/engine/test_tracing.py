@@ -1,5 +1,6 @@
 """Tests of traced models, cut where randomness begins."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,3 +97,26 @@ class Noisy(Branches):
 def test_what_looks_at_values_or_draws_for_itself_is_refused(model):
     with pytest.raises(Exception, match=r"_local_scalar_dense|random numbers itself"):
         traced(model())
+
+
+READ_BY = {
+    "numpy": lambda x: torch.from_numpy(x.cpu().numpy()),
+    "asarray": lambda x: torch.from_numpy(np.asarray(x)),
+    "from_dlpack": lambda x: torch.from_numpy(np.from_dlpack(x.detach())),
+    "tolist": lambda x: torch.tensor(x.tolist()),
+    "item": lambda x: torch.full_like(x, x[0].item()),
+    "memory address": lambda x: x + 0 * x.data_ptr(),
+    "storage": lambda x: x + 0 * x.untyped_storage().nbytes(),
+}
+
+
+@pytest.mark.parametrize("read", READ_BY.values(), ids=READ_BY)
+def test_what_reads_values_past_pytorch_is_refused(read):
+    # While a model is traced its tensors have no memory, so what is read there is arbitrary.
+    class Reading(Branches):
+        def forward(self, x):
+            dark = read(x.mean((1, 2, 3))) < 0.4
+            return super().forward(x + 2 * dark.float()[:, None, None, None])
+
+    with pytest.raises(Exception, match=r"reads the values of a tensor|_local_scalar_dense"):
+        traced(Reading())

@@ -38,8 +38,9 @@ def test_on_a_gpu_every_goal_is_reached(tmp_path: Path, part: str) -> None:
     assert "cut after" not in entries[-1]["name"]
 
 
+@pytest.mark.timeout(700)
 def test_a_rehearsal_runs_every_part(tmp_path: Path) -> None:
-    entries = figures(tmp_path, "--device", "cpu", "--seconds", "200")
+    entries = figures(tmp_path, "--device", "cpu", "--seconds", "600")
     parts = {entry["part"] for entry in entries}
     assert parts == {"right", "passes", "fed", "trained", "full", "sixteen_bits"}
     # On two cores that are also used otherwise, goals of speed mean nothing.

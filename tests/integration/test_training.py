@@ -42,10 +42,10 @@ def test_two_workers_use_every_row_and_go_on_from_the_epoch_on_disk_when_one_die
     manifest = labelled(config, tmp_path, images=61)
     fit = fit_model(config, manifest.labelled())
     assert marker.exists()
-    # Four steps per epoch and worker. The first epoch is on disk before the kill in the tenth
+    # Eight steps per epoch and worker. The first epoch is on disk before the kill in the tenth
     # step, so eleven epochs are left after it.
     steps = len(marker.with_suffix(".steps").read_text().splitlines())
-    assert steps <= 2 * (10 + 11 * 4)
+    assert steps <= 2 * (10 + 11 * 8)
     assert not list(Path(config.workspace).rglob("state.pt"))
     assert (fit.labels, fit.reused) == (61, False)
     assert [epoch["epoch"] for epoch in fit.history] == list(range(1, 13))

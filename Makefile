@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## run active learning on real digits on this machine, in two
 test: test-fast test-integration ## run every test
 
 .PHONY: test-fast
-test-fast: $(INSTALLED) ## run the tests that need no Ray cluster, in a little over a minute
+test-fast: $(INSTALLED) ## run the tests that need no Ray cluster, in two minutes
 	$(BIN)/pytest -m "not integration" -n 2 --dist worksteal $(ARGS)
 
 # Tests with clusters of their own mostly wait for them, so they run beside the others.

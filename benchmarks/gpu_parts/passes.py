@@ -120,10 +120,10 @@ def _loop(part: Part, model, samples, images_N):
 
 
 def _baal(part: Part, model, samples, replicate, images_N):
-    """Yield baal's scoring of images that are in memory."""
+    """Yield baal's scoring of images that are on the device."""
 
     def run():
         with _autocast(part):
-            engine.baal(model, len(images_N), images_N.cpu(), samples, replicate=replicate)
+            engine.baal(model, len(images_N), images_N, samples, replicate=replicate)
 
     yield run

@@ -32,10 +32,6 @@ from statistics import median
 
 import structlog
 import torch
-from baal.active.heuristics import BALD
-from baal.bayesian.caching_utils import LRUCacheModule, MCCachingModule
-from baal.bayesian.dropout import MCDropoutModule
-from baal.modelwrapper import ModelWrapper, TrainingArgs
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import TensorDataset
@@ -112,6 +108,10 @@ def build(name, device, side=None):
 
 def for_baal(model, *, caching):
     """Copy a model for baal, which replaces modules. The copy shares the weights."""
+    # baal is imported only where it is used, as the other arms do without it.
+    from baal.bayesian.caching_utils import MCCachingModule
+    from baal.bayesian.dropout import MCDropoutModule
+
     weights = [*model.parameters(), *model.buffers()]
     model = copy.deepcopy(model, {id(tensor): tensor for tensor in weights})
     for module in list(model.modules()):
@@ -185,6 +185,10 @@ def baal(model, mini_batch, images, samples, replicate=True, stream=False):
     With replication, a step takes as many images as fill a mini-batch with their copies.
     Replicating a whole mini-batch would need K times the memory.
     """
+    from baal.active.heuristics import BALD
+    from baal.bayesian.caching_utils import LRUCacheModule
+    from baal.modelwrapper import ModelWrapper, TrainingArgs
+
     for module in model.modules():
         if isinstance(module, LRUCacheModule):  # it may hold these very images from the last run
             module._memory_input = module._memory_output = None

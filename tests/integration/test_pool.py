@@ -10,7 +10,7 @@ from answering import answering
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet
-from baal_ray.pool import check_ids, list_pool, read_pool, sample_pool, unique_ids
+from baal_ray.pool import check_ids, is_exhausted, list_pool, read_pool, sample_pool, unique_ids
 from baal_ray.pool.reading import _parts, _reader, _Wanted
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -56,6 +56,16 @@ def test_encoded_images_less_those_left_out_or_only_those_asked_for(tmp_path):
     assert read(listing, only=IdSet.of(some)) == {i: everything[i] for i in some}
     assert read_pool(listing, leave_out=IdSet.of(everything)).count() == 0
     assert read_pool(listing, only=IdSet.of([])).count() == 0
+
+
+def test_a_pool_is_exhausted_only_if_each_of_its_images_is_left_out(tmp_path):
+    write(tmp_path / "1.parquet", images(0, 5))
+    listing = listed(tmp_path)
+    gone = [f"gone {n}" for n in range(10)]
+    assert not is_exhausted(listing, IdSet.of(["0", "1", "2", "3"]))
+    # More ids to leave out than images, of which one is still left.
+    assert not is_exhausted(listing, IdSet.of(["0", "1", "2", "3", *gone]))
+    assert is_exhausted(listing, IdSet.of(["0", "1", "2", "3", "4", *gone]))
 
 
 def test_a_sample_is_from_all_over_the_pool(tmp_path):

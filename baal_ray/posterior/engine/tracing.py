@@ -40,13 +40,13 @@ DROP = torch.ops.baal_ray.drop.default
 # Ways for Python to read a tensor's memory past PyTorch, for example into NumPy. While a model is
 # traced, its tensors have no memory of their own, so what is read there is arbitrary.
 _READERS = {
-    Tensor.__array__,
-    Tensor.__cuda_array_interface__.__get__,
-    Tensor.__dlpack__,
-    Tensor.data_ptr,
-    Tensor.numpy,
-    Tensor.tolist,
-    Tensor.untyped_storage,
+    Tensor.__array__: "NumPy",
+    Tensor.__cuda_array_interface__.__get__: "__cuda_array_interface__",
+    Tensor.__dlpack__: "DLPack",
+    Tensor.data_ptr: "data_ptr()",
+    Tensor.numpy: "numpy()",
+    Tensor.tolist: "tolist()",
+    Tensor.untyped_storage: "untyped_storage()",
 }
 
 
@@ -68,8 +68,8 @@ class _TracedDropout(MaskedDropout):
         if func is Tensor.view and len(args) > 1 and not isinstance(args[1], torch.dtype):
             func = Tensor.reshape
         if func in _READERS and torch._is_functional_tensor(args[0]):
-            name = getattr(func, "__name__", str(func))
-            raise NotImplementedError(f"its Python reads the values of a tensor, with {name}")
+            how = _READERS[func]
+            raise NotImplementedError(f"its Python reads the values of a tensor, with {how}")
         return super().__torch_function__(func, types, args, kwargs)
 
     def apply(

@@ -3,7 +3,8 @@
 Run `python benchmarks/experiments/stages.py IMAGES.parquet`, with `image` and `label` columns.
 stages.txt has the last results. The model has dropout in every layer, so little of it runs once.
 The reference is drawn with masks of its own. Tracing the model, once per process, is not timed.
-"drawn again" is a plan whose later stages do not keep the samples of earlier ones.
+"drawn again" is a plan whose later stages do not keep the samples of earlier ones. stages.txt
+was made before these plans were added.
 """
 
 import argparse

@@ -28,6 +28,10 @@ PROBE = 4
 # Kernels that add up in a different order each time cause 1e-6 of it in float32, 1e-2 in 16 bits.
 _REPEATED, _REPEATED_IN_16_BITS = 1e-5, 2e-2
 
+# Tolerance between two ways to compute the same with other kernels, by precision. They differed by
+# 1e-6 of the largest log-probability in float32, 2e-3 in TF32 and 1e-2 in bfloat16.
+_OTHER_KERNELS, _OTHER_KERNELS_IN_TF32, _OTHER_KERNELS_IN_16_BITS = 1e-4, 1e-2, 0.05
+
 # Tolerance for an image that has moved within the mini-batch, as a share of the change that other
 # masks cause. Kernels are chosen by shape, which causes 1e-5 of it in float32, 1e-3 in TF32 and
 # 1e-2 in bfloat16.
@@ -146,6 +150,22 @@ def log_prob_distance(one: Tensor, other: Tensor) -> float:
 def largest(log_probs: Tensor) -> float:
     """Return the largest magnitude of a finite log-probability, at least 1."""
     return max(1.0, log_probs.where(log_probs.isfinite(), 0).abs().max().item())
+
+
+def rounding_of(model: nn.Module, predictions: Tensor) -> float:
+    """Return the tolerance between a model and a faster way to compute it.
+
+    It is a share of the largest log-probability.
+    """
+    if in_16_bits(model, predictions):
+        return _OTHER_KERNELS_IN_16_BITS
+    return _OTHER_KERNELS_IN_TF32 if _in_tf32(predictions.device) else _OTHER_KERNELS
+
+
+def _in_tf32(device: torch.device) -> bool:
+    """Return whether PyTorch may use TF32 on a device. By default, convolutions do."""
+    allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return device.type == "cuda" and allowed
 
 
 def in_16_bits(model: nn.Module, predictions: Tensor) -> bool:

@@ -7,11 +7,11 @@ full size. And nvJPEG does not interpolate colours.
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -28,6 +28,8 @@ _RESIZING = "1"
 
 # Most pixels of the pictures on the device at once: about 2 GB, including what resizing needs.
 _MOST_PIXELS = 100_000_000
+# Most pixels of the pictures that are resized together, as floating-point numbers.
+_MOST_RESIZED = 25_000_000
 
 # A picture that is at least twice this many times too large is first reduced by averaging boxes of
 # pixels, because the kernel of antialiased resizing has no room for a factor of a hundred.
@@ -169,9 +171,21 @@ class DeviceDecoder:
                 for some in (numbers[:half], numbers[half:])
                 for done in self._decode_some(some, encoded, pixels_N)
             ]
-        for number, picture in zip(numbers, pictures, strict=True):
-            pixels_N[number] = _squash(picture, *self._size)
+        for same in _of_one_size(pictures):
+            squashed_N = _squash(torch.stack([pictures[i] for i in same]), *self._size)
+            for i, squashed in zip(same, squashed_N, strict=True):
+                pixels_N[numbers[i]] = squashed
         return numbers
+
+
+def _of_one_size(pictures: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Yield the places of pictures of one size, as many at a time as are resized together."""
+    places: defaultdict[torch.Size, list[int]] = defaultdict(list)
+    for i, picture in enumerate(pictures):
+        places[picture.shape].append(i)
+    for (_, rows, columns), same in places.items():
+        step = max(1, _MOST_RESIZED // (rows * columns))
+        yield from (same[start : start + step] for start in range(0, len(same), step))
 
 
 def _within_memory(areas: dict[int, int]) -> Iterator[list[int]]:
@@ -192,8 +206,9 @@ def _decode_jpegs(encoded: Sequence[bytes], device: torch.device) -> list[Tensor
     """Decode JPEGs into pictures [3, H, W], rotated as EXIF says."""
     from torchcodec.decoders import decode_jpeg
 
-    # A copy, because bytes are read-only, and PyTorch warns about that.
-    sources = [torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for data in encoded]
+    # One copy of all, because bytes are read-only, and PyTorch warns about that.
+    together = torch.frombuffer(bytearray().join(encoded), dtype=torch.uint8)
+    sources = list(torch.split(together, [len(data) for data in encoded]))
     return list(decode_jpeg(sources, mode="RGB", device=device))
 
 
@@ -202,15 +217,15 @@ def _no_memory(error: Exception) -> bool:
     return is_out_of_memory(error) or "out of memory" in str(error)
 
 
-def _squash(picture: Tensor, height: int, width: int) -> Tensor:
-    """Resize [3, H, W] to uint8 [3, height, width], bilinear and antialiased as Pillow does it."""
-    pixels = picture.unsqueeze(0).float()
+def _squash(pictures_N: Tensor, height: int, width: int) -> Tensor:
+    """Resize [N, 3, H, W] to uint8 [N, 3, height, width], antialiased as Pillow does it."""
+    pixels = pictures_N.float()
     rows, columns = pixels.shape[2:]
     reduced = (_reduced(rows, height), _reduced(columns, width))
     if reduced != (rows, columns):
         pixels = functional.adaptive_avg_pool2d(pixels, reduced)
     pixels = functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-    return pixels[0].round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _reduced(size: int, wanted: int) -> int:

@@ -86,6 +86,22 @@ class Part:
         run()
         return median(self._timed(run) for _ in range(repeats))
 
+    def profile(self, title: str, run: Callable[[], object]) -> None:
+        """Append the operators of a run, by their time on the device, to profile.txt."""
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if self.device == "cuda":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        with torch.profiler.profile(activities=activities) as profiler:
+            run()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+        order = "self_cuda_time_total" if self.device == "cuda" else "self_cpu_time_total"
+        table = profiler.key_averages().table(
+            sort_by=order, row_limit=20, max_name_column_width=70
+        )
+        with (self.options.out / "profile.txt").open("a") as file:
+            file.write(f"{title}\n{table}\n\n")
+
     def _timed(self, run: Callable[[], object]) -> float:
         if self.device != "cuda":
             begun = time.perf_counter()

@@ -24,46 +24,66 @@ CASES = [
     ("mobilenet_v3_large", 100, ""),
     ("efficientnet_b0", 100, ""),
 ]
-SIZES = (64, 128, 256, 512)
+SIZES = (256, 512)
+# Networks with dropout throughout, all of which runs K times.
 LOOPED = ("vit_b_16", "densenet121")
+SIZES_LOOPED = (128, 256)
 WITH_BAAL = ("vgg16",)
 
 
 def run(part: Part) -> None:
-    """Time each network."""
+    """Time each network, then the peers where they are of interest."""
     for name, samples, goal in [("alexnet", 5, "")] if part.tiny else CASES:
         part.attempt(f"{name}, K = {samples}", network, name, samples, goal)
+    for name in ["alexnet"] if part.tiny else [*LOOPED, *WITH_BAAL]:
+        part.attempt(f"{name}, peers", peers, name, 5 if part.tiny else 20)
 
 
 def network(part: Part, name: str, samples: int, goal: str) -> None:
-    """Time one pass, K samples, and the peers where they are of interest."""
-    side = 64 if part.tiny else engine.CASES[name][1]
-    model = engine.build(name, part.device, side)
-    label = f"{name} at {side}, K = {samples}"
-    single, size = _fastest(part, partial(_one_pass, part, model), side)
+    """Time one pass and K samples."""
+    side, model, label = _case(part, name, samples)
+    single, size = _fastest(part, partial(_one_pass, part, model), name)
     part.report(f"{label}: one pass", 1 / single, "images/s", note=f"mini-batch {size}")
     posterior = MCDropout(model, samples, frozen=True)
-    ours, size = _fastest(part, partial(_ours, part, posterior), side)
+    ours, size = _fastest(part, partial(_ours, part, posterior), name)
     peak = torch.cuda.max_memory_allocated() / 2**30 if part.device == "cuda" else 0
     note = f"{1 / ours:,.0f} images/s, mini-batch {size}, peak {peak:.1f} GiB"
     part.report(f"{label}: baal_ray", ours / single, "passes", goal, note)
-    if samples > 20:
-        return
+    (draw,) = _ours(part, posterior, torch.randn(size, 3, side, side, device=part.device))
+    for _ in range(4):  # until it is recorded again
+        draw()
+    part.profile(f"{label}, mini-batch {size}", draw)
+
+
+def peers(part: Part, name: str, samples: int) -> None:
+    """Time a plain loop of K passes, or baal with and without its cache."""
+    _, model, label = _case(part, name, samples)
+    single, _ = _fastest(part, partial(_one_pass, part, model), name)
+    arms = {}
     if name in LOOPED or part.tiny:
-        loop, size = _fastest(part, partial(_loop, part, model, samples), side)
-        part.report(f"{label}: plain loop", loop / single, "passes", note=f"mini-batch {size}")
+        arms["plain loop"] = partial(_loop, part, model, samples)
     if name in WITH_BAAL or part.tiny:
-        for caching in (False, True):
+        for title, caching in (("baal 2.1", False), ("baal 2.1 with its cache", True)):
             other = engine.for_baal(model, caching=caching)
-            peer, size = _fastest(part, partial(_baal, part, other, samples, not caching), side)
-            title = f"baal 2.1{' with its cache' if caching else ''}"
-            part.report(f"{label}: {title}", peer / single, "passes", note=f"mini-batch {size}")
+            arms[title] = partial(_baal, part, other, samples, not caching)
+    for title, arm in arms.items():
+        seconds, size = _fastest(part, arm, name)
+        part.report(f"{label}: {title}", seconds / single, "passes", note=f"mini-batch {size}")
 
 
-def _fastest(part: Part, make, side: int) -> tuple[float, int]:
+def _case(part: Part, name: str, samples: int):
+    """Return the pixels per side, the model and the label of a case."""
+    side = 64 if part.tiny else engine.CASES[name][1]
+    return side, engine.build(name, part.device, side), f"{name} at {side}, K = {samples}"
+
+
+def _fastest(part: Part, make, name: str) -> tuple[float, int]:
     """Return the fewest seconds per image over mini-batch sizes, and the size."""
     found = []
-    for size in (4, 8) if part.tiny else SIZES:
+    side = 64 if part.tiny else engine.CASES[name][1]
+    if part.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for size in (4, 8) if part.tiny else SIZES_LOOPED if name in LOOPED else SIZES:
         images_N = torch.randn(size, 3, side, side, device=part.device)
         try:
             seconds = min(part.seconds(run, 3) for run in make(images_N))

@@ -49,6 +49,7 @@ from baal_ray.workspace import checkpoint_uri
 
 CORES, SAMPLES, CLASSES = 2, 20, 10
 BATCH_SIZE = 64
+MOST_LINKS = 50_000  # names of one file, of which file systems allow a limited number
 
 # By name: pixels of the files, number of files, the model, the pixels per side of its input, and
 # the number of files for "alone" and "plain".
@@ -74,10 +75,12 @@ def write_pool(folder, size, count):
         pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
         Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
         data = buffer.getvalue()
-    first = folder / "000000.jpg"
-    first.write_bytes(data)
-    for number in range(1, count):
-        (folder / f"{number:06d}.jpg").hardlink_to(first)
+    for number in range(count):
+        first = folder / f"{number // MOST_LINKS * MOST_LINKS:06d}.jpg"
+        if number % MOST_LINKS:
+            (folder / f"{number:06d}.jpg").hardlink_to(first)
+        else:
+            first.write_bytes(data)
 
 
 def pool_of(folder, name, images):

@@ -2,13 +2,15 @@
 
 from torch.fx import GraphModule
 
+from baal_ray.posterior.engine.fused_bias import fuse_biases
 from baal_ray.posterior.engine.products import use_faster_products
 from baal_ray.posterior.engine.simplify import reuse_memory
 from baal_ray.posterior.engine.tracing import forget_shapes
 
 
 def finish(module: GraphModule) -> None:
-    """Reuse memory, choose the faster matrix products, and drop the shapes seen while tracing."""
+    """Choose faster kernels, reuse memory, and drop the shapes seen while tracing."""
+    fuse_biases(module)
     reuse_memory(module)
     use_faster_products(module)
     forget_shapes(module)

@@ -1,6 +1,7 @@
 """Draw K posterior samples with one run of the trunk and K of the tail, in few large passes."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from baal_ray.posterior.dropout.masks import Masks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
 from baal_ray.posterior.dropout.sites import Site, unlike
+from baal_ray.posterior.engine.cuda_graph import Recording
 from baal_ray.posterior.engine.finish import finish
 from baal_ray.posterior.engine.pass_memory import pass_budget, peak_bytes
 from baal_ray.posterior.engine.postpone_dropout import postpone_dropout
@@ -15,6 +17,12 @@ from baal_ray.posterior.engine.simplify import simplify
 from baal_ray.posterior.engine.thinning import ThinnedTail
 from baal_ray.posterior.engine.tracing import Cut, Part, cut, forget_shapes, trace
 from baal_ray.posterior.memory import budget
+
+logger = logging.getLogger(__name__)
+
+# Number of draws after which a GPU's work is recorded, so that it is not done for a single
+# mini-batch: two hold the trace against the model, one is the first mini-batch.
+_UNRECORDED = 3
 
 # Number of thinned samples whose predictions are stacked before they are passed on, because each
 # piece that is passed on costs the same, whatever its size.
@@ -37,7 +45,9 @@ class TrunkOnce:
         layout: torch.memory_format,
         sites: Sequence[Site],
         samples: int,
+        *,
         shared: bool,
+        frozen: bool,
     ) -> None:
         """Trace the model.
 
@@ -48,6 +58,7 @@ class TrunkOnce:
             sites: The model's dropouts.
             samples: Number of samples to draw for such a mini-batch.
             shared: Whether all images have the same masks.
+            frozen: Whether the model's tensors stay where they are and as they are.
 
         Raises:
             Exception: If the model cannot be traced. It may be of any type.
@@ -67,7 +78,8 @@ class TrunkOnce:
         one = traced(1)
         self._trunk, self._tail = one.trunk, one.tail
         self._axes: Sequence[MiniBatchAxis | None] = [None] * len(one.trunk.results)
-        if shared:
+        # A GPU is faster with all samples in a few large passes than with many small networks.
+        if shared and images_N.device.type == "cpu":
             thinned = ThinnedTail(one.tail, len(sites), budget(images_N.device))
             if thinned.worthwhile:
                 self._thinned = thinned
@@ -82,29 +94,81 @@ class TrunkOnce:
         for part in (self._trunk, self._tail):
             finish(part.module)
             forget_shapes(part.constants)
+        on_gpu = images_N.device.type == "cuda"
+        self._to_record = frozen and on_gpu and self._thinned is None
+        self._draws = 0
+        self._recorded: tuple[Recording, Recording] | None = None
         self.refresh()
 
     def draw(
         self, images_N: Tensor, masks_of: Callable[[Sequence[int]], Masks], ks: Sequence[int]
     ) -> Iterator[Tensor]:
         """Yield the model's output, [K', N, …] at a time, for the samples numbered `ks`."""
-        trunk = self._run_trunk(images_N)
+        images_N = images_N.contiguous(memory_format=self._layout)
         pieces = [
             tuple(ks[start : start + self.together]) for start in range(0, len(ks), self.together)
         ]
         if self._thinned is not None:
+            trunk = self._run_trunk(images_N)
             for piece in pieces:
                 yield torch.stack([self._draw_one(k, trunk, masks_of((k,))) for k in piece])
             return
-        tiled = [
+        masks_of_pieces = (
+            self._masks(masks_of(piece + piece[-1:] * (self.together - len(piece))))
+            for piece in pieces
+        )
+        drawn = self._draw_together(images_N, masks_of_pieces)
+        for piece, predictions in zip(pieces, drawn, strict=True):
+            yield predictions.view(self.together, -1, *predictions.shape[1:])[: len(piece)]
+
+    def _draw_together(
+        self, images_N: Tensor, masks_of_pieces: Iterable[list[Tensor]]
+    ) -> Iterator[Tensor]:
+        """Yield predictions [K'·N, …] for each piece's masks."""
+        self._draws += 1
+        tiled: Sequence[Tensor] | None = None
+        for masks in masks_of_pieces:
+            if tiled is None and self._to_record and self._draws > _UNRECORDED:
+                self._record(images_N, masks)
+            if self._recorded:
+                of_images, of_masks = self._recorded
+                if tiled is None:
+                    tiled = of_images(images_N)
+                (predictions,) = of_masks(*masks)
+                yield predictions.clone()
+            else:
+                if tiled is None:
+                    tiled = self._tiled_trunk(images_N)
+                (predictions,) = self._tail.module(*tiled, *self._tail_constants, *masks)
+                yield predictions
+
+    def _record(self, images_N: Tensor, masks: Sequence[Tensor]) -> None:
+        """Record the work for images, and the work for masks that follows it."""
+        self._to_record = False
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                of_images = Recording(self._tiled_trunk, [images_N])
+
+                def tail(*masks: Tensor) -> Sequence[Tensor]:
+                    of_masks: Sequence[Tensor] = self._tail.module(
+                        *of_images.results, *self._tail_constants, *masks
+                    )
+                    return of_masks
+
+                self._recorded = of_images, Recording(tail, masks, of_images.pool)
+        except RuntimeError as error:  # its kernels are launched one by one, as before
+            logger.info("the work for a mini-batch cannot be recorded as a CUDA graph: %s", error)
+
+    def forget_recording(self) -> None:
+        """Free the memory that a recording keeps; the work is recorded again if it goes on."""
+        if self._recorded is not None:
+            self._recorded, self._to_record, self._draws = None, True, 0
+
+    def _tiled_trunk(self, images_N: Tensor) -> list[Tensor]:
+        return [
             axis.tile(x, self.together) if axis else x
-            for x, axis in zip(trunk, self._axes, strict=True)
+            for x, axis in zip(self._run_trunk(images_N), self._axes, strict=True)
         ]
-        for piece in pieces:
-            padding = piece[-1:] * (self.together - len(piece))
-            masks = self._masks(masks_of(piece + padding))
-            (predictions,) = self._tail.module(*tiled, *self._tail_constants, *masks)
-            yield predictions.unflatten(0, (self.together, -1))[: len(piece)]
 
     def _draw_one(self, k: int, trunk: Sequence[Tensor], masks: Masks) -> Tensor:
         """Return the output of one sample [N, …], thinned if there is room for its weights."""
@@ -117,7 +181,6 @@ class TrunkOnce:
         return whole
 
     def _run_trunk(self, images_N: Tensor) -> list[Tensor]:
-        images_N = images_N.contiguous(memory_format=self._layout)
         trunk: list[Tensor] = self._trunk.module(images_N, *self._trunk_constants)
         return trunk
 

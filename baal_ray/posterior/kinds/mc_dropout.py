@@ -21,17 +21,18 @@ from baal_ray.posterior.dropout.masks import MaskCache, Masks, PerItemMasks, Sha
 from baal_ray.posterior.dropout.sites import Site
 from baal_ray.posterior.engine.trunk_once import TrunkOnce
 from baal_ray.posterior.evaluation_mode import evaluation_mode, is_stochastic_depth
-from baal_ray.posterior.guards import check_posterior, in_16_bits, largest, log_prob_distance
+from baal_ray.posterior.guards import (
+    check_posterior,
+    largest,
+    log_prob_distance,
+    rounding_of,
+)
 from baal_ray.posterior.memory import budget, is_out_of_memory
 from baal_ray.posterior.model_changes import Watch, structure, unchanged
 from baal_ray.posterior.outputs import OUTPUTS, log_probs_of
 from baal_ray.posterior.posterior_sample import PosteriorSample
 
 MASKS = ("shared", "per_item")
-
-# Tolerance between the fast way and the model itself, as a share of the largest log-probability.
-# Kernels differ by 1e-6 of it in float32, 1e-3 in TF32 and 1e-2 in bfloat16.
-_ROUNDING, _ROUNDING_IN_16_BITS = 1e-4, 0.05
 
 # Number of images, evenly spread, on which another sample than the first is compared.
 _FEW = 8
@@ -300,7 +301,10 @@ class MCDropout:
                 self._prepared.popitem(last=False)
         self._held_against_model.add(key)
         self._prepared.move_to_end(key)
-        return self._prepared[key]
+        *others, prepared = self._prepared.values()
+        for other in filter(None, others):
+            other.forget_recording()
+        return prepared
 
     def _hold_again(self, key: Any, images_N: Tensor, ids: Sequence[str] | None) -> None:
         """Keep an earlier trace if it is still right with the present weights, or drop it."""
@@ -332,7 +336,8 @@ class MCDropout:
                         layout,
                         self.sites(images_N),
                         samples,
-                        self.masks == "shared",
+                        shared=self.masks == "shared",
+                        frozen=self.frozen,
                     )
                 self._hold_against_model(prepared, images_N, ids, first_N_C)
             except Exception as error:  # a model's code may raise any error when traced
@@ -369,9 +374,8 @@ class MCDropout:
         few = sorted({i * (len(images_N) - 1) // (_FEW - 1) for i in range(_FEW)})
         few_ids = None if ids is None else [ids[i] for i in few]
         last_N_C = self._run_whole(ks[-1], images_N[few], few_ids)
-        rounding = _ROUNDING_IN_16_BITS if in_16_bits(self.model, first_N_C) else _ROUNDING
         plain_N_C = log_probs_of(torch.cat([first_N_C, last_N_C]), self.output)
-        tolerance = rounding * largest(plain_N_C)
+        tolerance = rounding_of(self.model, first_N_C) * largest(plain_N_C)
         for _ in range(2):
             with torch.autocast(images_N.device.type, enabled=False):
                 fast = torch.cat(list(prepared.draw(images_N, masks_of, ks)))

@@ -19,7 +19,8 @@ from baal_ray.score_names import BALD_WITHOUT, GROUPS, SCORE_COLUMNS
 class PredictiveStatistics:
     """Sums over posterior samples, from which every score column is computed.
 
-    The sums take O(N·C) memory, whatever K is. They are sums of deviations from the first sample.
+    The sums take O(N·C) memory, whatever K is, and are the same bit for bit in whatever pieces the
+    samples arrive. They are sums of deviations from the first sample.
     If they were taken about zero, samples that agree would have a `mean_std` of 3e-4 and a `bald`
     of 1e-6 instead of 0, from rounding in float32.
 
@@ -51,31 +52,37 @@ class PredictiveStatistics:
 
     def add(self, log_probs_K_N_C: Tensor) -> None:
         """Add the log-probabilities of K more posterior samples."""
-        for probs_N_C in _probs(log_probs_K_N_C).unbind():
+        while len(log_probs_K_N_C):
+            # At most one sample for each group: few calls, and the same sums in whatever pieces
+            # the samples arrive.
+            left = GROUPS - self.samples % GROUPS
+            probs_K_N_C = _probs(log_probs_K_N_C[:left])
             if self.samples == 0:
-                self._begin(probs_N_C)
-            self._add(probs_N_C)
+                self._begin(probs_K_N_C[0])
+            self._add(probs_K_N_C)
+            log_probs_K_N_C = log_probs_K_N_C[left:]
 
     def _begin(self, first_N_C: Tensor) -> None:
         self._first_N_C = first_N_C
         self._first_entropy_N = _entropy(first_N_C)
         self._deviation_sum_G_N_C = first_N_C.new_zeros(GROUPS, *first_N_C.shape)
-        self._squared_deviation_sum_N_C = torch.zeros_like(first_N_C)
+        self._squared_deviation_sum_G_N_C = torch.zeros_like(self._deviation_sum_G_N_C)
         self._entropy_deviation_sum_G_N = first_N_C.new_zeros(GROUPS, len(first_N_C))
         self._votes_N_C = torch.zeros_like(first_N_C)
 
-    def _add(self, probs_N_C: Tensor) -> None:
-        deviation_N_C = probs_N_C - self._first_N_C
-        entropy_N = _entropy(probs_N_C)
-        group = self.samples % GROUPS
-        self._deviation_sum_G_N_C[group] += deviation_N_C
-        self._squared_deviation_sum_N_C.addcmul_(deviation_N_C, deviation_N_C)
-        self._entropy_deviation_sum_G_N[group] += entropy_N - self._first_entropy_N
+    def _add(self, probs_K_N_C: Tensor) -> None:
+        start = self.samples % GROUPS
+        groups = slice(start, start + len(probs_K_N_C))
+        deviation_K_N_C = probs_K_N_C - self._first_N_C
+        entropy_K_N = _entropy(probs_K_N_C)
+        self._deviation_sum_G_N_C[groups] += deviation_K_N_C
+        self._squared_deviation_sum_G_N_C[groups] += deviation_K_N_C.square()
+        self._entropy_deviation_sum_G_N[groups] += entropy_K_N - self._first_entropy_N
         # NaN is kept, because argmax would count it as a vote like any other.
-        vote_N = torch.ones_like(entropy_N).where(entropy_N.isfinite(), torch.nan)
-        predicted_N = probs_N_C.argmax(dim=1)
-        self._votes_N_C.scatter_add_(1, predicted_N.unsqueeze(1), vote_N.unsqueeze(1))
-        self.samples += 1
+        vote_K_N = torch.ones_like(entropy_K_N).where(entropy_K_N.isfinite(), torch.nan)
+        predicted_K_N = probs_K_N_C.argmax(dim=2)
+        self._votes_N_C.scatter_add_(1, predicted_K_N.T, vote_K_N.T)
+        self.samples += len(probs_K_N_C)
 
     def mean_probs(self) -> Tensor:
         """Return the Monte Carlo averaged class probabilities [N, C]."""
@@ -143,7 +150,8 @@ class PredictiveStatistics:
     def mean_std(self) -> Tensor:
         """Return (1/C) Σ_c √(E[p_c²] − E[p_c]²), the class-averaged spread of the samples [N]."""
         mean_N_C = self._deviation_sum_G_N_C.sum(dim=0) / self.samples
-        variance_N_C = self._squared_deviation_sum_N_C / self.samples - mean_N_C.square()
+        squared_N_C = self._squared_deviation_sum_G_N_C.sum(dim=0) / self.samples
+        variance_N_C = squared_N_C - mean_N_C.square()
         return variance_N_C.clamp(min=0).sqrt().mean(dim=1)
 
     def margin(self) -> Tensor:
@@ -236,6 +244,6 @@ def _probs(log_probs: Tensor) -> Tensor:
     return log_probs.to(torch.promote_types(log_probs.dtype, torch.float32)).exp()
 
 
-def _entropy(probs_N_C: Tensor) -> Tensor:
-    entropy_N_C: Tensor = torch.special.entr(probs_N_C)
-    return entropy_N_C.sum(dim=1)
+def _entropy(probs: Tensor) -> Tensor:
+    terms: Tensor = torch.special.entr(probs)
+    return terms.sum(dim=-1)

@@ -3,7 +3,8 @@
 Run `python benchmarks/gpu.py --seconds 420 --out FOLDER` on a machine with one GPU. Each part runs
 in a process of its own with a share of the seconds. What a part does not use is left to the next
 ones, and what it does not reach in time is cut. FOLDER/gpu.json has each figure as soon as it is
-known, with the device, the commit and the versions; gpu.txt has the same as a table.
+known, with the device, the commit and the versions; gpu.txt has the same as a table, and
+profile.txt the kernels that took most of the time.
 
 `--device cpu --seconds 200` rehearses all parts with tiny sizes. Its figures say nothing about a
 GPU. `--only curves --data DATA --resume FOLDER` computes learning curves in pieces (see
@@ -34,16 +35,16 @@ PATHS = [
     ROOT / "tests" / "support",
 ]
 
-# The parts, and the share of the seconds that each has. `curves` runs only on request.
-SHARES = {
-    "right": 0.2,
-    "passes": 0.26,
-    "fed": 0.26,
-    "trained": 0.12,
-    "full": 0.1,
-    "sixteen_bits": 0.06,
-    "curves": 0.0,
+# The parts that run together, as they are not about speed or use little of the GPU, and the share
+# of the seconds that they have. `curves` runs only on request.
+PHASES = {
+    ("right", "trained", "sixteen_bits"): 0.25,
+    ("passes",): 0.3,
+    ("fed",): 0.36,
+    ("full",): 0.09,
+    ("curves",): 0.0,
 }
+PARTS = [name for names in PHASES for name in names]
 
 
 class Figures:
@@ -98,13 +99,12 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """Return the commit, or a hash of the sources where there is no git."""
+    """Return the commit if there is git, and a hash of the sources, which may differ from it."""
     git = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
     done = subprocess.run(git, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return done.stdout.strip()
     sources = b"".join(path.read_bytes() for path in sorted((ROOT / "baal_ray").rglob("*.py")))
-    return f"unknown, sha256 of baal_ray/**/*.py {sha256(sources).hexdigest()[:12]}"
+    known = done.stdout.strip() if done.returncode == 0 else "unknown"
+    return f"{known}, sha256 of baal_ray/**/*.py {sha256(sources).hexdigest()[:12]}"
 
 
 def versions() -> dict[str, str]:
@@ -118,33 +118,39 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_part(name: str, options: argparse.Namespace, seconds: float, figures: Figures) -> None:
-    """Run a part in a process of its own, and end it when its time is over."""
+def run_parts(
+    names: list[str], options: argparse.Namespace, seconds: float, figures: Figures
+) -> None:
+    """Run parts, each in a process of its own, and end those that are not done in time."""
     from part import run
 
-    receive, send = os.pipe()
-    process = get_context("fork").Process(target=run, args=(name, options, seconds, send))
-    process.start()
-    os.close(send)
     end = time.monotonic() + seconds
-    unread = b""
-    while select([receive], [], [], max(0, end - time.monotonic()))[0]:
-        more = os.read(receive, 1 << 16)
-        if not more:  # the part has ended
-            break
-        *lines, unread = (unread + more).split(b"\n")
-        for each in lines:
-            figures.add(json.loads(each))
-    os.close(receive)
-    process.join(max(0, min(5, end - time.monotonic())))
-    code = process.exitcode
-    if code != 0:
+    processes, unread = {}, {}
+    for name in names:
+        receive, send = os.pipe()
+        process = get_context("fork").Process(target=run, args=(name, options, seconds, send))
+        process.start()
+        os.close(send)
+        processes[receive], unread[receive] = (name, process), b""
+    while unread and (ready := select([*unread], [], [], max(0, end - time.monotonic()))[0]):
+        for receive in ready:
+            more = os.read(receive, 1 << 16)
+            *lines, rest = (unread.pop(receive) + more).split(b"\n")
+            if more:  # else the part has ended
+                unread[receive] = rest
+            for each in lines:
+                figures.add(json.loads(each))
+    for receive, (name, process) in processes.items():
+        os.close(receive)
+        process.join(max(0, min(5, end - time.monotonic())))
+        code = process.exitcode
         if code is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.join()
-        fault = f"cut after {seconds:.0f} s" if code is None else f"ended with status {code}"
-        entry = {"part": name, "name": fault, "value": None, "unit": "", "goal": "", "met": None}
-        figures.add({**entry, "note": "what it had not reported is not known"})
+        if code != 0:
+            fault = f"cut after {seconds:.0f} s" if code is None else f"ended with status {code}"
+            entry = {"part": name, "name": fault, "value": None, "unit": "", "goal": ""}
+            figures.add({**entry, "met": None, "note": "what it had not reported is not known"})
 
 
 def parse() -> argparse.Namespace:
@@ -153,7 +159,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=420)
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json and gpu.txt")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--only", nargs="+", choices=SHARES, help="these parts, in this order")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts")
     parser.add_argument("--data", type=Path, help="for curves: the images")
     parser.add_argument("--resume", type=Path, help="for curves: the curves so far")
     parser.add_argument("--experiments", nargs="+", help="for curves: their names")
@@ -172,12 +178,18 @@ def main() -> None:
     figures = Figures(options.out, options.device)
     import part  # noqa: F401  once, so that forked parts need not load torch, Ray and baal again
 
-    names = options.only or [name for name, share in SHARES.items() if share]
-    shares = {name: SHARES[name] or 1.0 for name in names}
-    for name in names:
+    wanted = options.only or [name for names, share in PHASES.items() if share for name in names]
+    phases = [
+        ([name for name in names if name in wanted], share or 1.0)
+        for names, share in PHASES.items()
+        if not set(names).isdisjoint(wanted)
+    ]
+    while phases:
         left = end - time.monotonic()
-        run_part(name, options, max(1.0, left * shares[name] / sum(shares.values())), figures)
-        del shares[name]
+        names, share = phases[0]
+        share /= sum(share for _, share in phases)
+        run_parts(names, options, max(1.0, left * share), figures)
+        phases.pop(0)
 
 
 if __name__ == "__main__":

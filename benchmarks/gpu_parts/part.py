@@ -119,7 +119,6 @@ def run(name: str, options: Namespace, seconds: float, send: int) -> None:
     """Run a part in this process, which a signal to its group ends with all that it started."""
     os.setsid()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    torch.set_num_threads(os.cpu_count() or 1)
     _PARTS[name].run(Part(name, options, seconds, send))
 
 

@@ -20,16 +20,21 @@ SAMPLES = 5
 def run(part: Part) -> None:
     """Compare the networks, each in a process, as tracing takes one core most of the time."""
     names = ["alexnet"] if part.tiny else MODELS
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(names)))
+    threads = max(1, (os.cpu_count() or 1) // len(names))
     processes = [
-        get_context("fork").Process(target=part.attempt, args=(name, network, name))
-        for name in names
+        get_context("fork").Process(target=alone, args=(part, name, threads)) for name in names
     ]
     for process in processes:
         process.start()
     part.attempt("masks", masks)
     for process in processes:
         process.join()
+
+
+def alone(part: Part, name: str, threads: int) -> None:
+    """Compare a network in this process."""
+    torch.set_num_threads(threads)
+    part.attempt(name, network, name)
 
 
 def masks(part: Part) -> None:

@@ -261,6 +261,20 @@ def test_a_compiled_model_is_not_frozen_to_its_first_masks():
     assert torch.equal(MCDropout(compiled, 4).log_probs(inputs(4)), expected)
 
 
+def test_a_frozen_model_is_left_alone_once_it_is_prepared(monkeypatch):
+    images_N, model = inputs(4), dropout_net()
+    posterior = MCDropout(model, samples=4, frozen=True)
+    expected = posterior.log_probs(images_N)
+
+    def fail(*_):
+        raise AssertionError("the model's mode is set")
+
+    monkeypatch.setattr(model, "train", fail)
+    assert torch.equal(posterior.log_probs(images_N), expected)
+    with pytest.raises(AssertionError, match="mode is set"):
+        posterior.log_probs(inputs(5))
+
+
 def test_only_a_frozen_model_is_not_looked_at_again(monkeypatch):
     images_N = inputs(4)
     usual, frozen = (MCDropout(dropout_net(), 4, frozen=is_frozen) for is_frozen in (False, True))

@@ -12,6 +12,7 @@
     │   ├── TrainingError         the fit failed in its workers
     │   ├── CheckpointError       a checkpoint is missing, corrupt or does not fit its model
     │   └── PosteriorError        a model cannot be sampled, or its samples would be wrong
+    │       └── TraceError        a traced model no longer agrees with the model itself
     ├── SelectionError            scores cannot be ranked as requested
     ├── ManifestError             the manifest refuses a change
     │   └── AlreadyAcquiredError  another round acquired some of these ids first
@@ -87,6 +88,10 @@ class CheckpointError(ModelError):
 
 class PosteriorError(ModelError):
     """Posterior samples cannot be drawn from this model, or they would be wrong."""
+
+
+class TraceError(PosteriorError):
+    """A traced model no longer agrees with the model itself."""
 
 
 class SelectionError(BaalRayError):
@@ -168,11 +173,18 @@ def our_error(error: BaseException | None) -> BaalRayError | None:
         # Ray raises a class that is both its own and ours. `cause` is the error raised originally.
         cause = getattr(error, "cause", None)
         if isinstance(cause, BaalRayError):
-            return cause
+            return _without_advice(cause)
         if isinstance(error, BaalRayError):
             return error
         error = cause if isinstance(cause, BaseException) else error.__cause__
     return None
+
+
+def _without_advice(error: BaalRayError) -> BaalRayError:
+    """Remove what Ray Data appends to a message: how to let it try again, which does not help."""
+    if len(error.args) == 1 and isinstance(error.args[0], str):
+        error.args = (error.args[0].split("\nFailed to apply UDF transform", 1)[0],)
+    return error
 
 
 def described(error: Exception) -> str:

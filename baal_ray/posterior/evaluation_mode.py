@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 # Classes of modules that leave out the block before them at random in training mode, and do
-# nothing else.
-_STOCHASTIC_DEPTH = {"StochasticDepth", "DropPath"}
+# nothing else, have names that end so: torchvision's, timm's, and transformers' ConvNextDropPath.
+_STOCHASTIC_DEPTH = ("StochasticDepth", "DropPath")
 
 
 @contextmanager
@@ -38,8 +38,8 @@ def evaluation_mode(model: nn.Module, *, stochastic_depth: bool = False) -> Iter
 
 
 def is_stochastic_depth(module: nn.Module) -> bool:
-    """Return whether a module is torchvision's or timm's stochastic depth, or derives from it."""
-    return any(kind.__name__ in _STOCHASTIC_DEPTH for kind in type(module).__mro__)
+    """Return whether a module is a library's stochastic depth, or derives from it."""
+    return any(kind.__name__.endswith(_STOCHASTIC_DEPTH) for kind in type(module).__mro__)
 
 
 @contextmanager

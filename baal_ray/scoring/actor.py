@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from baal_ray.checkpoint import load_checkpoint
-from baal_ray.errors import ResourceError
+from baal_ray.errors import ResourceError, TraceError
 from baal_ray.pool.decoding_task import columns_with
 from baal_ray.posterior import MCDropout
 from baal_ray.posterior.memory import is_out_of_memory
 from baal_ray.scoring.gpu_decoding import DeviceDecoder
 from baal_ray.scoring.job import ScoringJob
+from baal_ray.scoring.trace_fault import record_trace_fault
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class ModelActor:
             self._output,
             stochastic_depth=self._config.stochastic_depth,
             frozen=True,
+            traced=self._job.traced,
         )
 
     def _check(self, posterior: MCDropout) -> None:
@@ -109,6 +111,7 @@ class ModelActor:
 
         Raises:
             ResourceError: If the device has no room for the fewest images.
+            TraceError: If the traced model is found to be wrong. That is recorded.
         """
         padded_ids = [*ids, *[""] * (len(images_N) - len(ids))]
         while True:
@@ -120,6 +123,9 @@ class ModelActor:
                         for start in range(0, len(images_N), size)
                         for some_N in [images_N[start : start + size]]
                     ]
+            except TraceError as error:
+                record_trace_fault(self._job.checkpoint, error)
+                raise
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

@@ -11,7 +11,7 @@ from baal_ray.workspace.records import Fingerprint
 
 # Version of the scoring code. Raise it if the same checkpoint, settings and pixels give different
 # scores than before.
-_ENGINE = 3
+_ENGINE = 4
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class ScoringJob:
         config: Settings for scoring.
         resources: Resources of the scoring actors. They do not change a score.
         mask_seed: Seed of the posterior samples' masks.
+        traced: Whether the model is traced.
     """
 
     checkpoint: str
     config: ScoringConfig = field(default_factory=ScoringConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     mask_seed: int = 0
+    traced: bool = True
 
     @property
     def on_gpu(self) -> bool:
@@ -55,6 +57,7 @@ class ScoringJob:
             decoder=decoder_version(config),
             engine=_ENGINE,
             torch=str(torch.__version__),
+            traced=self.traced,
         )
 
     def folder(self, scores: str) -> str:

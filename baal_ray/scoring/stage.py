@@ -12,7 +12,7 @@ from baal_ray import storage
 from baal_ray.checkpoint import describe
 from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
-from baal_ray.errors import ConfigError
+from baal_ray.errors import BaalRayError, ConfigError, TraceError, our_error
 from baal_ray.ids import IdSet
 from baal_ray.pool.decoding_task import decode
 from baal_ray.score_names import column_of
@@ -21,6 +21,7 @@ from baal_ray.scoring.batch_size import with_batch_size
 from baal_ray.scoring.job import ScoringJob, decoder_version
 from baal_ray.scoring.kept_samples import KeptLogProbs
 from baal_ray.scoring.scorer import PoolScorer, kept_share
+from baal_ray.scoring.trace_fault import may_be_traced
 from baal_ray.storage.datasink import PublishedParquet
 from baal_ray.workspace.scores import scored_already
 from baal_ray.workspace.table_schemas import FINGERPRINT, SCORES
@@ -86,8 +87,16 @@ def score_pool(
         ResourceError: If the cluster can never run the requested actors.
         CheckpointError: If the checkpoint is missing or damaged.
         PosteriorError: If the model cannot be sampled.
+        TraceError: If the traced model is found to be wrong. Its scores are withdrawn, and the
+            next call runs the model whole.
     """
-    job = ScoringJob(checkpoint, config or ScoringConfig(), resources or ResourcesConfig(), seed)
+    job = ScoringJob(
+        checkpoint,
+        config or ScoringConfig(),
+        resources or ResourcesConfig(),
+        mask_seed=seed,
+        traced=may_be_traced(checkpoint),
+    )
     if job.config.decode_on == "gpu" and not job.on_gpu:
         unfit = "is gpu, but resources.scoring_gpus is 0; raise that, or set it to cpu"
         raise ConfigError("scoring.decode_on", [unfit])
@@ -138,6 +147,9 @@ class ScoreFolder:
             pool: As for `score_pool`; None if no image is left, so that no actor needs to start.
             keep_by: As for `score_pool`.
             first: Log-probabilities of the first samples, so that only the others are drawn.
+
+        Raises:
+            TraceError: As for `score_pool`.
         """
         job = self._job
         keep_by = column_of(keep_by) if keep_by and job.config.further_stages else None
@@ -147,7 +159,22 @@ class ScoreFolder:
         rows = through_actors(pool, PoolScorer, job, keep_by, first)
         schema = SCORES.with_metadata({FINGERPRINT: storage.name(self.uri)})
         sink = PublishedParquet(self.uri, schema, _bytes_per_file(job, keep_by))
-        rows.write_datasink(sink, ray_remote_args={"num_cpus": 0})
+        fault: BaalRayError | None = None
+        try:
+            rows.write_datasink(sink, ray_remote_args={"num_cpus": 0})
+        except Exception as error:
+            fault = our_error(error)
+            if fault is None:
+                raise
+        if isinstance(fault, TraceError):
+            storage.delete_tree(self.uri)
+            fault = TraceError(
+                f"{fault}. All scores by this traced model were deleted. Run this again: it runs "
+                "the model whole for each posterior sample, which takes longer"
+            )
+        if fault is not None:
+            # Not from Ray's error: while that is kept, so are the actors and their CPUs.
+            raise fault
         written = sink.written
         return Scores(
             self.uri,
@@ -174,6 +201,8 @@ def through_actors(
     blocks = (
         _decoded_blocks(pool, image_size, config) if decoded else _encoded_blocks(pool, config)
     )
+    # Else Ray Data hides an actor's error, and with it the remedy that its message names.
+    blocks.context.raise_original_map_exception = True
     return blocks.map_batches(
         actor,
         fn_constructor_args=(job, *more),

@@ -96,6 +96,7 @@ class Fingerprint(Record):
         decoder: The decoder and its version.
         engine: The version of the code that draws the samples and computes the scores.
         torch: The version of PyTorch.
+        traced: Whether the model was traced. It is, unless that was found to be wrong.
     """
 
     checkpoint: str
@@ -109,9 +110,14 @@ class Fingerprint(Record):
     decoder: str
     engine: int
     torch: str
+    traced: bool = True
 
     @property
     def name(self) -> str:
-        """The name of the folder of these scores: a hash of all fields except `format`."""
-        plain = self.model_dump(mode="json", by_alias=True, exclude={"format"})
+        """The name of the folder of these scores: a hash of all fields except `format`.
+
+        `traced` counts only if it is False, so that folders from before it keep their names.
+        """
+        left_out = {"format", "traced"} if self.traced else {"format"}
+        plain = self.model_dump(mode="json", by_alias=True, exclude=left_out)
         return storage.sha256(json.dumps(plain, sort_keys=True).encode())[:32]

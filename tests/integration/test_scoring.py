@@ -18,9 +18,9 @@ from baal_ray.acquisition import bald
 from baal_ray.checkpoint import load_checkpoint, save_checkpoint
 from baal_ray.cluster import runtime_env
 from baal_ray.config import ModelConfig, PoolConfig, ResourcesConfig, ScoringConfig, StageConfig
-from baal_ray.errors import ConfigError, ResourceError
+from baal_ray.errors import ConfigError, ResourceError, TraceError
 from baal_ray.ids import IdSet
-from baal_ray.images import decode_many
+from baal_ray.images import decode_many, encode_png
 from baal_ray.model import build_classifier
 from baal_ray.pool import list_pool, read_pool
 from baal_ray.pool.decoding_task import decode
@@ -390,3 +390,34 @@ def test_prometheus_is_told_how_many_images_were_scored(tmp_path: Path) -> None:
     while told() != [70, 3] and time.monotonic() < until:
         time.sleep(1)
     assert told() == [70, 3]
+
+
+def test_a_model_that_is_wrong_when_traced_is_run_whole_from_the_next_call_on(
+    tmp_path: Path,
+) -> None:
+    model = ModelConfig(factory="peeking:Peeking", arguments={"side": 12}, image_size=[12, 12])
+    sha256 = save_checkpoint(str(tmp_path), build_classifier(model, 3), model, CLASSES)
+    checkpoint, scores = checkpoint_uri(str(tmp_path), sha256), tmp_path / "scores"
+    images = table(0, 40)
+    white = encode_png(np.full((3, 12, 12), 255, np.uint8))
+    encoded = [*images["image"].to_pylist()[:-1], white]
+    images = images.set_column(images.schema.get_field_index("image"), "image", [encoded])
+    pool = ray.data.from_arrow([images.slice(0, 20), images.slice(20)])
+    # Half a CPU, because pytest keeps what the first call raised, and with it that call's actor.
+    settings = {
+        "config": ScoringConfig(samples=4, batch_size=20),
+        "resources": ResourcesConfig(scoring_cpus=0.5),
+    }
+    with pytest.raises(TraceError, match=r"wrong prediction for image .* were deleted. Run this"):
+        score_pool(pool, checkpoint, str(scores), **settings)
+    assert list(scores.glob("*/*.parquet")) == []
+
+    done = score_pool(pool, checkpoint, str(scores), **settings)
+    assert done.scored == 40
+    classifier = load_checkpoint(checkpoint).classifier
+    pixels, _ = decode_many(encoded[20:], 12, 12, max_pixels=10**6)
+    expected = MCDropout(classifier, samples=4, traced=False).statistics(torch.from_numpy(pixels))
+    ids = images["id"].to_pylist()[20:]
+    np.testing.assert_allclose(
+        read_scores(done.uri).loc[ids, "bald"], expected["bald"].numpy(), atol=1e-5
+    )

@@ -62,7 +62,7 @@ def test_a_dropout_that_forward_goes_around():
         drop=nn.Dropout(0.5),
         net=dropout_net(),
     )
-    refused(model, "not reached at drop")
+    refused(model, "drop applies dropout only in training mode")
 
 
 def test_an_auxiliary_head_that_does_not_run_is_no_concern():

@@ -76,7 +76,23 @@ _BELOW_REACH = {
     torch.ops.aten.native_dropout,
     torch.ops.aten.native_dropout.default,
 }
-_FUSED_ATTENTION_P = 4  # the place of `dropout_p` among its positional arguments
+
+
+def _fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **more: Any,
+) -> Tensor:
+    """The signature of PyTorch's fused attention, which has none that Python can read."""
+    raise AssertionError  # never called
+
+
+#: Signature of `F.scaled_dot_product_attention`.
+FUSED_ATTENTION = inspect.signature(_fused_attention)
 
 
 class CaughtDropout(TorchFunctionMode):
@@ -256,8 +272,7 @@ def _refuse_unreachable_dropout(func: Any, args: tuple[Any, ...], kwargs: dict[s
             f"the model calls {func}, which cannot be masked; call F.dropout instead"
         )
     if func is F.scaled_dot_product_attention:
-        place = _FUSED_ATTENTION_P
-        p = kwargs.get("dropout_p", args[place] if len(args) > place else 0.0)
+        p = FUSED_ATTENTION.bind(*args, **kwargs).arguments.get("dropout_p", 0.0)
         if p > 0:
             raise PosteriorError(
                 f"the model calls {func.__name__} with dropout_p={p}; dropout inside it cannot be "

@@ -10,32 +10,26 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from baal_ray.acquisition import PredictiveStatistics
-from baal_ray.errors import PosteriorError
+from baal_ray.errors import PosteriorError, TraceError
 from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import MaskCache, Masks, PerItemMasks, SharedMasks
 from baal_ray.posterior.dropout.sites import Site
 from baal_ray.posterior.engine.trunk_once import TrunkOnce
 from baal_ray.posterior.evaluation_mode import evaluation_mode, is_stochastic_depth
-from baal_ray.posterior.guards import (
-    check_posterior,
-    largest,
-    log_prob_distance,
-    rounding_of,
-)
+from baal_ray.posterior.guards import check_posterior, rounding_of
 from baal_ray.posterior.memory import budget, is_out_of_memory
 from baal_ray.posterior.model_changes import Watch, structure, unchanged
 from baal_ray.posterior.outputs import OUTPUTS, log_probs_of
 from baal_ray.posterior.posterior_sample import PosteriorSample
+from baal_ray.posterior.trace_checks import Few, compare, is_due, spread
 
 MASKS = ("shared", "per_item")
-
-# Number of images, evenly spread, on which another sample than the first is compared.
-_FEW = 8
 
 # Number of mini-batch shapes to stay prepared for. A pool has two, as its last one is smaller.
 _SHAPES = 4
@@ -47,8 +41,9 @@ class MCDropout:
     The first call checks the model on a few images. It refuses a model whose samples would all be
     the same, incomplete or dependent on an image's neighbours (`baal_ray.posterior.guards`). Then
     the model is traced, so that the part that no dropout touches runs once for all samples
-    (`posterior.engine.trunk_once`), and the first mini-batch is compared with the model itself.
-    A model that cannot be traced runs K times, and a warning says so.
+    (`posterior.engine.trunk_once`). The first mini-batch is compared with the model itself, and so
+    are eight images of the second one and of every thousandth after it. A model that cannot be
+    traced runs K times, and a warning says so.
 
     Several threads must not use it at once, because a model in training mode is put in evaluation
     mode meanwhile.
@@ -64,6 +59,7 @@ class MCDropout:
         *,
         stochastic_depth: bool = False,
         frozen: bool = False,
+        traced: bool = True,
     ) -> None:
         """Prepare to draw. Nothing runs yet.
 
@@ -80,6 +76,7 @@ class MCDropout:
                 `DropPath`) leaves out in training are left out at random here too.
             frozen: Whether the model stays unchanged from the first call on. Otherwise each call
                 first looks for changes, and so waits for all the work that a GPU has pending.
+            traced: Whether the model is traced. Otherwise it runs whole for each sample.
 
         Raises:
             PosteriorError: If an argument is out of its range.
@@ -94,6 +91,7 @@ class MCDropout:
         self.output = output
         self.stochastic_depth = stochastic_depth
         self.frozen = frozen
+        self.traced = traced
         self._warned = False
         self._forget()
 
@@ -104,6 +102,7 @@ class MCDropout:
         self._cache: MaskCache | None = None
         self._prepared: OrderedDict[Any, TrunkOnce | None] = OrderedDict()
         self._held_against_model: set[Any] = set()
+        self._drawn: WeakKeyDictionary[TrunkOnce, int] = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings. Preparations are made again where they are needed."""
@@ -179,6 +178,8 @@ class MCDropout:
 
         Raises:
             PosteriorError: If the model cannot be sampled correctly.
+            TraceError: If the traced model no longer agrees with the model itself. What was drawn
+                before may be wrong too. From then on, the model runs whole (`traced` is False).
         """
         pieces = [] if first_N_K_C is None else [first_N_K_C.transpose(0, 1)]
         self._draw(images_N, ids, sum(map(len, pieces)), pieces.append)
@@ -200,6 +201,7 @@ class MCDropout:
 
         Raises:
             PosteriorError: If the model cannot be sampled correctly.
+            TraceError: As for `log_probs`.
         """
         statistics = PredictiveStatistics()
         if first_N_K_C is not None:
@@ -264,9 +266,42 @@ class MCDropout:
                             predictions = self._predict_under(masks_of((k,)), images_N)
                             take(log_probs_of(predictions, self.output).unsqueeze(0))
                     return
+        few = self._run_few(ks[0], images_N, ids) if self._is_due(prepared) else None
         with torch.autocast(images_N.device.type, enabled=False):
             for predictions in prepared.draw(images_N, masks_of, ks):
-                take(log_probs_of(predictions, self.output))
+                log_probs_K_N_C = log_probs_of(predictions, self.output)
+                if few is not None:
+                    self._hold_few(few, log_probs_K_N_C[0])
+                    few = None
+                take(log_probs_K_N_C)
+
+    def _hold_few(self, few: Few, traced_N_C: Tensor) -> None:
+        try:
+            few.compare(traced_N_C)
+        except TraceError:
+            self.traced = False
+            self._prepared.clear()
+            raise
+
+    def _is_due(self, prepared: TrunkOnce) -> bool:
+        """Count a mini-batch, and return whether to hold it against the model."""
+        self._drawn[prepared] = drawn = self._drawn.get(prepared, 0) + 1
+        return is_due(drawn)
+
+    def _run_few(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Few:
+        """Run the model itself on a few images of a mini-batch."""
+        places = spread(len(images_N))
+        few_ids = None if ids is None else [ids[i] for i in places]
+        with self._evaluation():
+            output_N_C = self._run_whole(k, images_N[places], few_ids)
+        return Few(
+            [f"image {place} of a mini-batch" for place in places]
+            if few_ids is None
+            else [f"image {image_id!r}" for image_id in few_ids],
+            places,
+            log_probs_of(output_N_C, self.output),
+            rounding_of(self.model, output_N_C),
+        )
 
     def _notice_changes(self) -> None:
         """Forget the findings about the model if it has changed since."""
@@ -309,6 +344,8 @@ class MCDropout:
     ) -> TrunkOnce | None:
         """Return the fast way to draw `samples` samples, or None if the model must run whole."""
         key = self._key(images_N, samples)
+        if not self.traced:
+            return None
         if key in self._prepared and key not in self._held_against_model:
             self._hold_again(key, images_N, ids)
         if key not in self._prepared:
@@ -387,21 +424,16 @@ class MCDropout:
             PosteriorError: If they differ.
         """
         masks_of, ks = self._masks_of(images_N, ids), range(prepared.together)
-        few = sorted({i * (len(images_N) - 1) // (_FEW - 1) for i in range(_FEW)})
+        few = spread(len(images_N))
         few_ids = None if ids is None else [ids[i] for i in few]
         last_N_C = self._run_whole(ks[-1], images_N[few], few_ids)
         plain_N_C = log_probs_of(torch.cat([first_N_C, last_N_C]), self.output)
-        tolerance = rounding_of(self.model, first_N_C) * largest(plain_N_C)
+        rounding = rounding_of(self.model, first_N_C)
         for _ in range(2):
             with torch.autocast(images_N.device.type, enabled=False):
                 fast = torch.cat(list(prepared.draw(images_N, masks_of, ks)))
             fast_N_C = log_probs_of(torch.cat([fast[0], fast[-1, few]]), self.output)
-            difference = log_prob_distance(fast_N_C, plain_N_C)
-            if difference > tolerance or not torch.equal(fast_N_C.isnan(), plain_N_C.isnan()):
-                raise PosteriorError(
-                    f"its log-probabilities change by {difference:.2g} when traced; at most "
-                    f"{tolerance:.2g} is allowed"
-                )
+            compare(fast_N_C, plain_N_C, rounding)
 
 
 def _check_choice(name: str, value: object, right: bool, rule: str) -> None:

@@ -133,8 +133,10 @@ class Mortal(torch.nn.Module):
         self.steps = 0
 
     def forward(self, images_N: torch.Tensor) -> torch.Tensor:
-        self.steps += self.training
-        if self.training:
+        # Checks of the posterior run in training mode too, but without gradients.
+        step = self.training and torch.is_grad_enabled()
+        self.steps += step
+        if step:
             with self.marker.with_suffix(".steps").open("a") as steps:
                 steps.write("step\n")
         if self.steps == 10 and not self.marker.exists():

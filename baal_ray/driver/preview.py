@@ -11,7 +11,6 @@ from baal_ray.pool import list_pool
 from baal_ray.scoring.batch_size import with_known_batch_size
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.progress import in_words
-from baal_ray.scoring.trace_fault import may_be_traced
 from baal_ray.training.fit import Fit, find_fit
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri, stage_uri
 from baal_ray.workspace.rounds import read_stage
@@ -123,15 +122,7 @@ class _Preview:
             return IdSet.of([])
         config = self._config
         checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
-        job = with_known_batch_size(
-            ScoringJob(
-                checkpoint,
-                config.scoring,
-                config.resources,
-                mask_seed=config.seed,
-                traced=may_be_traced(checkpoint),
-            )
-        )
+        job = with_known_batch_size(ScoringJob.of_round(checkpoint, config))
         if job is None:
             return IdSet.of([])
         folder = job.folder(scores_uri(config.workspace))

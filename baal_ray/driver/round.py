@@ -27,7 +27,6 @@ from baal_ray.scoring.batch_size import with_batch_size
 from baal_ray.scoring.job import ScoringJob, decoder_version
 from baal_ray.scoring.progress import reporting_progress
 from baal_ray.scoring.stage import ScoreFolder
-from baal_ray.scoring.trace_fault import may_be_traced
 from baal_ray.selection.batch import Picker, pick_batch
 from baal_ray.selection.further_stages import score_candidates
 from baal_ray.storage.lock import exclusive
@@ -145,15 +144,7 @@ class _Round:
         if fit.checkpoint is None:
             return None
         checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
-        job = with_batch_size(
-            ScoringJob(
-                checkpoint,
-                config.scoring,
-                config.resources,
-                mask_seed=config.seed,
-                traced=may_be_traced(checkpoint),
-            )
-        )
+        job = with_batch_size(ScoringJob.of_round(checkpoint, config))
         self._config = config.model_copy(update={"scoring": job.config})
         return job
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from baal_ray import images, storage
-from baal_ray.config import ResourcesConfig, ScoringConfig
+from baal_ray.config import ResourcesConfig, RoundConfig, ScoringConfig
 from baal_ray.scoring import gpu_decoding
+from baal_ray.scoring.trace_fault import may_be_traced
 from baal_ray.workspace.records import Fingerprint
 
 # Version of the scoring code. Raise it if the same checkpoint, settings and pixels give different
@@ -31,6 +32,17 @@ class ScoringJob:
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     mask_seed: int = 0
     traced: bool = True
+
+    @classmethod
+    def of_round(cls, checkpoint: str, config: RoundConfig) -> "ScoringJob":
+        """Return the job by which a round scores with a checkpoint."""
+        return cls(
+            checkpoint,
+            config.scoring,
+            config.resources,
+            mask_seed=config.seed,
+            traced=may_be_traced(checkpoint),
+        )
 
     @property
     def on_gpu(self) -> bool:

@@ -15,7 +15,6 @@ from baal_ray.scoring.actor import ModelActor
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.predictor import PoolFeatures, PoolPredictor
 from baal_ray.scoring.stage import through_actors
-from baal_ray.scoring.trace_fault import may_be_traced
 
 # Bytes per log-probability in double precision.
 _BYTES = 8
@@ -59,14 +58,7 @@ def _draw(
     column: str,
 ) -> tuple[pa.Table, Tensor]:
     """Return the rows whose images can be read, and an actor's float32 numbers for each."""
-    scoring = config.scoring.last_stage
-    job = ScoringJob(
-        checkpoint,
-        scoring,
-        config.resources,
-        mask_seed=config.seed,
-        traced=may_be_traced(checkpoint),
-    )
+    job = ScoringJob.of_round(checkpoint, config).with_config(config.scoring.last_stage)
     found: dict[str, bytes] = {}
     for place in places(listing, wanted):
         missing = IdSet.of(

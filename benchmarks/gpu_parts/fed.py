@@ -24,7 +24,7 @@ from baal_ray.scoring.stage import through_actors
 
 MODELS = ("ResNet18", "VGG16")
 IMAGES, BATCH_SIZE, PLAIN = 40_000, 256, 2_000
-# Decoded by tasks, so many that the images decoded while the actor started do not matter.
+# More where tasks decode, because they decode ahead while the actor starts.
 IMAGES_DECODED_ON_CPU = 100_000
 DAFT_ON_AN_L4 = 518
 

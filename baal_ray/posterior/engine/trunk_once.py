@@ -38,6 +38,9 @@ class TrunkOnce:
         together: Number of samples that are drawn and passed on together.
     """
 
+    _draws = 0  # since the recording was forgotten, if there was one
+    _recorded: tuple[Recording, Recording] | None = None
+
     def __init__(
         self,
         model: nn.Module,
@@ -94,10 +97,7 @@ class TrunkOnce:
         for part in (self._trunk, self._tail):
             finish(part.module)
             forget_shapes(part.constants)
-        on_gpu = images_N.device.type == "cuda"
-        self._to_record = frozen and on_gpu and self._thinned is None
-        self._draws = 0
-        self._recorded: tuple[Recording, Recording] | None = None
+        self._to_record = frozen and self._device.type == "cuda" and self._thinned is None
         self.refresh()
 
     def draw(

@@ -1,7 +1,5 @@
-"""Decoding of a block's encoded images, in tasks that load neither torch nor a model."""
+"""Work of CPU tasks on a block's encoded images. They load neither torch nor a model."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,24 +16,23 @@ def decode(
     rows: pa.Table, height: int, width: int, max_pixels: int
 ) -> dict[str, npt.NDArray[Any]]:
     """Decode the images of a block to uint8 [N, 3, H, W], each with an `error` ("" for none)."""
-    return columns_with(
-        rows,
-        partial(
-            images.decode_many,
-            height=height,
-            width=width,
-            max_pixels=max_pixels,
-            threads=_THREADS,
-        ),
+    pixels, faults = images.decode_many(
+        *(rows["image"].to_pylist(), height, width), max_pixels=max_pixels, threads=_THREADS
     )
+    return columns_with(rows, pixels, faults)
 
 
-def columns_with(
-    rows: pa.Table,
-    decode_many: Callable[[Sequence[bytes | None]], tuple[Any, list[str | None]]],
-) -> dict[str, Any]:
-    """Return the columns of a mini-batch, with the images as `decode_many` decodes them."""
-    pixels, faults = decode_many(rows["image"].to_pylist())
+def with_area(rows: pa.Table, max_pixels: int) -> pa.Table:
+    """Add a column `area`: width times height of JPEGs that a GPU can decode, else null."""
+    areas = [
+        images.area_of_plain_jpeg(data or b"", max_pixels=max_pixels)
+        for data in rows["image"].to_pylist()
+    ]
+    return rows.append_column("area", pa.array(areas, pa.int64()))
+
+
+def columns_with(rows: pa.Table, pixels: Any, faults: list[str | None]) -> dict[str, Any]:
+    """Return the columns of a mini-batch, with its images decoded."""
     known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * len(rows)
     sources = rows["source"].to_pylist() if "source" in rows.column_names else [""] * len(rows)
     return {

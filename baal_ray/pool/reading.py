@@ -1,10 +1,12 @@
 """The unlabelled pool as a Ray Dataset of encoded images, without the ids to leave out."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,10 @@ from baal_ray.workspace.stage_files import PoolFile
 _BYTES_AT_A_TIME = 8 * 1024**2
 _FEWEST_AT_A_TIME, _MOST_AT_A_TIME = 16, 10_000
 _URIS_AT_A_TIME = 64
+# Threads fetch images that are waited for this many seconds each. Files that are in memory would
+# be read four times slower by threads, which compete for Python's lock. The first few of a task
+# decide.
+_WAIT_WORTH_THREADS, _FIRST_FEW = 0.0005, 8
 # The most read tasks, each with some of the pool's parts. A lost node costs the parts that it was
 # reading.
 _READ_TASKS = 1_000
@@ -194,7 +200,8 @@ def _reader(
     own, further = listing.root, listing.roots
 
     def read() -> Iterator[pa.Table]:
-        roots = Roots(own, further)  # here, because links may differ on each node
+        # Here, because links may differ on each node.
+        fetch = _Fetcher(Roots(own, further))
         for part in parts:
             for rows in _read_part(part, column, wanted):
                 if column == "image":
@@ -202,7 +209,7 @@ def _reader(
                     continue
                 source = None if images_are_files else part.file.uri
                 for start in range(0, len(rows), _URIS_AT_A_TIME):
-                    yield from _fetch(rows.slice(start, _URIS_AT_A_TIME), source, roots)
+                    yield from _fetched(rows.slice(start, _URIS_AT_A_TIME), source, fetch)
 
     return read
 
@@ -251,38 +258,66 @@ def _with_image(rows: pa.Table, source: str) -> pa.Table:
     return pa.table(columns, schema=_ROWS)
 
 
-def _fetch(rows: pa.Table, source: str | None, roots: Roots) -> Iterator[pa.Table]:
+_Fetched = tuple[bytes | None, str | None]
+
+
+class _Fetcher:
+    """Fetches the images of one read task, in threads if each has to be waited for."""
+
+    def __init__(self, roots: Roots) -> None:
+        self._roots = roots
+        self._by_threads: bool | None = None  # not known yet
+
+    def __call__(self, uris: Iterable[bytes | None]) -> Iterator[_Fetched]:
+        """Yield an image or an error for each URI."""
+        uris = iter(uris)
+        first = self._try(uris) if self._by_threads is None else []
+        yield from first
+        if not self._by_threads:
+            yield from map(self._fetch, uris)
+            return
+        with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
+            yield from threads.map(self._fetch, uris)
+
+    def _try(self, uris: Iterator[bytes | None]) -> list[_Fetched]:
+        """Fetch the first few, and decide how to fetch all others."""
+        fetched, waits = [], []
+        for uri in islice(uris, _FIRST_FEW):
+            begun, used = time.perf_counter(), time.thread_time()
+            fetched.append(self._fetch(uri))
+            waits.append(time.perf_counter() - begun - (time.thread_time() - used))
+        self._by_threads = median(waits) > _WAIT_WORTH_THREADS
+        return fetched
+
+    def _fetch(self, uri: bytes | None) -> _Fetched:
+        if uri is None:
+            return None, "its uri is null"
+        try:
+            place = self._roots.resolve(uri.decode())
+            return storage.read_at_most(place, _MOST_IMAGE_BYTES), None
+        except UnicodeDecodeError:
+            unfit = f"its uri {uri!r} is not UTF-8; write the pool file again with URIs in UTF-8"
+            return None, unfit
+        except StorageError as error:
+            return None, str(error)
+
+
+def _fetched(rows: pa.Table, source: str | None, fetch: _Fetcher) -> Iterator[pa.Table]:
     """Yield the images of some rows in tables of a few megabytes.
 
     Larger tables would need freshly allocated memory.
     """
-    uris = rows["uri"].cast(pa.binary()).to_pylist()  # as text, one invalid URI would fail all
     images: list[bytes | None] = []
     errors: list[str | None] = []
     start = size = 0
-
-    def fetched() -> pa.Table:
-        these = rows.slice(start, len(images))
-        sources = these["uri"] if source is None else [source] * len(images)
-        columns = {"id": these["id"], "source": sources, "image": images, "error": errors}
-        return pa.table(columns, schema=_ROWS)
-
-    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
-        for image, error in threads.map(partial(_fetch_one, roots=roots), uris):
-            images.append(image)
-            errors.append(error)
-            size += len(image or b"")
-            if size >= _BYTES_AT_A_TIME or start + len(images) == len(rows):
-                yield fetched()
-                start, images, errors, size = start + len(images), [], [], 0
-
-
-def _fetch_one(uri: bytes | None, roots: Roots) -> tuple[bytes | None, str | None]:
-    if uri is None:
-        return None, "its uri is null"
-    try:
-        return storage.read_at_most(roots.resolve(uri.decode()), _MOST_IMAGE_BYTES), None
-    except UnicodeDecodeError:
-        return None, f"its uri {uri!r} is not UTF-8; write the pool file again with URIs in UTF-8"
-    except StorageError as error:
-        return None, str(error)
+    # As bytes, because as text, one invalid URI would fail all.
+    for image, error in fetch(rows["uri"].cast(pa.binary()).to_pylist()):
+        images.append(image)
+        errors.append(error)
+        size += len(image or b"")
+        if size >= _BYTES_AT_A_TIME or start + len(images) == len(rows):
+            these = rows.slice(start, len(images))
+            sources = these["uri"] if source is None else [source] * len(images)
+            columns = {"id": these["id"], "source": sources, "image": images, "error": errors}
+            yield pa.table(columns, schema=_ROWS)
+            start, images, errors, size = start + len(images), [], [], 0

@@ -83,7 +83,7 @@ class ModelActor:
         if not isinstance(rows, pa.Table):
             return rows
         assert self._decode is not None
-        return columns_with(rows, self._decode)
+        return columns_with(rows, *self._decode(rows))
 
     def _padded(self, images_N: npt.NDArray[np.uint8] | Tensor) -> Tensor:
         """Pad a mini-batch to its fixed size, so that scores are the same bit for bit."""

@@ -5,13 +5,16 @@ Pillow decodes a large JPEG at a half, a quarter or an eighth of its size, but T
 full size. And nvJPEG does not interpolate colours.
 """
 
+import ctypes
 import logging
-import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
+from queue import SimpleQueue
 
+import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,8 +29,12 @@ logger = logging.getLogger(__name__)
 _RESIZING = "1"
 """Version of the resizing. Raise it if results change, so that the pool is scored again."""
 
-# Most pixels of the pictures on the device at once: about 2 GB, including what resizing needs.
-_MOST_PIXELS = 100_000_000
+# Mini-batches that are decoded at once. Much of TorchCodec's work is done by the CPU.
+_AT_ONCE = 2
+
+# Most pixels of the pictures of a mini-batch that are on the device at once: about 1 GB, including
+# what resizing needs.
+_MOST_PIXELS = 50_000_000
 # Most pixels of the pictures that are resized together, as floating-point numbers.
 _MOST_RESIZED = 25_000_000
 
@@ -57,7 +64,10 @@ def decoder_version() -> str:
 
 
 class DeviceDecoder:
-    """A decoder of mini-batches on a device. On a GPU it runs beside other work."""
+    """A decoder of mini-batches on a device. On a GPU it runs beside other work.
+
+    Several threads may call it. A few of them are let through at once.
+    """
 
     def __init__(self, device: torch.device, height: int, width: int, *, max_pixels: int) -> None:
         """Check that the device can decode, with a tiny image.
@@ -74,13 +84,14 @@ class DeviceDecoder:
         self._device = device
         self._size = height, width
         self._max_pixels = max_pixels
-        self._stream = torch.cuda.Stream() if device.type == "cuda" else None
-        self._turn = threading.Lock()
+        self._streams: SimpleQueue[torch.cuda.Stream | None] = SimpleQueue()
+        for _ in range(_AT_ONCE):
+            self._streams.put(torch.cuda.Stream() if device.type == "cuda" else None)
         self._refusal_logged = False
         buffer = BytesIO()
         Image.new("RGB", (16, 16)).save(buffer, "JPEG")
         try:
-            _decode_jpegs([buffer.getvalue()], device)
+            _decode_jpegs(_byte_tensors(pa.array([buffer.getvalue()], pa.large_binary())), device)
         except Exception as error:  # a library that cannot be loaded raises anything
             raise ResourceError(
                 f"scoring.decode_on is gpu, and TorchCodec cannot decode on the {device.type}: "
@@ -88,11 +99,12 @@ class DeviceDecoder:
                 "the CPU"
             ) from error
 
-    def __call__(self, encoded: Sequence[bytes | None]) -> tuple[Tensor, list[str | None]]:
-        """Decode a mini-batch as `images.decode_many` does, one mini-batch at a time.
+    def __call__(self, rows: pa.Table) -> tuple[Tensor, list[str | None]]:
+        """Decode a mini-batch as `images.decode_many` does.
 
         Args:
-            encoded: N encoded images; None for an unreadable one.
+            rows: N encoded images in `image`, null for an unreadable one, and their `area` as
+                by `decoding_task.with_area`.
 
         Returns:
             RGB pixels on the device, uint8 of shape [N, 3, height, width], zeros for unreadable
@@ -101,11 +113,12 @@ class DeviceDecoder:
         Raises:
             ResourceError: If the device does not have enough memory.
         """
+        stream = self._streams.get()
         try:
-            with self._turn, torch.cuda.stream(self._stream):
-                decoded = self._decode(encoded)
-                if self._stream:
-                    self._stream.synchronize()
+            with torch.cuda.stream(stream):
+                decoded = self._decode(rows)
+                if stream:
+                    stream.synchronize()
         except Exception as error:
             if not _no_memory(error):
                 raise
@@ -114,26 +127,26 @@ class DeviceDecoder:
                 f"alongside the model: {error}. Set scoring.decode_on to cpu, or lower "
                 "scoring.max_pixels or scoring.batch_size"
             ) from error
+        finally:
+            self._streams.put(stream)
         return decoded
 
-    def _decode(self, encoded: Sequence[bytes | None]) -> tuple[Tensor, list[str | None]]:
+    def _decode(self, rows: pa.Table) -> tuple[Tensor, list[str | None]]:
         height, width = self._size
         pixels_N = torch.zeros(
-            (len(encoded), 3, height, width), dtype=torch.uint8, device=self._device
+            (len(rows), 3, height, width), dtype=torch.uint8, device=self._device
         )
-        areas = {
-            number: area
-            for number, data in enumerate(encoded)
-            if (area := images.area_of_plain_jpeg(data or b"", max_pixels=self._max_pixels))
-        }
-        left = set(range(len(encoded)))
-        for numbers in _within_memory(areas):
+        areas = rows["area"].to_pylist()
+        array = rows["image"].combine_chunks().cast(pa.large_binary())
+        encoded = _byte_tensors(array)
+        left = set(range(len(rows)))
+        for numbers in _within_memory({i: area for i, area in enumerate(areas) if area}):
             left.difference_update(self._decode_some(numbers, encoded, pixels_N))
-        errors: list[str | None] = [None] * len(encoded)
+        errors: list[str | None] = [None] * len(rows)
         if left:
             others = sorted(left)
             decoded, faults = images.decode_many(
-                [encoded[number] for number in others],
+                array.take(others).to_pylist(),
                 height,
                 width,
                 max_pixels=self._max_pixels,
@@ -145,7 +158,7 @@ class DeviceDecoder:
         return pixels_N, errors
 
     def _decode_some(
-        self, numbers: list[int], encoded: Sequence[bytes | None], pixels_N: Tensor
+        self, numbers: list[int], encoded: Sequence[Tensor], pixels_N: Tensor
     ) -> list[int]:
         """Decode the pictures with these numbers into `pixels_N`, and return the numbers decoded.
 
@@ -153,7 +166,7 @@ class DeviceDecoder:
         of several it refused, so they are halved until it is found.
         """
         try:
-            pictures = _decode_jpegs([encoded[number] or b"" for number in numbers], self._device)
+            pictures = _decode_jpegs([encoded[number] for number in numbers], self._device)
         except RuntimeError as error:
             if _no_memory(error):
                 raise
@@ -202,14 +215,27 @@ def _within_memory(areas: dict[int, int]) -> Iterator[list[int]]:
         yield together
 
 
-def _decode_jpegs(encoded: Sequence[bytes], device: torch.device) -> list[Tensor]:
-    """Decode JPEGs into pictures [3, H, W], rotated as EXIF says."""
+def _byte_tensors(encoded: pa.LargeBinaryArray) -> list[Tensor]:
+    """Return the bytes of encoded images as uint8 tensors.
+
+    They are the array's own bytes, and must not be written to.
+    """
+    _, offsets, data = encoded.buffers()
+    if not data:
+        return [torch.empty(0, dtype=torch.uint8)] * len(encoded)
+    places = np.frombuffer(offsets, np.int64)[encoded.offset :][: len(encoded) + 1]
+    # By its address, because PyTorch warns about buffers that are read-only.
+    writable = (ctypes.c_uint8 * data.size).from_address(data.address)
+    writable.owner = data  # else the memory could be freed before the tensors
+    together = torch.frombuffer(writable, dtype=torch.uint8)[places[0] : places[-1]]
+    return list(torch.split(together, np.diff(places).tolist()))
+
+
+def _decode_jpegs(encoded: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Decode JPEGs, uint8 [bytes], into pictures [3, H, W], rotated as EXIF says."""
     from torchcodec.decoders import decode_jpeg
 
-    # One copy of all, because bytes are read-only, and PyTorch warns about that.
-    together = torch.frombuffer(bytearray().join(encoded), dtype=torch.uint8)
-    sources = list(torch.split(together, [len(data) for data in encoded]))
-    return list(decode_jpeg(sources, mode="RGB", device=device))
+    return list(decode_jpeg(list(encoded), mode="RGB", device=device))
 
 
 def _no_memory(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
 from baal_ray.errors import BaalRayError, ConfigError, TraceError, our_error
 from baal_ray.ids import IdSet
-from baal_ray.pool.decoding_task import decode
+from baal_ray.pool.decoding_task import decode, with_area
 from baal_ray.score_names import column_of
 from baal_ray.scoring.actor import ModelActor
 from baal_ray.scoring.batch_size import with_batch_size
@@ -30,8 +30,9 @@ from baal_ray.workspace.table_schemas import FINGERPRINT, SCORES
 _ROWS_PER_FILE, _BYTES_PER_ROW = 20_000, 100
 _MOST_BYTES_PER_FILE = 128 * 1024**2
 
-# Mini-batches per actor at once: it prepares one while its device works on the other.
-_CALLS_AT_ONCE = 2
+# Mini-batches per actor at once: it prepares one while its device works on the other. An actor
+# that decodes has more to prepare.
+_CALLS_AT_ONCE = {"cpu": 2, "gpu": 6}
 
 # Bytes per block of decoded images. Blocks hold whole mini-batches, because an actor would pad any
 # others.
@@ -211,7 +212,7 @@ def through_actors(
         compute=ActorPoolStrategy(
             min_size=resources.scoring_actors,
             max_size=resources.most_scoring_actors,
-            max_concurrent_calls_per_actor=_CALLS_AT_ONCE,
+            max_concurrent_calls_per_actor=_CALLS_AT_ONCE[config.decode_on],
             enable_true_multi_threading=True,
         ),
         num_cpus=actor_cpus(resources),
@@ -236,9 +237,10 @@ def _decoded_blocks(
 
 
 def _encoded_blocks(pool: ray.data.Dataset, config: ScoringConfig) -> ray.data.Dataset:
-    """Return blocks of one mini-batch each, as read."""
-    # Ray Data would not do this inside a task that only reads.
-    read = pool.map_batches(lambda rows: rows, batch_format="pyarrow")
+    """Read the headers of images in CPU tasks, and return blocks of one mini-batch each."""
+    read = pool.map_batches(
+        partial(with_area, max_pixels=config.max_pixels), batch_format="pyarrow"
+    )
     return read.repartition(target_num_rows_per_block=config.mini_batch)
 
 

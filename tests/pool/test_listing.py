@@ -13,7 +13,7 @@ from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.pool import PoolListing, list_pool
 from baal_ray.pool import listing as pool_listing
-from baal_ray.pool.reading import _fetch
+from baal_ray.pool.reading import _fetched, _Fetcher
 from baal_ray.pool.roots import Roots
 from baal_ray.pool.unique_ids import _hash_file
 from baal_ray.workspace.stage_files import ListedPool
@@ -203,7 +203,7 @@ def test_an_id_that_is_not_utf8_is_told_with_its_file(tmp_path):
 def test_a_uri_that_is_not_utf8_is_an_unreadable_image(tmp_path):
     touch(tmp_path, "a.jpg")
     rows = pa.table({"id": ["a", "b"], "uri": not_utf8(b"a.jpg", b"t\xe9.jpg")})
-    (fetched,) = _fetch(rows, "pool.parquet", Roots(str(tmp_path)))
+    (fetched,) = _fetched(rows, "pool.parquet", _Fetcher(Roots(str(tmp_path))))
     assert fetched["image"].to_pylist() == [b"x", None]
     assert "is not UTF-8" in fetched["error"].to_pylist()[1]
 

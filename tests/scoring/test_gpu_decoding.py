@@ -1,9 +1,11 @@
 """Tests of decoding by TorchCodec on a CPU, which covers all but nvJPEG itself."""
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
 from io import BytesIO
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps
@@ -11,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from baal_ray import images
 from baal_ray.driver.round import _Round
 from baal_ray.errors import ConfigError, ResourceError
+from baal_ray.pool.decoding_task import with_area
 from baal_ray.scoring import gpu_decoding
 from pools import round_config
 
@@ -83,8 +86,13 @@ OTHERS = {
 }
 
 
+def rows_of(encoded):
+    return with_area(pa.table({"image": pa.array(encoded, pa.binary())}), LIMIT)
+
+
 def decode(*encoded, size=(64, 48)):
-    pixels_N, errors = gpu_decoding.DeviceDecoder(CPU, *size, max_pixels=LIMIT)(encoded)
+    decoder = gpu_decoding.DeviceDecoder(CPU, *size, max_pixels=LIMIT)
+    pixels_N, errors = decoder(rows_of(encoded))
     return pixels_N.numpy(), errors
 
 
@@ -143,9 +151,9 @@ def test_large_pictures_are_not_all_in_memory_at_once(monkeypatch):
         "_decode_jpegs",
         lambda data, device: together.append(len(data)) or decode_jpegs(data, device),
     )
-    at_once, _ = decoder(data)
+    at_once, _ = decoder(rows_of(data))
     monkeypatch.setattr(gpu_decoding, "_MOST_PIXELS", 2 * 200 * 300)
-    parted, _ = decoder(data)
+    parted, _ = decoder(rows_of(data))
     assert together == [3, 2, 1]
     assert torch.equal(at_once, parted)
 
@@ -159,7 +167,7 @@ def test_a_lack_of_memory_is_not_taken_for_a_bad_image(monkeypatch, kind):
 
     monkeypatch.setattr(gpu_decoding, "_decode_jpegs", fail)
     with pytest.raises(ResourceError, match=r"enough memory to decode.*scoring\.decode_on"):
-        decoder([PLAIN["colour"]])
+        decoder(rows_of([PLAIN["colour"]]))
 
 
 def test_a_device_that_cannot_decode_is_told_before_any_image():
@@ -172,6 +180,26 @@ def test_a_mini_batch_without_a_jpeg():
     pixels, errors = decode(OTHERS["PNG"])
     assert pixels.any()
     assert errors == [None]
+    assert decode(None)[1] == images.decode_many([None], 64, 48, max_pixels=LIMIT)[1]
+
+
+def test_a_mini_batch_may_be_a_slice_in_several_chunks():
+    whole = rows_of([*PLAIN.values(), None, PLAIN["grey"]])
+    decoder = gpu_decoding.DeviceDecoder(CPU, 64, 48, max_pixels=LIMIT)
+    expected, _ = decoder(whole)
+    some = pa.concat_tables([whole.slice(3, 4), whole.slice(9)])
+    assert some["image"].num_chunks > 1
+    pixels, errors = decoder(some)
+    assert torch.equal(pixels, torch.cat([expected[3:7], expected[9:]]))
+    assert len(errors) == len(some)
+
+
+def test_several_threads_may_decode():
+    rows = rows_of(list(PLAIN.values()))
+    decoder = gpu_decoding.DeviceDecoder(CPU, 64, 48, max_pixels=LIMIT)
+    expected, _ = decoder(rows)
+    with ThreadPoolExecutor(5) as threads:
+        assert all(torch.equal(each, expected) for each, _ in threads.map(decoder, [rows] * 10))
 
 
 @pytest.fixture

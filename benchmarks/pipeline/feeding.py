@@ -41,6 +41,8 @@ SIDE, SAMPLES, CLASSES, THREADS = 224, 20, 10, 2
 MODELS = {"VGG16": "vgg16", "ResNet18": "resnet:resnet18"}
 PHOTOGRAPH = (500, 375)
 SECONDS = 10.0
+# So small that few images are decoded ahead while an actor starts.
+STORE = 4 * 1024**3
 
 
 class Watched(PoolScorer):
@@ -130,7 +132,12 @@ def start_ray():
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [here, *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        object_store_memory=STORE,
+    )
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 

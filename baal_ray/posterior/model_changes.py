@@ -1,6 +1,5 @@
 """Notice that a model has changed, and restore what a forward pass changes in it."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,19 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Numbers compared per tensor, evenly spread. Reading all of them would cost as much as a pass.
-_GLIMPSE = 256
-
-# Longest list or dictionary of a module whose items are compared, not only their number.
-_LONGEST = 64
-
 
 class Watch:
     """A watch over tensors that reports whether they have changed.
 
     PyTorch counts ordinary changes. Others (fused optimisers, `.data`, NumPy) are noticed by
-    comparing a few hundred numbers per tensor, so a change of only a few numbers by such means may
-    be missed.
+    comparing the tensors, bit for bit, with copies of them.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
@@ -28,16 +20,22 @@ class Watch:
         self._tensors = list(tensors)
         self.update()
 
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Watch more tensors, those that are not watched yet."""
+        watched = set(map(id, self._tensors))
+        more = {id(tensor): tensor for tensor in tensors if id(tensor) not in watched}
+        self._tensors += more.values()
+        self.update()
+
     def update(self) -> None:
         """Remember the tensors as they are now."""
         self._places = self._places_now()
-        self._glimpses = [_glimpse(tensor) for tensor in self._tensors if tensor.numel()]
-        self._numbers = self._numbers_now()
+        self._copies = [tensor.detach().clone() for tensor in self._tensors]
 
     def changed(self) -> bool:
         """Return whether any tensor differs from what was remembered."""
         return self._places != self._places_now() or not all(
-            map(torch.equal, self._numbers, self._numbers_now())
+            map(_same_bits, self._tensors, self._copies)
         )
 
     def _places_now(self) -> list[tuple[int, int]]:
@@ -46,25 +44,23 @@ class Watch:
             for tensor in self._tensors
         ]
 
-    def _numbers_now(self) -> list[Tensor]:
-        by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
-        for glimpse in self._glimpses:
-            by_device[glimpse.device].append(glimpse.float())
-        # Compared as integers, because NaN is not equal to itself.
-        return [torch.cat(numbers).view(torch.int32) for numbers in by_device.values()]
+
+# By the bytes of a number.
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def _glimpse(tensor: Tensor) -> Tensor:
-    """Return a view of some of a tensor's numbers, or of the first only if they are not dense."""
-    size = tensor.numel()
-    dense = tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
-    count = min(size, _GLIMPSE) if dense else 1
-    step = size // count
-    return tensor.detach().as_strided((count,), (step,), tensor.storage_offset())
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Compare as integers, because NaN is not equal to itself."""
+    kind = _INTEGERS.get(one.itemsize, one.dtype)
+    return torch.equal(one.detach().view(kind), other.view(kind))
 
 
 def structure(model: nn.Module) -> list[Any]:
-    """Return everything about a model except its numbers and modes: modules, hooks, settings."""
+    """Return everything about a model except its numbers and modes: modules, hooks, settings.
+
+    Settings are attributes of modules: numbers, strings, and lists, tuples and dictionaries. Of
+    any other object, only its replacement by another one shows.
+    """
     parts: list[Any] = []
     for module in model.modules():
         parts.append(type(module))
@@ -90,9 +86,8 @@ def _add(parts: list[Any], value: Any) -> None:
         parts += (id(value), value.dtype, value.device, value.shape)
     elif isinstance(value, tuple | list | dict):
         parts.append(len(value))
-        if len(value) <= _LONGEST:
-            for item in value.items() if isinstance(value, dict) else value:
-                _add(parts, item)
+        for item in value.items() if isinstance(value, dict) else value:
+            _add(parts, item)
     elif value is not None:
         parts.append(id(value))
 

@@ -104,7 +104,7 @@ def test_mini_batches_are_whole_and_made_apart_from_the_actor(
     ).materialize()
     # Read by tasks of 512, 512 and 76.
     assert sorted(row["rows"] for row in done.take_all()) == [28, 32, 32] + [48] * 21
-    made = "decode" if decode_on == "cpu" else "<lambda>"
+    made = "decode" if decode_on == "cpu" else "with_area"
     assert f"ReadPool->MapBatches({made})->StreamingRepartition" in done.stats()
     assert "->MapBatches(RowsOfEach)" not in done.stats()
 

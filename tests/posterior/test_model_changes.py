@@ -1,5 +1,6 @@
 """Tests that changes of a model between calls are noticed, and that runs change nothing."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,9 +29,14 @@ class Net(nn.Module):
         self.head = nn.Linear(16, 4)
         self.register_buffer("temperature", torch.ones(()))
         self.function, self.order, self.scale = torch.relu, [1.0, 2.0], torch.ones(())
+        self.long = [1.0] * 1000
+        self.hidden_away = [nn.Linear(8, 8)]  # its weights are no parameters of the model
+        self.mean = np.zeros((3, 1, 1), np.float32)
 
     def forward(self, images_N):
+        images_N = images_N - torch.from_numpy(self.mean)
         x = self.norm(self.conv(images_N)).relu().mean(dim=(2, 3))
+        x = x + self.hidden_away[0](x) * self.long[700]
         x = self.drop(self.function(self.hidden(self.drop(x))))
         return self.head(x * self.order[0] * self.scale) / self.temperature.item()
 
@@ -54,6 +60,11 @@ CHANGES = {
     "fused Adam": lambda m: step(m, torch.optim.Adam, fused=True),
     "SGD": lambda m: step(m, torch.optim.SGD),
     ".data.mul_": lambda m: m.head.weight.data.mul_(2),
+    "one of many biases by .data": lambda m: m.head.bias.data[3].add_(1),
+    "two rows exchanged by .data": lambda m: m.head.weight.data.copy_(m.head.weight.data.flip(0)),
+    "a NumPy attribute": lambda m: m.mean.__iadd__(1),
+    "a weight that is no parameter": lambda m: m.hidden_away[0].weight.data.mul_(3),
+    "a long list": lambda m: m.long.__setitem__(700, 2.0),
     ".data =": lambda m: setattr(m.conv.weight, "data", torch.randn(8, 3, 3, 3)),
     "numpy": lambda m: m.hidden.weight.detach().numpy().__imul__(1.5),
     "running mean": lambda m: m.norm.running_mean.data.add_(0.5),
@@ -84,6 +95,29 @@ def test_changes_between_calls(change):
     again = torch.stack([posterior.sample(k)(images()).detach() for k in range(3)], dim=1)
     torch.testing.assert_close(after, again, rtol=0, atol=1e-5)
     torch.testing.assert_close(after, MCDropout(model, 3).log_probs(images()), rtol=0, atol=1e-5)
+
+
+class Temperature:
+    value = 1.0
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_after_a_refresh_any_change_counts(frozen):
+    class Tempered(Net):
+        temperature_object = Temperature()
+
+        def forward(self, images_N):
+            return super().forward(images_N) / self.temperature_object.value
+
+    model = Tempered().eval()
+    posterior = MCDropout(model, 3, frozen=frozen)
+    posterior.log_probs(images())
+    model.temperature_object.value = 4.0
+    model.head.bias.data.add_(torch.arange(4.0))
+    posterior.refresh()
+    torch.testing.assert_close(
+        posterior.log_probs(images()), MCDropout(model, 3).log_probs(images()), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("setting", [("seed", 7), ("masks", "per_item"), ("samples", 5)])

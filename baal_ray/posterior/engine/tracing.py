@@ -255,6 +255,12 @@ def _module(graph: GraphModule, inputs: Sequence[Node], outputs: Sequence[Node])
     return GraphModule(graph, part_graph)
 
 
+def attributes_of(graph: GraphModule) -> list[Tensor]:
+    """Return the tensors that a graph reads besides its inputs."""
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    return [tensor for name in names if isinstance(tensor := getattr(graph, name), Tensor)]
+
+
 def forget_shapes(graph: GraphModule) -> None:
     """Drop the notes that tracing left at each node, as they keep the model's weights alive."""
     for node in graph.graph.nodes:

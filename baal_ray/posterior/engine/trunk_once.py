@@ -15,7 +15,14 @@ from baal_ray.posterior.engine.pass_memory import pass_budget, peak_bytes
 from baal_ray.posterior.engine.postpone_dropout import postpone_dropout
 from baal_ray.posterior.engine.simplify import simplify
 from baal_ray.posterior.engine.thinning import ThinnedTail
-from baal_ray.posterior.engine.tracing import Cut, Part, cut, forget_shapes, trace
+from baal_ray.posterior.engine.tracing import (
+    Cut,
+    Part,
+    attributes_of,
+    cut,
+    forget_shapes,
+    trace,
+)
 from baal_ray.posterior.memory import budget
 
 logger = logging.getLogger(__name__)
@@ -36,6 +43,7 @@ class TrunkOnce:
 
     Attributes:
         together: Number of samples that are drawn and passed on together.
+        sources: Tensors that the trace reads besides its inputs, the model's own and others.
     """
 
     _draws = 0  # since the recording was forgotten, if there was one
@@ -71,9 +79,11 @@ class TrunkOnce:
         self._device = images_N.device
         self._thinned: ThinnedTail | None = None
         self.together = 1
+        self.sources: list[Tensor] = []
 
         def traced(samples: int) -> Cut:
             graph = trace(model, images_N, layout, sites, samples, per_item=not shared)
+            self.sources += attributes_of(graph)
             simplify(graph, layout)
             postpone_dropout(graph)
             return cut(graph)

@@ -74,8 +74,9 @@ class MCDropout:
                 declared, never guessed.
             stochastic_depth: Whether the blocks that torchvision's `StochasticDepth` (timm's
                 `DropPath`) leaves out in training are left out at random here too.
-            frozen: Whether the model stays unchanged from the first call on. Otherwise each call
-                first looks for changes, and so waits for all the work that a GPU has pending.
+            frozen: Whether the model stays unchanged from the first call on. Otherwise a copy of
+                its weights is kept. Each call first compares them, and so waits for all the work
+                that a GPU has pending. `refresh` says which changes are noticed.
             traced: Whether the model is traced. Otherwise it runs whole for each sample.
 
         Raises:
@@ -103,6 +104,16 @@ class MCDropout:
         self._prepared: OrderedDict[Any, TrunkOnce | None] = OrderedDict()
         self._held_against_model: set[Any] = set()
         self._drawn: WeakKeyDictionary[TrunkOnce, int] = WeakKeyDictionary()
+
+    def refresh(self) -> None:
+        """Forget the model as it was, after a change that is not noticed.
+
+        Noticed are changes of parameters, buffers and other tensors that the model reads, of its
+        modules and hooks, and of its modules' attributes that are numbers, strings, or lists,
+        tuples and dictionaries of these. Nothing is noticed if the posterior is frozen. The next
+        call checks and traces the model again.
+        """
+        self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings. Preparations are made again where they are needed."""
@@ -312,7 +323,8 @@ class MCDropout:
             self._structure = now
             self._sites.clear()
             self._prepared.clear()
-            self._watch = Watch([*self.model.parameters(), *self.model.buffers()])
+            tensors = [] if self.frozen else [*self.model.parameters(), *self.model.buffers()]
+            self._watch = Watch(tensors)
         elif self._watch.changed():
             self._sites.clear()
             self._held_against_model.clear()
@@ -349,7 +361,9 @@ class MCDropout:
         if key in self._prepared and key not in self._held_against_model:
             self._hold_again(key, images_N, ids)
         if key not in self._prepared:
-            self._prepared[key] = self._trace(images_N, ids, samples)
+            self._prepared[key] = traced = self._trace(images_N, ids, samples)
+            if traced is not None and not self.frozen:
+                self._watch.add(traced.sources)
             if len(self._prepared) > _SHAPES:
                 self._prepared.popitem(last=False)
         self._held_against_model.add(key)

@@ -18,7 +18,8 @@ from baal_ray.errors import PosteriorError
 from baal_ray.posterior.dropout.interception import CaughtDropout, MaskedDropout
 from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
-from baal_ray.posterior.dropout.sites import Site, WatchedDropout, find_axes, unlike
+from baal_ray.posterior.dropout.row_order import unlike
+from baal_ray.posterior.dropout.sites import Site, WatchedDropout, find_axes
 from baal_ray.posterior.outputs import check_output, log_probs_of
 from baal_ray.posterior.training_only import refuse_training_only
 

@@ -79,29 +79,23 @@ def find_axis(
     return MiniBatchAxis(axis, shape[axis] // images)
 
 
-def find_order(axis: MiniBatchAxis, x: Tensor, with_another_last: Tensor) -> MiniBatchAxis:
+def find_order(axis: MiniBatchAxis, x: Tensor, with_another_last: Tensor) -> MiniBatchAxis | None:
     """Find out whether an image's rows lie together, from what changes with the last image.
 
     Args:
-        axis: The axis as `find_axis` returns it.
+        axis: The axis as `find_axis` returns it, with several rows per image.
         x: The tensor for a mini-batch.
         with_another_last: The tensor for the same mini-batch with a different last image.
 
     Returns:
-        The axis with `outer` set.
+        The axis with `outer` set, or None if the change fits both orders.
 
     Raises:
-        ValueError: If more than that image's rows changed, or the change fits both orders.
+        ValueError: If more than that image's rows changed.
     """
-    if axis.rows == 1:
-        return axis
     changed = (x != with_another_last) & ~(x.isnan() & with_another_last.isnan())
     orders = [MiniBatchAxis(axis.axis, axis.rows, outer) for outer in (True, False)]
     possible = [order for order in orders if not order.unfold(changed)[0, :-1].any()]
-    if len(possible) == 1:
-        return possible[0]
-    # A guess might be right for this mini-batch by chance, and wrong for another.
-    fault = "does not show which rows belong to which image, as another image hardly changes it"
-    raise ValueError(
-        f"{list(x.shape)}: axis {axis.axis} {fault if possible else 'mixes up images'}"
-    )
+    if not possible:
+        raise ValueError(f"{list(x.shape)}: axis {axis.axis} mixes up images")
+    return possible[0] if len(possible) == 1 else None

@@ -1,13 +1,15 @@
 """Find a model's dropouts, and the mini-batch axis of each dropout's input."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from baal_ray.errors import PosteriorError
 from baal_ray.posterior.dropout.interception import CaughtDropout, Kind
-from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
+from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis
+from baal_ray.posterior.dropout.row_order import find_orders, unlike
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class WatchedDropout(CaughtDropout):
 def find_axes(model: nn.Module, probe: Tensor) -> tuple[MiniBatchAxis | None, ...]:
     """Find the mini-batch axis of each dropout's input, None if it is the same for all images.
 
-    The model runs on the probe, on the probe and one more image, and on the probe with a different
-    last image.
+    The model runs on the probe, on the probe and one more image, and, if an image has several
+    rows, on the probe with a different last image.
 
     Args:
         model: The model, in evaluation mode.
@@ -71,25 +73,12 @@ def find_axes(model: nn.Module, probe: Tensor) -> tuple[MiniBatchAxis | None, ..
             f"{len(in_more)} times for {len(probe) + 1}; the number must always be the same"
         )
     axes = [_axis(x, more, len(probe)) for x, more in zip(seen, in_more, strict=True)]
-    if any(axis and axis.rows > 1 for axis in axes):
-        changed = _watch(model, torch.cat([probe[:-1], other]))
-        axes = [
-            _order(axis, x, other_x) if axis and axis.rows > 1 else axis
-            for axis, x, other_x in zip(axes, seen, changed, strict=True)
-        ]
-    return tuple(axes)
-
-
-def unlike(images: Tensor) -> Tensor:
-    """Return the same number of other images: noise in the value range of the given ones."""
-    finite = images.nan_to_num(posinf=0, neginf=0) if images.is_floating_point() else images
-    low, high = finite.min().item(), finite.max().item()
-    if low == high:  # one colour
-        low, high = (0, 255) if images.dtype == torch.uint8 else (low - 1, high + 1)
-    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
-    if images.is_floating_point():
-        return (low + (high - low) * noise).to(images)
-    return (low + noise * (high - low + 1)).floor().clamp(low, high).to(images)
+    try:
+        return tuple(find_orders(axes, partial(_watch, model), probe))
+    except ValueError as error:
+        raise PosteriorError(
+            f"a dropout gets a tensor of shape {error}; keep each image's rows together"
+        ) from None
 
 
 def _watch(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -104,12 +93,3 @@ def _axis(x: Tensor, in_more: Tensor, images: int) -> MiniBatchAxis | None:
         return find_axis(x.shape, images, in_more.shape, images + 1)
     except ValueError as error:
         raise PosteriorError(f"a dropout gets a tensor of shape {error}") from None
-
-
-def _order(axis: MiniBatchAxis, x: Tensor, with_another_last: Tensor) -> MiniBatchAxis:
-    try:
-        return find_order(axis, x, with_another_last)
-    except ValueError as error:
-        raise PosteriorError(
-            f"a dropout gets a tensor of shape {error}; keep each image's rows together"
-        ) from None

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from baal_ray.posterior.dropout.masks import Masks
-from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
-from baal_ray.posterior.dropout.sites import Site, unlike
+from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis
+from baal_ray.posterior.dropout.row_order import find_orders
+from baal_ray.posterior.dropout.sites import Site
 from baal_ray.posterior.engine.cuda_graph import Recording
 from baal_ray.posterior.engine.finish import finish
 from baal_ray.posterior.engine.pass_memory import pass_budget, peak_bytes
@@ -214,15 +215,8 @@ class TrunkOnce:
             find_axis(one.shape, images, more.shape, images * self.together)
             for one, more in zip(self._trunk.results, several.results, strict=True)
         ]
-        if any(axis and axis.rows > 1 for axis in axes):
-            self._trunk_constants = _constants(self._trunk)
-            seen = self._run_trunk(images_N)
-            other = self._run_trunk(torch.cat([images_N[:-1], unlike(images_N)[-1:]]))
-            axes = [
-                find_order(axis, x, y) if axis and axis.rows > 1 else axis
-                for axis, x, y in zip(axes, seen, other, strict=True)
-            ]
-        return axes
+        self._trunk_constants = _constants(self._trunk)
+        return find_orders(axes, self._run_trunk, images_N)
 
 
 def _constants(part: Part) -> list[Tensor]:

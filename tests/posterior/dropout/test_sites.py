@@ -1,12 +1,11 @@
 """Tests of the axis of the mini-batch at each dropout."""
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
-from baal_ray.posterior.dropout.sites import find_axes, unlike
+from baal_ray.posterior.dropout.sites import find_axes
 
 
 class Places(nn.Module):
@@ -33,23 +32,3 @@ def test_it_is_found_along_any_axis_and_in_weights_there_is_none():
         MiniBatchAxis(0, rows=3),
         MiniBatchAxis(0, rows=2, outer=False),
     )
-
-
-@pytest.mark.parametrize(
-    "images",
-    [
-        torch.tensor([[0, 255], [3, 4]], dtype=torch.uint8),
-        torch.full((2, 2), 7, dtype=torch.uint8),
-        torch.tensor([[-1.0, 2.0], [0.5, float("nan")]]),
-        torch.zeros(2, 2, dtype=torch.bfloat16),
-    ],
-)
-def test_other_images_are_like_these_in_type_and_range(images):
-    others = unlike(images)
-    assert (others.shape, others.dtype) == (images.shape, images.dtype)
-    assert others.isfinite().all()
-    assert (others != images).any(dim=1).all()
-    finite = images.nan_to_num()
-    if finite.min() != finite.max():
-        assert finite.min() <= others.min()
-        assert others.max() <= finite.max()

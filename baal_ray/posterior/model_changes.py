@@ -27,6 +27,12 @@ class Watch:
         self._tensors += more.values()
         self.update()
 
+    def drop_changed(self) -> None:
+        """Stop watching the tensors that have changed since they were remembered."""
+        pairs = zip(self._tensors, self._copies, strict=True)
+        self._tensors = [tensor for tensor, copy in pairs if _same_bits(tensor, copy)]
+        self.update()
+
     def update(self) -> None:
         """Remember the tensors as they are now."""
         self._places = self._places_now()
@@ -55,20 +61,28 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.detach().view(kind), other.view(kind))
 
 
-def structure(model: nn.Module) -> list[Any]:
+# The attributes of a model's modules, by the number of the module and the attribute's name.
+Attributes = dict[tuple[int, str], list[Any]]
+
+
+def structure(model: nn.Module) -> Attributes:
     """Return everything about a model except its numbers and modes: modules, hooks, settings.
 
     Settings are attributes of modules: numbers, strings, and lists, tuples and dictionaries. Of
     any other object, only its replacement by another one shows.
     """
-    parts: list[Any] = []
-    for module in model.modules():
-        parts.append(type(module))
+    attributes: Attributes = {}
+    for number, module in enumerate(model.modules()):
+        attributes[number, "its type"] = [type(module)]
         for name, value in vars(module).items():
             if name not in _NO_CONCERN:
-                parts.append(name)
-                _add(parts, value)
-    return parts
+                _add(attributes.setdefault((number, name), []), value)
+    return attributes
+
+
+def differences(one: Attributes, other: Attributes) -> set[tuple[int, str]]:
+    """Return which attributes are not the same."""
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 
 # Attributes that every module has and predictions do not depend on.

@@ -5,7 +5,7 @@ draws from an approximate posterior over the weights.
 """
 
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -22,9 +22,9 @@ from baal_ray.posterior.dropout.masks import MaskCache, Masks, PerItemMasks, Sha
 from baal_ray.posterior.dropout.sites import Site
 from baal_ray.posterior.engine.trunk_once import TrunkOnce
 from baal_ray.posterior.evaluation_mode import evaluation_mode, is_stochastic_depth
-from baal_ray.posterior.guards import check_posterior, rounding_of
+from baal_ray.posterior.guards import PROBE, check_posterior, rounding_of
 from baal_ray.posterior.memory import budget, is_out_of_memory
-from baal_ray.posterior.model_changes import Watch, structure, unchanged
+from baal_ray.posterior.model_changes import Attributes, Watch, differences, structure, unchanged
 from baal_ray.posterior.outputs import OUTPUTS, log_probs_of
 from baal_ray.posterior.posterior_sample import PosteriorSample
 from baal_ray.posterior.trace_checks import Few, compare, is_due, spread
@@ -33,6 +33,8 @@ MASKS = ("shared", "per_item")
 
 # Number of mini-batch shapes to stay prepared for. A pool has two, as its last one is smaller.
 _SHAPES = 4
+# Number of traces for the same mini-batches at which a warning says so.
+_TRACES_TOLD = 3
 
 
 class MCDropout:
@@ -97,13 +99,15 @@ class MCDropout:
         self._forget()
 
     def _forget(self) -> None:
-        self._structure: list[Any] = []
+        self._structure: Attributes = {}
+        self._of_forward: set[tuple[int, str]] = set()
         self._watch = Watch([])
         self._sites: dict[Any, tuple[Site, ...]] = {}
         self._cache: MaskCache | None = None
         self._prepared: OrderedDict[Any, TrunkOnce | None] = OrderedDict()
         self._held_against_model: set[Any] = set()
         self._drawn: WeakKeyDictionary[TrunkOnce, int] = WeakKeyDictionary()
+        self._traces: Counter[Any] = Counter()
 
     def refresh(self) -> None:
         """Forget the model as it was, after a change that is not noticed.
@@ -163,7 +167,21 @@ class MCDropout:
                     )
                 self._sites[key] = sites
                 self._watch.update()
+                if not self.frozen:
+                    self._ignore_changes_by_forward(images_N[:PROBE])
             return self._sites[key]
+
+    def _ignore_changes_by_forward(self, probe: Tensor) -> None:
+        """Stop watching what the model changes by itself as it runs, such as counters."""
+        with unchanged(self.model, probe.device):
+            self.model(probe.clone())
+            self._of_forward |= differences(self._structure, self._present_structure())
+            self._watch.drop_changed()
+        self._structure = self._present_structure()
+
+    def _present_structure(self) -> Attributes:
+        now = structure(self.model)
+        return {key: value for key, value in now.items() if key not in self._of_forward}
 
     def _check_stochastic_depth(self) -> None:
         if self.stochastic_depth and not any(map(is_stochastic_depth, self.model.modules())):
@@ -318,9 +336,10 @@ class MCDropout:
         """Forget the findings about the model if it has changed since."""
         if self.frozen and self._structure:
             return
-        now = structure(self.model)
+        now = self._present_structure()
         if now != self._structure:
-            self._structure = now
+            self._of_forward = set()
+            self._structure = structure(self.model)
             self._sites.clear()
             self._prepared.clear()
             tensors = [] if self.frozen else [*self.model.parameters(), *self.model.buffers()]
@@ -364,6 +383,7 @@ class MCDropout:
             self._prepared[key] = traced = self._trace(images_N, ids, samples)
             if traced is not None and not self.frozen:
                 self._watch.add(traced.sources)
+            self._count_trace(key)
             if len(self._prepared) > _SHAPES:
                 self._prepared.popitem(last=False)
         self._held_against_model.add(key)
@@ -372,6 +392,19 @@ class MCDropout:
         for other in filter(None, others):
             other.forget_recording()
         return prepared
+
+    def _count_trace(self, key: Any) -> None:
+        """Say that tracing takes time, if such mini-batches have been traced several times."""
+        self._traces[key] += 1
+        if self._traces[key] == _TRACES_TOLD:
+            warnings.warn(
+                f"the model was traced {_TRACES_TOLD} times for mini-batches of shape "
+                f"{list(key[0])}, which takes longer than a forward pass each time. Either its "
+                "modules or their attributes change between calls, or mini-batches of more than "
+                f"{_SHAPES} shapes take turns. Draw them in the order of their shapes",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _hold_again(self, key: Any, images_N: Tensor, ids: Sequence[str] | None) -> None:
         """Keep an earlier trace if it is still right with the present weights, or drop it."""

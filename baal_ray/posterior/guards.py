@@ -155,12 +155,12 @@ def largest(log_probs: Tensor) -> float:
     return max(1.0, log_probs.where(log_probs.isfinite(), 0).abs().max().item())
 
 
-def rounding_of(model: nn.Module, predictions: Tensor) -> float:
-    """Return the tolerance between a model and a faster way to compute it.
+def rounding_of(predictions: Tensor, *, in_16_bits: bool) -> float:
+    """Return the tolerance between a model's predictions and a faster way to compute them.
 
     It is a share of the largest log-probability.
     """
-    if in_16_bits(model, predictions):
+    if in_16_bits:
         return _OTHER_KERNELS_IN_16_BITS
     return _OTHER_KERNELS_IN_TF32 if _in_tf32(predictions.device) else _OTHER_KERNELS
 

@@ -5,14 +5,19 @@ so its dependencies are exact, whatever Python the model is written in. Python t
 values of images cannot be traced and raises an exception.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functionalize
+from torch._subclasses.functional_tensor import (
+    FunctionalTensor,
+    FunctionalTensorMode,
+    dispatch_functionalize,
+)
+from torch.func import functional_call
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -67,7 +72,7 @@ class _TracedDropout(MaskedDropout):
     ) -> Any:
         if func is Tensor.view and len(args) > 1 and not isinstance(args[1], torch.dtype):
             func = Tensor.reshape
-        if func in _READERS and torch._is_functional_tensor(args[0]):
+        if func in _READERS and isinstance(args[0], FunctionalTensor):
             how = _READERS[func]
             raise NotImplementedError(f"its Python reads the values of a tensor, with {how}")
         return super().__torch_function__(func, types, args, kwargs)
@@ -110,35 +115,51 @@ def trace(
 
     Raises:
         NotImplementedError: If the model draws random numbers itself, or overwrites tensors that
-            it computes from its weights alone.
+            depend neither on images nor on its weights.
         Exception: If the model cannot be traced for another reason. It may be of any type.
     """
-    images = len(images_N)
-
-    def predict(images_KN: Tensor, masks: Sequence[Tensor]) -> Tensor:
-        with _TracedDropout(_GivenMasks(masks), images, [site.axis for site in sites], samples):
-            predictions: Tensor = model(images_KN.clone())  # in case it overwrites them
-            return predictions
-
     with FakeTensorMode(allow_non_fake_inputs=True):
-        device = images_N.device
-        images_KN = torch.empty_like(
-            images_N[:1].expand(images * samples, *images_N.shape[1:]),
-            memory_format=layout,
-        )
-        masks = [
-            torch.empty(
-                (samples, images if per_item else 1, *site.mask_shape),
-                dtype=torch.bool,
-                device=device,
-            )
-            for site in sites
+        images = len(images_N)
+        inputs = [
+            torch.empty_like(
+                images_N[:1].expand(images * samples, *images_N.shape[1:]), memory_format=layout
+            ),
+            *(
+                torch.empty(
+                    (samples, images if per_item else 1, *site.mask_shape),
+                    dtype=torch.bool,
+                    device=images_N.device,
+                )
+                for site in sites
+            ),
         ]
-        graph = make_fx(functionalize(predict))(images_KN, masks)
-        if _overwrites(graph):  # in the operations that PyTorch's recurrent layers are made of
-            graph = make_fx(functionalize(graph))(images_KN, masks)
-    if _overwrites(graph):
-        raise NotImplementedError("it overwrites tensors that it computes from its weights alone")
+        axes = [site.axis for site in sites]
+
+        def traced(weights: dict[str, Tensor]) -> GraphModule:
+            def predict(images_KN: Tensor, *masks_and_weights: Tensor) -> Tensor:
+                masks = _GivenMasks(masks_and_weights[: len(sites)])
+                given = dict(zip(weights, masks_and_weights[len(sites) :], strict=True))
+                images_KN = images_KN.clone()  # in case the model overwrites them
+                with _TracedDropout(masks, images, axes, samples):
+                    predictions: Tensor = (
+                        functional_call(model, given, images_KN) if given else model(images_KN)
+                    )
+                return predictions
+
+            graph = _pure_graph(predict, [*inputs, *map(torch.empty_like, weights.values())])
+            _read_as_attributes(graph, len(inputs), list(weights.values()))
+            return graph
+
+        try:
+            graph = traced({})
+        except Exception as error:  # noqa: BLE001  a model's code may raise anything
+            # Only what depends on an input can be overwritten, so the weights become inputs.
+            # Python cannot read their values then.
+            weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+            try:
+                graph = traced(weights)
+            except Exception:  # noqa: BLE001
+                raise error from None
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             node.meta["val"] = getattr(graph, node.target)
@@ -148,6 +169,34 @@ def trace(
     for copy in [user for user in given.users if user.target is torch.ops.aten.clone.default]:
         copy.replace_all_uses_with(given)
     return graph
+
+
+def _pure_graph(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> GraphModule:
+    """Trace a function as a graph that overwrites nothing.
+
+    AOTAutograd's way is used, because `torch.func.functionalize` cannot run a custom
+    `autograd.Function`.
+    """
+    graph: Callable[..., Any] = function
+    for _ in range(2):  # a second time for the operations that recurrent layers are made of
+        graph = make_fx(dispatch_functionalize(graph, FunctionalTensorMode()))(*inputs)
+        if not _overwrites(graph):
+            return graph
+    raise NotImplementedError("it overwrites tensors that depend neither on images nor on weights")
+
+
+def _read_as_attributes(graph: GraphModule, first: int, tensors: Sequence[Tensor]) -> None:
+    """Replace a graph's inputs from the `first` on by attributes with these tensors."""
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"][first:]
+    for number, (node, tensor) in enumerate(zip(inputs, tensors, strict=True)):
+        if node.users:
+            name = f"_lifted_{number}"
+            graph.register_buffer(name, tensor, persistent=False)
+            with graph.graph.inserting_before(node):
+                node.replace_all_uses_with(graph.graph.get_attr(name))
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
 
 
 def _draws_at_random(target: Any) -> bool:
@@ -253,6 +302,15 @@ def _module(graph: GraphModule, inputs: Sequence[Node], outputs: Sequence[Node])
             copies[node] = part_graph.node_copy(node, copies.__getitem__)
     part_graph.output([copies[node] for node in outputs])
     return GraphModule(graph, part_graph)
+
+
+def computes_in_16_bits(graph: GraphModule) -> bool:
+    """Return whether an operation of a graph returns bfloat16 or float16, as under autocast."""
+    values = (node.meta.get("val") for node in graph.graph.nodes if node.op == "call_function")
+    return any(
+        isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+        for value in values
+    )
 
 
 def attributes_of(graph: GraphModule) -> list[Tensor]:

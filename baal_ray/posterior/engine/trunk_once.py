@@ -20,6 +20,7 @@ from baal_ray.posterior.engine.tracing import (
     Cut,
     Part,
     attributes_of,
+    computes_in_16_bits,
     cut,
     forget_shapes,
     trace,
@@ -44,6 +45,7 @@ class TrunkOnce:
 
     Attributes:
         together: Number of samples that are drawn and passed on together.
+        in_16_bits: Whether it computes in bfloat16 or float16, at least in part.
         sources: Tensors that the trace reads besides its inputs, the model's own and others.
     """
 
@@ -85,6 +87,7 @@ class TrunkOnce:
         def traced(samples: int) -> Cut:
             graph = trace(model, images_N, layout, sites, samples, per_item=not shared)
             self.sources += attributes_of(graph)
+            self.in_16_bits = computes_in_16_bits(graph)
             simplify(graph, layout)
             postpone_dropout(graph)
             return cut(graph)

@@ -295,7 +295,9 @@ class MCDropout:
                             predictions = self._predict_under(masks_of((k,)), images_N)
                             take(log_probs_of(predictions, self.output).unsqueeze(0))
                     return
-        few = self._run_few(ks[0], images_N, ids) if self._is_due(prepared) else None
+        few = None
+        if self._is_due(prepared):
+            few = self._run_few(prepared, ks[0], images_N, ids)
         with torch.autocast(images_N.device.type, enabled=False):
             for predictions in prepared.draw(images_N, masks_of, ks):
                 log_probs_K_N_C = log_probs_of(predictions, self.output)
@@ -317,7 +319,9 @@ class MCDropout:
         self._drawn[prepared] = drawn = self._drawn.get(prepared, 0) + 1
         return is_due(drawn)
 
-    def _run_few(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Few:
+    def _run_few(
+        self, prepared: TrunkOnce, k: int, images_N: Tensor, ids: Sequence[str] | None
+    ) -> Few:
         """Run the model itself on a few images of a mini-batch."""
         places = spread(len(images_N))
         few_ids = None if ids is None else [ids[i] for i in places]
@@ -329,7 +333,7 @@ class MCDropout:
             else [f"image {image_id!r}" for image_id in few_ids],
             places,
             log_probs_of(output_N_C, self.output),
-            rounding_of(self.model, output_N_C),
+            rounding_of(output_N_C, in_16_bits=prepared.in_16_bits),
         )
 
     def _notice_changes(self) -> None:
@@ -475,7 +479,7 @@ class MCDropout:
         few_ids = None if ids is None else [ids[i] for i in few]
         last_N_C = self._run_whole(ks[-1], images_N[few], few_ids)
         plain_N_C = log_probs_of(torch.cat([first_N_C, last_N_C]), self.output)
-        rounding = rounding_of(self.model, first_N_C)
+        rounding = rounding_of(first_N_C, in_16_bits=prepared.in_16_bits)
         for _ in range(2):
             with torch.autocast(images_N.device.type, enabled=False):
                 fast = torch.cat(list(prepared.draw(images_N, masks_of, ks)))
@@ -490,6 +494,8 @@ def _check_choice(name: str, value: object, right: bool, rule: str) -> None:
 
 def _warn(samples: int, reason: Exception) -> None:
     lines = str(reason).strip().splitlines() or ["no reason given"]
+    if "INTERNAL ASSERT" in lines[0]:  # which asks to report a bug to PyTorch
+        lines = ["PyTorch cannot trace one of its operations"]
     warnings.warn(
         f"the model cannot be traced, so it runs whole for each of the {samples} posterior "
         f"samples: {samples} forward passes per image, although only the part after the first "

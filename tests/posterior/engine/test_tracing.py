@@ -1,11 +1,14 @@
 """Tests of traced models, cut where randomness begins."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from baal_ray.posterior import MCDropout
 from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.dropout.sites import Site, find_axes
@@ -120,3 +123,118 @@ def test_what_reads_values_past_pytorch_is_refused(read):
 
     with pytest.raises(Exception, match=r"reads the values of a tensor|_local_scalar_dense"):
         traced(Reading())
+
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(x, scale=3.0):
+        return x.abs() * scale
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+class InPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.mul_(3)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 3
+
+
+FUNCTIONS = {
+    "of old": Double.apply,
+    "with a context of its own": Scaled.apply,
+    "in place": lambda x: InPlace.apply(x + 0),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+@pytest.mark.parametrize("early", [True, False])
+def test_custom_autograd_functions_are_traced(function, early):
+    class Model(nn.Sequential):
+        def forward(self, x):
+            x = self[0](x.flatten(1))
+            x = F.dropout(function(x), 0.5) if early else function(F.dropout(x, 0.5))
+            return self[1](x)
+
+    held_against_the_model(Model(nn.Linear(75, 8), nn.Linear(8, 2)))
+
+
+class Counting(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(75, 8), nn.Linear(8, 2))
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x):
+        self.calls += 1
+        x = self[0](x.flatten(1))
+        self.mean.mul_(0.9).add_(x.mean(dim=0))
+        return self[1](F.dropout(x, 0.5))
+
+
+class ScaledInPlace(nn.Sequential):
+    """A model that fills a part of a tensor made of its weights, as Swin V2 does."""
+
+    def forward(self, x):
+        weight = self[0].weight.clone()
+        weight[:4].mul_(self[1].bias[0].exp())
+        return self[1](F.dropout(F.linear(x.flatten(1), weight), 0.5))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Counting(), ScaledInPlace(nn.Linear(75, 8), nn.Linear(8, 2))],
+    ids=["buffers", "weights"],
+)
+def test_what_a_forward_overwrites_besides_its_images_is_traced(model):
+    held_against_the_model(model)
+    for name, buffer in model.named_buffers():
+        assert not buffer.any(), name
+
+
+def held_against_the_model(model):
+    model.eval()
+    images = torch.rand(IMAGES, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    posterior = MCDropout(model, SAMPLES, frozen=True)  # a warning would be an error
+    found = posterior.log_probs(images)
+    again = copy.deepcopy(model)
+    expected = torch.stack(
+        [MCDropout(again, SAMPLES).sample(k)(images) for k in range(SAMPLES)], 1
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert found.std(dim=1).min() > 0
+
+
+def test_autocast_inside_a_model_rounds_as_outside():
+    class Model(nn.Sequential):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                x = self[1](F.dropout(self[0](x.flatten(1)).relu(), 0.5))
+            return x.float()
+
+    torch.manual_seed(0)
+    model, images = Model(nn.Linear(75, 32), nn.Linear(32, 4)).eval(), torch.rand(6, 3, 5, 5)
+    posterior = MCDropout(model, 3, frozen=True)  # a warning would be an error
+    expected = torch.stack([posterior.sample(k)(images) for k in range(3)], dim=1)
+    torch.testing.assert_close(posterior.log_probs(images), expected, rtol=0, atol=0.05)

@@ -11,6 +11,7 @@ from baal_ray.pool import list_pool
 from baal_ray.scoring.batch_size import with_known_batch_size
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.progress import in_words
+from baal_ray.training.evaluation_images import read_evaluation
 from baal_ray.training.fit import Fit, find_fit
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri, stage_uri
 from baal_ray.workspace.rounds import read_stage
@@ -57,19 +58,26 @@ class _Preview:
         self._last = _last_round(config.workspace, manifest)
         acquired = IdSet.of(manifest.ids())
         scored = self._scored(self._fit)
-        self._images = self._acquired = self._scored_before = 0
+        evaluation = read_evaluation(config).ids
+        self._images = self._acquired = self._evaluation = self._scored_before = 0
         with tempfile.TemporaryDirectory() as listing_folder:
             for rows in list_pool(config.pool, listing_folder).read_ids():
-                taken = acquired.contains(rows["id"])
+                taken, withheld = acquired.contains(rows["id"]), evaluation.contains(rows["id"])
                 self._images += len(rows)
                 self._acquired += int(taken.sum())
+                self._evaluation += int((withheld & ~taken).sum())
+                taken |= withheld
                 self._scored_before += int((scored.contains(rows["id"]) & ~taken).sum())
 
     def lines(self) -> Iterator[str]:
         selection = self._config.selection
         by, random = selection.by, selection.random_count
-        left = self._images - self._acquired
-        yield f"pool     {self._images:,} images, of which {self._acquired:,} were acquired before"
+        left = self._images - self._acquired - self._evaluation
+        withheld = f"; {self._evaluation:,} more are evaluation images" if self._evaluation else ""
+        yield (
+            f"pool     {self._images:,} images, of which {self._acquired:,} were acquired before"
+            f"{withheld}"
+        )
         if not len(self._labelled):
             yield "fit      nothing is labelled yet"
             yield "score    nothing: the first acquisition batch is random"
@@ -85,7 +93,7 @@ class _Preview:
 
     @property
     def _to_score(self) -> int:
-        return self._images - self._acquired - self._scored_before
+        return self._images - self._acquired - self._evaluation - self._scored_before
 
     def _fit_line(self) -> str:
         if self._fit is not None:

@@ -116,6 +116,12 @@ def _of_the_images(facts: RoundFacts) -> Iterator[str]:
             f"{result.unreadable:,} images of the pool are unreadable. The section Failures lists "
             "the reasons. These images are never picked, and every round tries them again."
         )
+    if result.evaluation_images:
+        yield (
+            f"{result.evaluation_images:,} images of the pool are also evaluation images. They "
+            "were not picked. A picture that was encoded again, under another id, would not be "
+            "recognised: remove all evaluation images from the pool."
+        )
     if result.acquired < k:
         yield (
             f"Only {result.acquired:,} of the {k:,} wanted images were acquired, because the pool "

@@ -15,6 +15,7 @@ from baal_ray.cluster import runtime_env
 from baal_ray.config import RoundConfig
 from baal_ray.errors import TrainingError
 from baal_ray.storage.lock import exclusive
+from baal_ray.training.evaluation_images import EvaluationImages, refuse_labelled
 from baal_ray.training.examples import Examples, evaluation_examples, hold_out, labelled_examples
 from baal_ray.training.worker import FitJob, train_worker
 from baal_ray.workspace import fits_uri
@@ -57,12 +58,14 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
 
     Raises:
         TrainingError: If the workers fail more often than `training.max_failures` allows.
-        LabelError: If a label is not one of the classes.
+        LabelError: If a label is not one of the classes, or a labelled image is also in the
+            evaluation set. No worker has started then.
     """
     job = _job(config, labelled)
     with exclusive(job.record):  # two rounds with the same labels share a fit
         reused = storage.exists(job.record)
         if not reused:
+            _check(job)
             _train(job)
     return _read(job, reused)
 
@@ -75,10 +78,13 @@ def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
         labelled: Labelled rows, as for `fit_model`.
 
     Raises:
-        LabelError: If a label is not one of the classes.
+        LabelError: As for `fit_model`.
     """
     job = _job(config, labelled)
-    return _read(job, reused=True) if storage.exists(job.record) else None
+    if storage.exists(job.record):
+        return _read(job, reused=True)
+    _check(job)
+    return None
 
 
 def _read(job: FitJob, reused: bool) -> Fit:
@@ -100,6 +106,13 @@ def _job(config: RoundConfig, labelled: pa.Table) -> FitJob:
         len(examples.class_of),
     )
     return FitJob(config, _name(config, examples), training, held_out)
+
+
+def _check(job: FitJob) -> None:
+    """Refuse labelled images that are also in the evaluation set."""
+    uri = job.config.training.evaluation_set
+    if uri is not None:
+        refuse_labelled(EvaluationImages.of(job.evaluation), job.training, uri)
 
 
 def _name(config: RoundConfig, examples: Examples) -> str:

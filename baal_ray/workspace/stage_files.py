@@ -83,6 +83,7 @@ class Plan(StageFile):
         targets: The images for which "epig" improves predictions; None for the pool.
         manifest_version: The version of the manifest that the round began at; -1 if there was no
             manifest.
+        evaluation_images: The number of images of the pool whose ids are in the evaluation set.
         baal_ray: The version of this package.
     """
 
@@ -94,6 +95,7 @@ class Plan(StageFile):
     pool: ListedPool
     targets: ListedPool | None = None
     manifest_version: int
+    evaluation_images: int = 0
     baal_ray: str
 
     @field_validator("config", mode="before")
@@ -157,6 +159,8 @@ class ScoresResult(StageResult):
         scores: The folder of the scores; None if no image has one.
         scored: The number of images that this round scored.
         unreadable: The number of images that could not be read.
+        evaluation_images: The number of images that have the bytes of an evaluation image and are
+            not scored because of that. Those left out by their ids do not count.
     """
 
     STAGE = "scores"
@@ -164,6 +168,7 @@ class ScoresResult(StageResult):
     scores: str | None
     scored: int
     unreadable: int
+    evaluation_images: int = 0
 
     def figures(self) -> Iterator[str]:
         """Yield the number of images and their rate."""
@@ -230,6 +235,8 @@ class BatchResult(StageResult):
         rule: The rule that ranked the other picks.
         stability: The stability of the picks; None unless they are ranked by BALD alone.
         files: The names of the files in `batch/` that hold the picks.
+        evaluation_images: The number of picks that had the bytes of an evaluation image and were
+            replaced.
     """
 
     STAGE = "batch"
@@ -239,6 +246,7 @@ class BatchResult(StageResult):
     rule: str
     stability: Stability | None
     files: list[str]
+    evaluation_images: int = 0
 
     def figures(self) -> Iterator[str]:
         """Yield the number of picks."""
@@ -264,6 +272,8 @@ class RoundResult(_Part):
             of the posterior samples, averaged over the fifths; None unless a rule by BALD alone
             chose them.
         random: The number of picks that were drawn at random.
+        evaluation_images: The number of images of the pool that could not be picked because they
+            are evaluation images, by their ids or, as far as images were read, by their bytes.
     """
 
     round_id: str
@@ -279,6 +289,7 @@ class RoundResult(_Part):
     further_stages: list[FurtherStage] = []
     stability: float | None = None
     random: int = 0
+    evaluation_images: int = 0
 
     def summary(self) -> str:
         """Return the result in one line."""
@@ -299,8 +310,14 @@ class RoundResult(_Part):
         )
         return (
             f"round {self.round_id}: {fitted}{accuracy}; {self.scored} images scored, "
-            f"{self.unreadable} unreadable{candidates}; {self._picks()}{stability}"
+            f"{self.unreadable} unreadable{candidates}{self._left_out()}; "
+            f"{self._picks()}{stability}"
         )
+
+    def _left_out(self) -> str:
+        if not self.evaluation_images:
+            return ""
+        return f"; {self.evaluation_images} left out because they are evaluation images"
 
     def _picks(self) -> str:
         if not self.acquired:

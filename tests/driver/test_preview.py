@@ -8,6 +8,7 @@ import pytest
 
 from baal_ray import storage
 from baal_ray.driver.preview import preview_round
+from baal_ray.errors import LabelError
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.scoring.job import ScoringJob
@@ -78,6 +79,27 @@ def test_a_first_fit(config, tmp_path):
     assert told["score"] == "100 images (0 have scores already), 4 posterior samples each"
     assert told["acquire"] == "10 images by bald"
     assert told["time"] == "unknown until a first round is finished"
+
+
+def test_evaluation_images_in_the_pool_are_left_out(config, tmp_path):
+    # Ten of 100 images are evaluation images, and two of these were acquired before.
+    manifest_of(config).acquire(pa.table({"id": ["image-0008", "image-0009"]}), "before")
+    training = {"evaluation_set": write_labelled(tmp_path, 0, 10)}
+    told = preview(round_config(tmp_path, training=training, selection={"k": 95}))
+    assert (
+        told["pool"] == "100 images, of which 2 were acquired before; 8 more are evaluation images"
+    )
+    assert told["acquire"] == "90 images by random"
+    bring_in_labels(config, tmp_path)
+    told = preview(round_config(tmp_path, training=training))
+    assert told["score"].startswith("90 images (0 have scores already)")
+
+
+def test_an_evaluation_set_that_shares_labelled_images_is_told(config, tmp_path):
+    bring_in_labels(config, tmp_path)
+    training = {"evaluation_set": write_labelled(tmp_path, 9020, 30)}
+    with pytest.raises(LabelError, match="10 labelled images, such as 'image-9020'"):
+        preview(round_config(tmp_path, training=training))
 
 
 def test_time_goes_by_the_last_round_that_scored(config, tmp_path):

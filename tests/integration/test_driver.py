@@ -11,7 +11,13 @@ import pytest
 
 from baal_ray.config import RoundConfig
 from baal_ray.driver import RoundResult, run_round
-from baal_ray.errors import ConfigError, PlanMismatchError, PoolError, UnreadableImagesError
+from baal_ray.errors import (
+    ConfigError,
+    LabelError,
+    PlanMismatchError,
+    PoolError,
+    UnreadableImagesError,
+)
 from baal_ray.images import decode
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
@@ -24,6 +30,7 @@ from baal_ray.selection import top_k
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import checkpoint_uri, manifest_uri
 from baal_ray.workspace.stage_files import FurtherStage
+from baal_ray.workspace.table_schemas import EVALUATION_IMAGE
 from pools import (
     label_of,
     picture,
@@ -404,6 +411,69 @@ def test_unreadable_images_are_rows_with_an_error_up_to_a_limit(tmp_path: Path) 
     pq.write_table(pa.table(rows), tmp_path / "pool" / "broken.parquet")
     result = run_round(config, "later")
     assert (result.scored, result.unreadable) == (4, 0)
+
+
+def write_evaluation_set(folder: Path) -> str:
+    """Write 40 evaluation images: 5 of the pool, copies of 5 others, and 30 that are not in it."""
+    copies = table(5, 10)
+    ids = [f"copy-{image_id}" for image_id in copies["id"].to_pylist()]
+    rows = [table(0, 5), copies.set_column(0, "id", [ids]), table(9500, 9530)]
+    path = folder / "evaluation.parquet"
+    pq.write_table(pa.concat_tables(rows), path)
+    return str(path)
+
+
+def test_evaluation_images_of_the_pool_are_neither_scored_nor_picked(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=60)
+    evaluation_set = write_evaluation_set(tmp_path)
+    training = {"evaluation_set": evaluation_set}
+    config = round_config(tmp_path, training=training, selection={"k": 45})
+    # Five are known by their ids. Copies are found only among the picks while nothing is scored.
+    first = run_round(config, "random")
+    picked = manifest_of(config).rows(round_id="random")["id"].to_pylist()
+    assert first.acquired == len(set(picked)) == 45
+    assert not set(picked) & {f"image-{i:04}" for i in range(10)}
+    assert 5 < first.evaluation_images <= 10
+    told = f"{first.evaluation_images} left out because they are evaluation images; 45 acquired"
+    assert told in first.summary()
+
+    answer(config, "random")
+    second = run_round(config, "scored")
+    assert (second.scored, second.acquired, second.unreadable) == (5, 5, 0)
+    assert second.evaluation_images == 10
+    record = Path(config.workspace, "rounds", "scored", "scores.json")
+    assert json.loads(record.read_text())["evaluation_images"] == 5
+    errors = pq.read_table(scores_of(config, "scored"))["error"].drop_null().to_pylist()
+    assert errors == [EVALUATION_IMAGE] * 5
+
+    # A copy that becomes an evaluation image after it was scored is found among the picks.
+    picks = manifest_of(config).rows(round_id="scored").sort_by("rank").select(["id"])
+    manifest_of(config).release(picks)
+    best = int(picks["id"][0].as_py()[-4:])
+    copy = table(best, best + 1).set_column(0, "id", [["copy-of-a-pick"]])
+    rows = pa.concat_tables([pq.read_table(evaluation_set), copy])
+    pq.write_table(rows, evaluation_set)
+    third = run_round(config, "late")
+    assert (third.scored, third.acquired, third.evaluation_images) == (0, 4, 11)
+    record = Path(config.workspace, "rounds", "late", "batch.json")
+    assert json.loads(record.read_text())["evaluation_images"] == 1
+    late = manifest_of(config).rows(round_id="late")["id"].to_pylist()
+    assert late == sorted(picks["id"].to_pylist()[1:])
+
+
+def test_labelled_images_in_the_evaluation_set_stop_the_round_before_its_fit(
+    tmp_path: Path,
+) -> None:
+    write_pool(tmp_path, images=20)
+    evaluation_set = write_labelled(tmp_path, 9029, 10)
+    config = round_config(tmp_path, training={"evaluation_set": evaluation_set})
+    bring_in_labels(config, tmp_path)
+    with pytest.raises(LabelError, match="1 labelled images, such as 'image-9029', are also in"):
+        run_round(config, "night")
+    assert not Path(config.workspace, "fits").exists()
+    # The remedy of the message.
+    pq.write_table(table(9030, 9039), evaluation_set)
+    assert run_round(config, "tomorrow").acquired == 10
 
 
 def test_a_folder_of_image_files_is_a_pool(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def test_all_faults_of_a_configuration_and_what_they_hide(tmp_path):
     for fault in ("workspace is 'here'", "classes is missing"):
         assert fault in found["configuration"].text
     assert found["nodes"].text == "not checked, because it needs: configuration, Ray, workspace"
-    assert len(found) == 12
-    assert [f.outcome for f in found.values()] == ["failed", "failed", *["unknown"] * 10]
+    assert len(found) == 13
+    assert [f.outcome for f in found.values()] == ["failed", "failed", *["unknown"] * 11]
 
 
 def test_a_workspace_that_cannot_be_written(tmp_path):

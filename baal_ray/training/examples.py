@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -85,16 +86,33 @@ def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
 
 
 def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Split examples into those for training and a share held out for evaluation.
+    """Split examples into those for training and a share held out for evaluation, by class.
 
-    The split depends on a hash of (id, seed), so hardly any image changes sides as labels come
-    in. If there are two or more images, each side has at least one. A single image is for
-    training.
+    Each class has about the same share of its images held out, by the method of Sainte-Laguë: the
+    i-th of n images of a class is placed at (i - 1/2) / n, and the first in this order are held
+    out. At least one image of each class is for training, so none is held out if no class has
+    two. The order in a class is that of a hash of (id, seed), so hardly any image changes sides
+    as labels come in.
+
+    Args:
+        examples: Labelled images.
+        share: Share to hold out, 0 to 1. At least one image is, if a class has two.
+        seed: Seed of the order.
+
+    Returns:
+        The examples for training, and those held out.
     """
     ids = sorted(examples.class_of)
-    held = min(max(1, round(share * len(ids))), len(ids) - 1)
     order = [ids[i] for i in np.argsort(hash_ids(ids, seed))]
-    return _part(examples, order[held:]), _part(examples, order[:held])
+    size, seen = Counter(examples.class_of.values()), Counter[int]()
+    place: dict[str, float] = {}
+    for image_id in order:
+        of_class = examples.class_of[image_id]
+        seen[of_class] += 1
+        if seen[of_class] < size[of_class]:
+            place[image_id] = (seen[of_class] - 0.5) / size[of_class]
+    held = set(sorted(place, key=place.__getitem__)[: max(1, round(share * len(ids)))])
+    return _part(examples, [i for i in order if i not in held]), _part(examples, sorted(held))
 
 
 def load_share(

@@ -105,7 +105,7 @@ def _job(config: RoundConfig, labelled: pa.Table) -> FitJob:
         len(held_out.class_of),
         len(examples.class_of),
     )
-    return FitJob(config, _name(config, examples), training, held_out)
+    return FitJob(config, _name(config, examples, held_out), training, held_out)
 
 
 def _check(job: FitJob) -> None:
@@ -115,7 +115,7 @@ def _check(job: FitJob) -> None:
         refuse_labelled(EvaluationImages.of(job.evaluation), job.training, uri)
 
 
-def _name(config: RoundConfig, examples: Examples) -> str:
+def _name(config: RoundConfig, examples: Examples, held_out: Examples | None = None) -> str:
     depends_on = {
         "model": config.model.model_dump(mode="json"),
         "training": config.training.model_dump(mode="json", exclude={"max_failures"}),
@@ -124,6 +124,8 @@ def _name(config: RoundConfig, examples: Examples) -> str:
         "stochastic_depth": config.scoring.stochastic_depth,  # affects the evaluation
         "labels": sorted(examples.class_of.items()),
     }
+    if held_out is not None:
+        depends_on["held_out"] = sorted(held_out.class_of)
     return storage.sha256(json.dumps(depends_on, sort_keys=True).encode())[:32]
 
 

@@ -298,7 +298,9 @@ def test_a_pick_that_another_round_took_is_replaced_by_the_next_of_its_kind(
     assert by_rule["bald"] == (active[:2] + active[5:])[:7]
 
 
-def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path: Path) -> None:
+def test_further_stages_pick_the_best_candidates_by_the_scores_of_a_flat_round(
+    tmp_path: Path,
+) -> None:
     write_pool(tmp_path, images=120)
     stages = [{"samples": 8, "share": 0.75}, {"samples": 12, "share": 0.6}]
     config = round_config(tmp_path, scoring={"samples": 4, "further_stages": stages})
@@ -316,8 +318,6 @@ def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path
     second, last = (ScoringJob(checkpoint, config.scoring.at_stage(stage)) for stage in (0, 1))
     flat = score_without_ray(pq.read_table(config.pool.uri), last)
     picked = manifest_of(config).rows(round_id="night").sort_by("rank")
-    assert picked["id"].to_pylist() == flat.nlargest(10, "bald").index.to_list()
-    np.testing.assert_allclose(picked["score"], flat["bald"].nlargest(10), atol=1e-5)
 
     # Each stage keeps the most promising of the one before, with the scores of a flat round.
     folder = Path(config.workspace, "rounds", "night")
@@ -330,6 +330,9 @@ def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path
     assert done["scores"] == last.folder(scores)
     last_stage = pq.read_table(done["scores"]).to_pandas().set_index("id").sort_index()
     assert {*last_stage.index} == {*middle.nlargest(72, "bald").index}
+    best = flat.loc[last_stage.index, "bald"].nlargest(10)
+    assert picked["id"].to_pylist() == best.index.to_list()
+    np.testing.assert_allclose(picked["score"], best, atol=1e-5)
     columns = ["samples", *SCORE_COLUMNS, *STABILITY_COLUMNS]
     np.testing.assert_allclose(last_stage[columns], flat.loc[last_stage.index, columns], atol=1e-5)
 

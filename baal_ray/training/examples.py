@@ -59,8 +59,8 @@ def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
     """Read a fixed evaluation set: `id`, `image` and `label` in one Parquet file or a folder.
 
     Raises:
-        LabelError: If a column is missing, an id is null or duplicated, or a label is not one of
-            the classes.
+        LabelError: If a column is missing, an id is null or duplicated, or a label is null or not
+            one of the classes.
         StorageError: If there is no such file.
     """
     files = storage.list_files(uri, ".parquet")
@@ -188,6 +188,7 @@ def _part(examples: Examples, ids: Sequence[str]) -> Examples:
 
 def _class_indices(rows: pa.Table, classes: Sequence[str], where: str) -> dict[str, int]:
     index = {name: i for i, name in enumerate(classes)}
+    _refuse_nulls(rows, where)
     labels = [str(label) for label in rows["label"].to_pylist()]
     unknown = sorted(set(labels) - index.keys())
     if unknown:
@@ -197,3 +198,17 @@ def _class_indices(rows: pa.Table, classes: Sequence[str], where: str) -> dict[s
         )
     ids = rows["id"].to_pylist()
     return dict(zip(ids, (index[label] for label in labels), strict=True))
+
+
+def _refuse_nulls(rows: pa.Table, where: str) -> None:
+    pairs = zip(rows["id"].to_pylist(), rows["label"].to_pylist(), strict=True)
+    unlabelled = [image_id for image_id, label in pairs if label is None or label != label]  # NaN
+    if unlabelled:
+        named = ", ".join(map(repr, unlabelled[:_MOST_NAMED]))
+        raise LabelError(
+            where,
+            [
+                f"{len(unlabelled)} images have a null label, such as {named}; each image needs "
+                "one of the classes. Label them, or remove their rows"
+            ],
+        )

@@ -126,7 +126,14 @@ def test_integer_labels_are_names_of_classes(tmp_path):
             lambda rows: rows.set_column(2, "label", [["left", "x", "y"]]),
             "'x' is not one of the 3",
         ),
-        (lambda rows: rows.set_column(2, "label", [["left", None, "left"]]), "None"),
+        (
+            lambda rows: rows.set_column(2, "label", [["left", None, "left"]]),
+            r"e\.parquet:\n  - 1 images have a null label, such as 'image-0001'",
+        ),
+        (
+            lambda rows: rows.set_column(2, "label", [[0.0, float("nan"), None]]),
+            "2 images have a null label, such as 'image-0001', 'image-0002'; .* Label them, or",
+        ),
         (lambda rows: rows.set_column(0, "id", [["a", "b", "a"]]), "null or duplicated"),
         (lambda rows: rows.set_column(0, "id", [["a", "b", None]]), "null or duplicated"),
     ],
@@ -135,6 +142,12 @@ def test_an_evaluation_set_that_would_mislead_is_refused(tmp_path, change, told)
     file = write(tmp_path / "e.parquet", change(table(0, 3)))
     with pytest.raises(LabelError, match=told):
         evaluation_examples(file, CLASSES)
+
+
+def test_a_null_is_not_the_label_of_a_class_of_that_name(tmp_path):
+    rows = table(0, 3).set_column(2, "label", [["None", None, "yes"]])
+    with pytest.raises(LabelError, match="1 images have a null label"):
+        evaluation_examples(write(tmp_path / "e.parquet", rows), ["None", "yes"])
 
 
 def test_an_id_in_two_files_of_an_evaluation_set_is_refused(tmp_path):

@@ -35,6 +35,7 @@ from baal_ray.training.evaluation_images import EvaluationImages, read_evaluatio
 from baal_ray.training.fit import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
 from baal_ray.workspace.rounds import StageResults
+from baal_ray.workspace.scores import most_frequent_error
 from baal_ray.workspace.stage_files import (
     BatchResult,
     CandidatesResult,
@@ -168,9 +169,10 @@ class _Round:
         if done.unreadable > allowed * done.rows:
             raise UnreadableImagesError(
                 f"{done.unreadable} of {done.rows} images are unreadable; scoring.max_unreadable "
-                f"allows {allowed:.2%}. The column `error` in {folder.uri} gives the reason for "
-                "each image. Correct that or allow more, and run this round again: it tries these "
-                "images again, and scores no other image twice"
+                f"allows {allowed:.2%}. The most frequent reason is: "
+                f"{most_frequent_error(folder.uri)}. The column `error` in {folder.uri} gives the "
+                "reason for each image. Correct that or allow more, and run this round again: it "
+                "tries these images again, and scores no other image twice"
             )
         # Without any, every image was acquired before there was a model to score it.
         scores = folder.uri if done.rows else None

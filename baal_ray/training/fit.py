@@ -57,7 +57,8 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
         The fit, whose checkpoint is in the workspace.
 
     Raises:
-        TrainingError: If the workers fail more often than `training.max_failures` allows.
+        TrainingError: If the workers fail more often than `training.max_failures` allows, or if
+            the loss, a metric or a weight is no longer finite.
         LabelError: If a label is not one of the classes, or a labelled image is also in the
             evaluation set. No worker has started then.
     """
@@ -137,7 +138,7 @@ def _train(job: FitJob) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     fs, path = storage.arrow_filesystem(fits_uri(job.config.workspace))
     trainer = TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]  # typed as Train V1
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
@@ -159,9 +160,17 @@ def _train(job: FitJob) -> None:
         ),
     )
     try:
-        trainer.fit()
+        fault = trainer.fit().return_value  # type: ignore[attr-defined]  # typed as Train V1
     except TrainingFailedError as error:
         raise TrainingError(_reason(error)) from error
+    if fault:
+        rate = job.config.training.learning_rate
+        raise TrainingError(
+            f"the fit failed: {fault}; all its numbers must be finite. Lower "
+            f"training.learning_rate, which is {rate:g}. If that does not help, look for a "
+            "calculation of the model in 16 bits, which overflows, and for numbers in "
+            "model.weights that are not finite"
+        )
 
 
 def _reason(error: TrainingFailedError) -> str:

@@ -394,7 +394,9 @@ def test_unreadable_images_are_rows_with_an_error_up_to_a_limit(tmp_path: Path) 
     pq.write_table(pa.table(rows), tmp_path / "pool" / "broken.parquet")
     config = round_config(tmp_path)
     bring_in_labels(config, tmp_path)
-    with pytest.raises(UnreadableImagesError, match=r"4 of 64 images .* 1\.00%"):
+    with pytest.raises(
+        UnreadableImagesError, match=r"4 of 64 images .* 1\.00%\. The most frequent reason is: "
+    ):
         run_round(config, "night")
     assert manifest_of(config).rows(round_id="night").num_rows == 0
 

@@ -51,7 +51,7 @@ def follow_plan(
 
 
 def _new_plan(config: RoundConfig, round_id: str, evaluation: IdSet) -> Plan:
-    check_model(config.model, len(config.classes))
+    check_model(config.model, len(config.classes), trained=not config.training.epochs)
     check_candidates(config)
     folder = round_uri(config.workspace, round_id)
     listing = list_pool(config.pool, storage.join(folder, "pool"))

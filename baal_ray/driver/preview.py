@@ -54,7 +54,9 @@ class _Preview:
         self._config = config
         manifest = Manifest(manifest_uri(config.workspace))
         self._labelled = manifest.labelled()
-        self._fit = find_fit(config, self._labelled) if len(self._labelled) else None
+        # Without a model, the picks are random.
+        self._has_model = len(self._labelled) > 0 or not config.training.epochs
+        self._fit = find_fit(config, self._labelled) if self._has_model else None
         self._last = _last_round(config.workspace, manifest)
         acquired = IdSet.of(manifest.ids())
         scored = self._scored(self._fit)
@@ -78,7 +80,7 @@ class _Preview:
             f"pool     {self._images:,} images, of which {self._acquired:,} were acquired before"
             f"{withheld}"
         )
-        if not len(self._labelled):
+        if not self._has_model:
             yield "fit      nothing is labelled yet"
             yield "score    nothing: the first acquisition batch is random"
             by, random = "random", 0
@@ -88,7 +90,7 @@ class _Preview:
         best = max(0, min(selection.k, left) - random)
         control = f" and {min(random, left):,} at random" if random else ""
         yield f"acquire  {best:,} images by {by}{control}"
-        if len(self._labelled):
+        if self._has_model:
             yield f"time     {self._time_line()}"
 
     @property
@@ -96,6 +98,8 @@ class _Preview:
         return self._images - self._acquired - self._evaluation - self._scored_before
 
     def _fit_line(self) -> str:
+        if not self._config.training.epochs:
+            return "not needed: training.epochs is 0, so model.weights are used as they are"
         if self._fit is not None:
             return (
                 f"not needed: checkpoint {self._fit.checkpoint[:12]}… was fitted on these labels"

@@ -123,7 +123,7 @@ class _Round:
 
     def _fit(self, plan: Plan) -> FitResult:
         labelled = self._manifest.at(plan.manifest_version).labelled()
-        if not len(labelled):
+        if self._config.training.epochs and not len(labelled):
             logger.warning("nothing is labelled yet: the first acquisition batch is random")
             return FitResult(checkpoint=None, labels=0, metrics={})
         fit = fit_model(self._config, labelled)
@@ -134,7 +134,7 @@ class _Round:
         return FitResult(
             checkpoint=fit.checkpoint,
             labels=fit.labels,
-            metrics=fit.history[-1],
+            metrics=fit.metrics,
             reused=fit.reused,
         )
 

@@ -210,7 +210,8 @@ class _Checks:
         return f"{_count(len(labelled), 'image')}{apart}"
 
     def model(self) -> str:
-        check_model(self.config.model, len(self.config.classes))
+        config = self.config
+        check_model(config.model, len(config.classes), trained=not config.training.epochs)
         return f"{self.config.model.factory} can be built and runs; every dropout is reached"
 
     def decoder(self) -> str:

@@ -31,7 +31,13 @@ def _of_the_evaluation(facts: RoundFacts) -> Iterator[str]:
     latest = facts.rounds[-1]
     if facts.result.checkpoint is None:
         return
-    if latest.evaluation_set is None:
+    if not facts.result.labels:
+        yield (
+            "The model was not fitted, so its accuracy and calibration on your images are not "
+            "known. Scores are only as good as the model: set training.epochs once there are "
+            "labels."
+        )
+    elif latest.evaluation_set is None:
         yield (
             "Accuracy and calibration are biased: they are measured on held-out labelled images, "
             "most of which a rule picked because they are hard. Set training.evaluation_set to "

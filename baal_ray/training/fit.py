@@ -11,9 +11,11 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from baal_ray import storage
+from baal_ray.checkpoint import encoded_weights, save_checkpoint
 from baal_ray.cluster import runtime_env
 from baal_ray.config import RoundConfig
 from baal_ray.errors import TrainingError
+from baal_ray.model import trained_classifier
 from baal_ray.storage.lock import exclusive
 from baal_ray.training.evaluation_images import EvaluationImages, refuse_labelled
 from baal_ray.training.examples import Examples, evaluation_examples, hold_out, labelled_examples
@@ -26,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished fit.
+    """A finished fit, or a model that was given instead.
 
     Attributes:
         checkpoint: The sha256 that names the checkpoint.
-        labels: Number of labelled images that the model was fitted on.
+        labels: Number of labelled images that the model was fitted on; 0 for a given model.
         history: Metrics of each epoch: `epoch` and `train_loss`, and on the evaluation set
-            `accuracy`, `nll` and `ece`.
+            `accuracy`, `nll` and `ece`. There are none for a given model.
         reused: Whether an earlier round already made exactly this fit.
     """
 
@@ -41,9 +43,16 @@ class Fit:
     history: list[dict[str, float]]
     reused: bool
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the last epoch."""
+        return self.history[-1] if self.history else {}
+
 
 def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
     """Fit the model on the labelled rows of a manifest, or find that this was done before.
+
+    If `training.epochs` is 0, the model is that of `model.weights` as it is, and needs no labels.
 
     A fit is named by a hash of everything it depends on: model, training settings, seed, classes
     and labels. The same name is never fitted twice. A fit that was killed continues from the last
@@ -51,7 +60,7 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
 
     Args:
         config: Configuration of the round.
-        labelled: Rows of `Manifest.labelled()`, at least one.
+        labelled: Rows of `Manifest.labelled()`, at least one if there is a fit.
 
     Returns:
         The fit, whose checkpoint is in the workspace.
@@ -62,6 +71,10 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
         LabelError: If a label is not one of the classes, or a labelled image is also in the
             evaluation set. No worker has started then.
     """
+    if not config.training.epochs:
+        given = trained_classifier(config.model, len(config.classes))
+        sha256 = save_checkpoint(config.workspace, given, config.model, config.classes)
+        return Fit(sha256, labels=0, history=[], reused=False)
     job = _job(config, labelled)
     with exclusive(job.record):  # two rounds with the same labels share a fit
         reused = storage.exists(job.record)
@@ -81,6 +94,10 @@ def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
     Raises:
         LabelError: As for `fit_model`.
     """
+    if not config.training.epochs:
+        given = trained_classifier(config.model, len(config.classes))
+        sha256 = storage.sha256(encoded_weights(given, config.model, config.classes))
+        return Fit(sha256, labels=0, history=[], reused=False)
     job = _job(config, labelled)
     if storage.exists(job.record):
         return _read(job, reused=True)

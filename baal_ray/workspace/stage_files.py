@@ -133,7 +133,7 @@ class FitResult(StageResult):
 
     Attributes:
         checkpoint: The sha256 that names the model; None if nothing was labelled yet.
-        labels: The number of labelled images it was fitted on.
+        labels: The number of labelled images it was fitted on; 0 if it was given.
         metrics: The metrics of its last epoch on the evaluation set, by name.
         reused: Whether an earlier round had fitted it.
     """
@@ -295,7 +295,6 @@ class RoundResult(_Part):
         """Return the result in one line."""
         if self.committed_before:
             return f"round {self.round_id} is already committed: nothing to do"
-        fitted = f"fitted on {self.labels} labels" if self.checkpoint else "nothing labelled yet"
         accuracy = (
             f", accuracy {self.metrics['accuracy']:.3f}" if "accuracy" in self.metrics else ""
         )
@@ -309,7 +308,7 @@ class RoundResult(_Part):
             else ""
         )
         return (
-            f"round {self.round_id}: {fitted}{accuracy}; {self.scored} images scored, "
+            f"round {self.round_id}: {self._model()}{accuracy}; {self.scored} images scored, "
             f"{self.unreadable} unreadable{candidates}{self._left_out()}; "
             f"{self._picks()}{stability}"
         )
@@ -318,6 +317,13 @@ class RoundResult(_Part):
         if not self.evaluation_images:
             return ""
         return f"; {self.evaluation_images} left out because they are evaluation images"
+
+    def _model(self) -> str:
+        if self.checkpoint is None:
+            return "nothing labelled yet"
+        if not self.labels:
+            return "model.weights without a fit"
+        return f"fitted on {self.labels} labels"
 
     def _picks(self) -> str:
         if not self.acquired:

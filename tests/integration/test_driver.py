@@ -8,6 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from baal_ray.config import RoundConfig
 from baal_ray.driver import RoundResult, run_round
@@ -21,6 +23,7 @@ from baal_ray.errors import (
 from baal_ray.images import decode
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.model import small_convnet
 from baal_ray.report.status import workspace_status
 from baal_ray.score_names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.scoring import stage
@@ -269,6 +272,30 @@ def test_without_labels_the_first_batch_is_random_and_deterministic(tmp_path: Pa
         picks.append(rows["id"].to_pylist())
     assert picks[0] == picks[1]
     assert len(set(picks[0])) == 10
+
+
+def test_a_given_model_scores_the_pool_without_labels(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=60)
+    weights = tmp_path / "given.safetensors"
+    torch.manual_seed(0)
+    save_file(small_convnet(3).state_dict(), weights)
+    model = {"image_size": 12, "weights": str(weights)}
+    config = round_config(tmp_path, model=model, training={"epochs": 0})
+    result = run_round(config, "night")
+    assert (result.scored, result.acquired, result.rule) == (60, 10, "bald")
+    assert (result.labels, result.metrics) == (0, {})
+    assert result.summary().startswith(
+        "round night: model.weights without a fit; 60 images scored"
+    )
+    assert result.checkpoint is not None
+    job = ScoringJob(checkpoint_uri(config.workspace, result.checkpoint), config.scoring)
+    flat = score_without_ray(pq.read_table(config.pool.uri), job)
+    picked = manifest_of(config).rows(round_id="night").sort_by("rank")["id"].to_pylist()
+    assert picked == flat.nlargest(10, "bald").index.to_list()
+    assert not Path(config.workspace, "fits").exists()
+    # The next night has nothing to score.
+    again = run_round(config, "later")
+    assert (again.checkpoint, again.scored, again.acquired) == (result.checkpoint, 0, 10)
 
 
 def test_a_pick_that_another_round_took_is_replaced_by_the_next_of_its_kind(

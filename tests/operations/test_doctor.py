@@ -63,7 +63,7 @@ def test_a_manifest_of_something_else_and_no_evaluation_set(tmp_path):
 
 def test_what_breaks_without_an_error_of_ours_is_told_too(tmp_path, monkeypatch):
     # Examples are a fault in the store's client, or in baal_ray itself.
-    monkeypatch.setattr("baal_ray.operations.doctor.check_model", lambda *_: 1 / 0)
+    monkeypatch.setattr("baal_ray.operations.doctor.check_model", lambda *_, **__: 1 / 0)
     found = examined(tmp_path)
     assert found["model"] == ("failed", "ZeroDivisionError: division by zero")
     assert found["evaluation set"][0] == "ok"

@@ -97,6 +97,7 @@ def test_evaluation_images_in_the_pool_are_told_apart_from_unreadable_ones(tmp_p
         ({}, "This is the first round"),
         ({"training": {}}, "Accuracy and calibration are biased"),
         ({"result": {"stability": 0.4}}, "Only 40% of the picks stay"),
+        ({"result": {"labels": 0, "metrics": {}}}, "The model was not fitted"),
         ({"result": {"acquired": 2}}, "Only 2 of the 3 wanted images were acquired"),
         ({"result": {"metrics": {"accuracy": 0.5, "ece": 0.3, "images": 9}}}, "off by 0.30"),
     ],

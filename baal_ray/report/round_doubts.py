@@ -131,7 +131,7 @@ def _of_the_images(facts: RoundFacts) -> Iterator[str]:
     if result.acquired < k:
         yield (
             f"Only {result.acquired:,} of the {k:,} wanted images were acquired, because the pool "
-            "has no more."
+            f"has no more{' whose BALD is above 0' if result.rule == 'power_bald' else ''}."
         )
     if result.checkpoint is not None and result.acquired and facts.scores is None:
         yield (

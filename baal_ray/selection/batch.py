@@ -207,7 +207,7 @@ def pick_batch(picker: Picker, folder: str, leave_out: IdSet) -> BatchResult:
         leave_out, only = leave_out | IdSet.of(lost["id"]), only or picker.listing.ids()
     k = picker.config.selection.k
     if len(picks) < k:
-        logger.warning("the pool has only %d images to acquire; selection.k is %d", len(picks), k)
+        logger.warning("only %d images can be picked; selection.k is %d", len(picks), k)
     return BatchResult(
         acquired=len(picks),
         random=int(pc.sum(pc.equal(picks["rule"], "random")).as_py() or 0),

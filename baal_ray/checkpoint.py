@@ -90,6 +90,17 @@ def save_checkpoint(
     Returns:
         The sha256 of the weights file.
     """
+    weights = encoded_weights(classifier, config, classes)
+    sha256 = storage.sha256(weights)
+    folder = checkpoint_uri(workspace, sha256)
+    storage.publish(storage.join(folder, WEIGHTS), weights)
+    description = Description(model=config, classes=classes, sha256=sha256, fit=fit)
+    storage.publish(storage.join(folder, DESCRIPTION), description.to_json())
+    return sha256
+
+
+def encoded_weights(classifier: ImageClassifier, config: ModelConfig, classes: list[str]) -> bytes:
+    """Return the content of `model.safetensors`; arguments as for `save_checkpoint`."""
     architecture = {"model": config.model_dump(mode="json"), "classes": classes}
     tensors = {
         # Cloned because tied weights share memory, and contiguous because safetensors requires it.
@@ -97,15 +108,9 @@ def save_checkpoint(
         for name, tensor in classifier.network.state_dict().items()
     }
     # The header says how to build the model, so the sha256 covers that too.
-    weights = safetensors.torch.save(
+    return safetensors.torch.save(
         tensors, metadata={"baal_ray": json.dumps(architecture, sort_keys=True)}
     )
-    sha256 = storage.sha256(weights)
-    folder = checkpoint_uri(workspace, sha256)
-    storage.publish(storage.join(folder, WEIGHTS), weights)
-    description = Description(model=config, classes=classes, sha256=sha256, fit=fit)
-    storage.publish(storage.join(folder, DESCRIPTION), description.to_json())
-    return sha256
 
 
 def load_checkpoint(uri: str) -> Checkpoint:

@@ -79,7 +79,7 @@ class ModelError(BaalRayError):
 
 
 class TrainingError(ModelError):
-    """The fit failed in its workers more often than the configuration allows."""
+    """The fit failed: too often in its workers, or its numbers are no longer finite."""
 
 
 class CheckpointError(ModelError):

@@ -73,12 +73,42 @@ def build_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
     """
     network = _build_network(config, classes)
     if config.weights is not None:
-        _load_matching(network, _initial_weights(config), config.weights)
+        fresh = _load_matching(network, _initial_weights(config), config.weights)
+        if fresh:
+            logger.warning(
+                "%d tensors start fresh because %s has none of their name and shape: %s",
+                len(fresh),
+                config.weights,
+                ", ".join(fresh),
+            )
     return ImageClassifier(network, config.mean, config.std)
 
 
-def check_model(config: ModelConfig, classes: int) -> None:
+def trained_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
+    """Build the user's network with all of its weights from `model.weights`.
+
+    Raises:
+        ModelError: As for `build_classifier`, or if the network has a weight that is not given.
+        StorageError: If the file of weights cannot be read.
+    """
+    network = _build_network(config, classes)
+    fresh = _load_matching(network, _initial_weights(config), str(config.weights))
+    if fresh:
+        raise ModelError(
+            f"model.weights {str(config.weights)!r} lacks {len(fresh)} tensors of the model by "
+            f"name and shape, such as {fresh[0]!r}; if training.epochs is 0, it must hold all of "
+            "a model that was trained on these classes"
+        )
+    return ImageClassifier(network, config.mean, config.std)
+
+
+def check_model(config: ModelConfig, classes: int, *, trained: bool = False) -> None:
     """Build and run the model once on the CPU, to report mistakes before a GPU is requested.
+
+    Args:
+        config: Configuration of the model.
+        classes: Number of classes, C.
+        trained: Whether the model is used as it is, so that all of its weights must be given.
 
     Raises:
         ModelError: If the model cannot be built, trained or evaluated on images of the configured
@@ -86,7 +116,7 @@ def check_model(config: ModelConfig, classes: int) -> None:
         PosteriorError: If the model cannot be sampled.
         StorageError: If the file of weights cannot be read.
     """
-    classifier = build_classifier(config, classes)
+    classifier = (trained_classifier if trained else build_classifier)(config, classes)
     images = torch.randint(0, 256, (2, 3, *config.image_size), dtype=torch.uint8)
     # The model itself, not a trace of it: loading PyTorch's tracer takes longer than all the rest.
     sample = MCDropout(classifier, samples=1, output=config.output).sample(0)
@@ -209,8 +239,12 @@ def _weights_file(uri: str) -> Mapping[str, Tensor]:
     )
 
 
-def _load_matching(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Load the tensors that fit. A head for other classes keeps its fresh weights."""
+def _load_matching(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> list[str]:
+    """Load the tensors that fit, and return the names of the weights that stay fresh.
+
+    A head for other classes keeps its fresh weights. A counter, such as that of a batch norm, is
+    no weight.
+    """
     own = network.state_dict()
     fitting = {
         key: value
@@ -222,11 +256,4 @@ def _load_matching(network: nn.Module, weights: Mapping[str, Tensor], name: str)
             f"model.weights {name!r} has no tensor that fits the model by name and shape"
         )
     network.load_state_dict(fitting, strict=False)
-    fresh = sorted(own.keys() - fitting.keys())
-    if fresh:
-        logger.warning(
-            "%d tensors start fresh because %s has none of their name and shape: %s",
-            len(fresh),
-            name,
-            ", ".join(fresh),
-        )
+    return sorted(key for key in own.keys() - fitting.keys() if own[key].is_floating_point())

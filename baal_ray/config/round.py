@@ -71,6 +71,15 @@ class RoundConfig(Document):
         return self
 
     @model_validator(mode="after")
+    def _has_a_trained_model(self) -> "RoundConfig":
+        if not self.training.epochs and self.model.weights is None:
+            raise ValueError(
+                "training.epochs is 0, but model.weights is not set; set it to the weights of a "
+                "trained model, or fit for at least 1 epoch"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rule_fits(self) -> "RoundConfig":
         self.selection.check(self.scoring, "selection.by")
         return self

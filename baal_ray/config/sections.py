@@ -91,7 +91,7 @@ class AugmentationConfig(Section):
 class TrainingConfig(Section):
     """The settings for fitting the model on the labelled set."""
 
-    epochs: Count = 50
+    epochs: Annotated[int, Field(ge=0)] = 50
     batch_size: Count = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

@@ -1,11 +1,13 @@
 """The plan of a round: made once, then followed and compared with the configuration."""
 
+import logging
 from collections.abc import Iterator
 
 import baal_ray
 from baal_ray import storage
 from baal_ray.config import RoundConfig, differences
 from baal_ray.errors import PlanMismatchError
+from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
 from baal_ray.model import check_model
 from baal_ray.pool import PoolListing, check_ids, list_pool
@@ -14,14 +16,19 @@ from baal_ray.workspace import manifest_uri, round_uri
 from baal_ray.workspace.rounds import StageResults
 from baal_ray.workspace.stage_files import Plan, ScoresResult
 
+logger = logging.getLogger(__name__)
 
-def follow_plan(config: RoundConfig, round_id: str, results: StageResults) -> Plan:
+
+def follow_plan(
+    config: RoundConfig, round_id: str, results: StageResults, evaluation: IdSet
+) -> Plan:
     """Return the plan of a round; the first driver makes it.
 
     Args:
         config: Configuration of the round.
         round_id: Name of the round.
         results: Results of the round's stages.
+        evaluation: Ids of the evaluation images.
 
     Raises:
         PlanMismatchError: If the round was planned with another configuration, or if the files
@@ -30,7 +37,7 @@ def follow_plan(config: RoundConfig, round_id: str, results: StageResults) -> Pl
     """
     plan = results.read(Plan)
     if plan is None:
-        plan = results.create(_new_plan(config, round_id))
+        plan = results.create(_new_plan(config, round_id, evaluation))
         faults = list(_differences(plan, config))
     else:
         faults = [*_differences(plan, config), *_changes(plan, results)]
@@ -43,18 +50,25 @@ def follow_plan(config: RoundConfig, round_id: str, results: StageResults) -> Pl
     return plan
 
 
-def _new_plan(config: RoundConfig, round_id: str) -> Plan:
-    check_model(config.model, len(config.classes))
+def _new_plan(config: RoundConfig, round_id: str, evaluation: IdSet) -> Plan:
+    check_model(config.model, len(config.classes), trained=not config.training.epochs)
     check_candidates(config)
     folder = round_uri(config.workspace, round_id)
     listing = list_pool(config.pool, storage.join(folder, "pool"))
-    check_ids(listing)
+    evaluation_images = check_ids(listing, evaluation)
+    if evaluation_images:
+        logger.warning(
+            "%d images of the pool have ids of training.evaluation_set and are left out. If they "
+            "are different images, give the evaluation images ids of their own",
+            evaluation_images,
+        )
     return Plan(
         config=config,
         draw_seed=_draw_seed(config.seed, round_id),
         pool=listing,
         targets=_targets(config, folder),
         manifest_version=Manifest(manifest_uri(config.workspace)).version,
+        evaluation_images=evaluation_images,
         baal_ray=baal_ray.__version__,
     )
 

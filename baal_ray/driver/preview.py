@@ -11,6 +11,7 @@ from baal_ray.pool import list_pool
 from baal_ray.scoring.batch_size import with_known_batch_size
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.progress import in_words
+from baal_ray.training.evaluation_images import read_evaluation
 from baal_ray.training.fit import Fit, find_fit
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri, stage_uri
 from baal_ray.workspace.rounds import read_stage
@@ -53,24 +54,33 @@ class _Preview:
         self._config = config
         manifest = Manifest(manifest_uri(config.workspace))
         self._labelled = manifest.labelled()
-        self._fit = find_fit(config, self._labelled) if len(self._labelled) else None
+        # Without a model, the picks are random.
+        self._has_model = len(self._labelled) > 0 or not config.training.epochs
+        self._fit = find_fit(config, self._labelled) if self._has_model else None
         self._last = _last_round(config.workspace, manifest)
         acquired = IdSet.of(manifest.ids())
         scored = self._scored(self._fit)
-        self._images = self._acquired = self._scored_before = 0
+        evaluation = read_evaluation(config).ids
+        self._images = self._acquired = self._evaluation = self._scored_before = 0
         with tempfile.TemporaryDirectory() as listing_folder:
             for rows in list_pool(config.pool, listing_folder).read_ids():
-                taken = acquired.contains(rows["id"])
+                taken, withheld = acquired.contains(rows["id"]), evaluation.contains(rows["id"])
                 self._images += len(rows)
                 self._acquired += int(taken.sum())
+                self._evaluation += int((withheld & ~taken).sum())
+                taken |= withheld
                 self._scored_before += int((scored.contains(rows["id"]) & ~taken).sum())
 
     def lines(self) -> Iterator[str]:
         selection = self._config.selection
         by, random = selection.by, selection.random_count
-        left = self._images - self._acquired
-        yield f"pool     {self._images:,} images, of which {self._acquired:,} were acquired before"
-        if not len(self._labelled):
+        left = self._images - self._acquired - self._evaluation
+        withheld = f"; {self._evaluation:,} more are evaluation images" if self._evaluation else ""
+        yield (
+            f"pool     {self._images:,} images, of which {self._acquired:,} were acquired before"
+            f"{withheld}"
+        )
+        if not self._has_model:
             yield "fit      nothing is labelled yet"
             yield "score    nothing: the first acquisition batch is random"
             by, random = "random", 0
@@ -80,14 +90,16 @@ class _Preview:
         best = max(0, min(selection.k, left) - random)
         control = f" and {min(random, left):,} at random" if random else ""
         yield f"acquire  {best:,} images by {by}{control}"
-        if len(self._labelled):
+        if self._has_model:
             yield f"time     {self._time_line()}"
 
     @property
     def _to_score(self) -> int:
-        return self._images - self._acquired - self._scored_before
+        return self._images - self._acquired - self._evaluation - self._scored_before
 
     def _fit_line(self) -> str:
+        if not self._config.training.epochs:
+            return "not needed: training.epochs is 0, so model.weights are used as they are"
         if self._fit is not None:
             return (
                 f"not needed: checkpoint {self._fit.checkpoint[:12]}… was fitted on these labels"

@@ -6,7 +6,7 @@ does nothing.
 """
 
 import logging
-from functools import partial
+from functools import cached_property, partial
 
 import ray
 
@@ -31,9 +31,11 @@ from baal_ray.selection.batch import Picker, pick_batch
 from baal_ray.selection.further_stages import score_candidates
 from baal_ray.storage.lock import exclusive
 from baal_ray.storage.parquet import open_parquet, publish_table
+from baal_ray.training.evaluation_images import EvaluationImages, read_evaluation
 from baal_ray.training.fit import fit_model
 from baal_ray.workspace import batch_uri, checkpoint_uri, manifest_uri, round_uri, scores_uri
 from baal_ray.workspace.rounds import StageResults
+from baal_ray.workspace.scores import most_frequent_error
 from baal_ray.workspace.stage_files import (
     BatchResult,
     CandidatesResult,
@@ -96,14 +98,15 @@ class _Round:
 
     def _run(self) -> RoundResult:
         decoder_version(self._config.scoring)  # raises if the decoder is not installed
-        plan = follow_plan(self._config, self._round_id, self._results)
+        plan = follow_plan(self._config, self._round_id, self._results, self._evaluation.ids)
         fit = self._results.once(FitResult, lambda: self._fit(plan))
         job = self._job(fit)
         scores = self._results.once(ScoresResult, lambda: self._score(plan, job))
         commit = Commit(self._config.workspace, self._round_id, self._results)
         attempt, batch = commit.acquire(lambda number: self._batch(plan, fit, scores, job, number))
         commit.delete_strays(batch)
-        return self._finish(fit, scores, self._results.read(CandidatesResult, attempt), batch)
+        candidates = self._results.read(CandidatesResult, attempt)
+        return self._finish(plan, fit, scores, candidates, batch)
 
     def _finished(self) -> RoundResult | None:
         finished = self._results.read(RoundRecord)
@@ -120,7 +123,7 @@ class _Round:
 
     def _fit(self, plan: Plan) -> FitResult:
         labelled = self._manifest.at(plan.manifest_version).labelled()
-        if not len(labelled):
+        if self._config.training.epochs and not len(labelled):
             logger.warning("nothing is labelled yet: the first acquisition batch is random")
             return FitResult(checkpoint=None, labels=0, metrics={})
         fit = fit_model(self._config, labelled)
@@ -131,7 +134,7 @@ class _Round:
         return FitResult(
             checkpoint=fit.checkpoint,
             labels=fit.labels,
-            metrics=fit.history[-1],
+            metrics=fit.metrics,
             reused=fit.reused,
         )
 
@@ -153,22 +156,32 @@ class _Round:
             return ScoresResult(scores=None, scored=0, unreadable=0)
         config = self._config
         folder = ScoreFolder(job, scores_uri(config.workspace))
-        listing, leave_out = PoolListing.of(plan.pool), self._acquired() | folder.scored
-        with reporting_progress(folder.uri, max(0, listing.rows - len(leave_out))):
+        listing, leave_out = PoolListing.of(plan.pool), self._left_out() | folder.scored
+        done_before = len(self._acquired() | folder.scored) + plan.evaluation_images
+        with reporting_progress(folder.uri, max(0, listing.rows - done_before)):
             exhausted = is_exhausted(listing, leave_out)
-            pool = None if exhausted else read_pool(listing, leave_out=leave_out)
+            pool = None
+            if not exhausted:
+                images = self._evaluation.images
+                pool = read_pool(listing, leave_out=leave_out, evaluation=images)
             done = folder.add(pool, keep_by=config.selection.ranked_by)
         allowed = config.scoring.max_unreadable
         if done.unreadable > allowed * done.rows:
             raise UnreadableImagesError(
                 f"{done.unreadable} of {done.rows} images are unreadable; scoring.max_unreadable "
-                f"allows {allowed:.2%}. The column `error` in {folder.uri} gives the reason for "
-                "each image. Correct that or allow more, and run this round again: it tries these "
-                "images again, and scores no other image twice"
+                f"allows {allowed:.2%}. The most frequent reason is: "
+                f"{most_frequent_error(folder.uri)}. The column `error` in {folder.uri} gives the "
+                "reason for each image. Correct that or allow more, and run this round again: it "
+                "tries these images again, and scores no other image twice"
             )
         # Without any, every image was acquired before there was a model to score it.
         scores = folder.uri if done.rows else None
-        return ScoresResult(scores=scores, scored=done.scored, unreadable=done.unreadable)
+        return ScoresResult(
+            scores=scores,
+            scored=done.scored,
+            unreadable=done.unreadable,
+            evaluation_images=done.evaluation_images,
+        )
 
     def _batch(
         self,
@@ -189,9 +202,9 @@ class _Round:
         )
 
     def _score_candidates(self, plan: Plan, job: ScoringJob, scores: str) -> CandidatesResult:
-        listing, acquired = PoolListing.of(plan.pool), self._acquired()
+        listing, leave_out = PoolListing.of(plan.pool), self._left_out()
         stages = list(
-            score_candidates(self._config, listing, job, scores, acquired, plan.draw_seed)
+            score_candidates(self._config, listing, job, scores, leave_out, plan.draw_seed)
         )
         last = stages[-1]
         return CandidatesResult(
@@ -219,13 +232,15 @@ class _Round:
             last_scores=candidates.scores if candidates else scores.scores,
             candidates=only,
             draw_seed=plan.draw_seed,
+            evaluation=self._evaluation.images,
             targets=PoolListing.of(plan.targets) if plan.targets else None,
         )
         folder = batch_uri(self._config.workspace, self._round_id)
-        return pick_batch(picker, folder, self._acquired())
+        return pick_batch(picker, folder, self._left_out())
 
     def _finish(
         self,
+        plan: Plan,
         fit: FitResult,
         scores: ScoresResult,
         candidates: CandidatesResult | None,
@@ -247,6 +262,9 @@ class _Round:
             further_stages=candidates.stages if candidates else [],
             stability=batch.stability.mean if batch.stability else None,
             random=batch.random,
+            evaluation_images=plan.evaluation_images
+            + scores.evaluation_images
+            + batch.evaluation_images,
         )
         record = RoundRecord(
             result=result,
@@ -259,5 +277,13 @@ class _Round:
         finished = self._finished() if theirs else None
         return finished or result
 
+    @cached_property
+    def _evaluation(self) -> EvaluationImages:
+        return read_evaluation(self._config)
+
     def _acquired(self) -> IdSet:
         return IdSet.of(self._manifest.ids())
+
+    def _left_out(self) -> IdSet:
+        """Return the ids that must not be picked."""
+        return self._acquired() | self._evaluation.ids

@@ -103,11 +103,16 @@ class ExperimentConfig(Document):
 
     @field_validator("training")
     @classmethod
-    def _fixed_evaluation_set(cls, training: TrainingConfig) -> TrainingConfig:
+    def _can_be_compared(cls, training: TrainingConfig) -> TrainingConfig:
         if training.evaluation_set is None:
             raise ValueError(
                 "evaluation_set is not set; it is required, because curves are compared by their "
                 "accuracy on the same images"
+            )
+        if not training.epochs:
+            raise ValueError(
+                "epochs is 0; in an experiment it must be at least 1, because each point of a "
+                "curve is a fit"
             )
         return training
 

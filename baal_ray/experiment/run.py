@@ -7,6 +7,7 @@ more seeds, rules or rounds adds them to the existing curves.
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -25,9 +26,12 @@ from baal_ray.experiment.labelled_images import LabelledImages, read_images
 from baal_ray.experiment.labels_needed import labels_needed
 from baal_ray.experiment.learning_curve import CURVE, Curve
 from baal_ray.experiment.reference_model import PickFeatures, features_of_picks
+from baal_ray.ids import IdSet
 from baal_ray.model import check_model
 from baal_ray.report.automatic_pages import extra_is_installed
 from baal_ray.storage.parquet import LoadedParquet, parquet_bytes
+from baal_ray.training.evaluation_images import EvaluationImages, shared_images
+from baal_ray.training.examples import evaluation_examples
 from baal_ray.workspace.records import Record
 
 logger = logging.getLogger(__name__)
@@ -70,6 +74,7 @@ def run_experiment(
     pool = read_images(config.labelled, config)
     evaluation = read_images(str(config.training.evaluation_set), config)
     _check_size(config, pool)
+    _warn_of_shared_images(config)
     _check_same(config, pool)
     connect()
     _check_resources(config)
@@ -113,6 +118,24 @@ def _check_size(config: ExperimentConfig, pool: LabelledImages) -> None:
                 f"picks {config.k} more; {config.labelled} has only {len(pool.ids)} images. Lower "
                 "rounds or k"
             ],
+        )
+
+
+def _warn_of_shared_images(config: ExperimentConfig) -> None:
+    """Warn of labelled images with the bytes of an evaluation image. Ids may be row numbers."""
+    labelled, evaluation = (
+        evaluation_examples(uri, config.classes)
+        for uri in (config.labelled, str(config.training.evaluation_set))
+    )
+    images = replace(EvaluationImages.of(evaluation), ids=IdSet.of([]))
+    shared = shared_images(images, labelled)
+    if shared:
+        logger.warning(
+            "%d images of %s, such as %r, are also in training.evaluation_set, so all accuracies "
+            "are too high. Remove them from one of the two, and begin a new experiment",
+            len(shared),
+            config.labelled,
+            shared[0],
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Literal
 
+import pyarrow as pa
 import ray
 from rich.table import Table
 from rich.text import Text
@@ -18,15 +19,18 @@ from baal_ray import storage
 from baal_ray.cluster import check_resources, check_workspace
 from baal_ray.config import RoundConfig
 from baal_ray.errors import BaalRayError, ResourceError, StorageError, our_error
+from baal_ray.ids import IdSet
+from baal_ray.image_set import ImageSet
 from baal_ray.images import decode_many
 from baal_ray.manifest import Manifest
 from baal_ray.model import check_model
 from baal_ray.operations.dashboard_access import dashboard_answers
-from baal_ray.pool import PoolListing, check_ids, list_pool, sample_pool
+from baal_ray.pool import check_ids, list_pool, sample_pool
 from baal_ray.scoring.job import decoder_version
 from baal_ray.storage.conditional_writes import check_conditional_writes, race
 from baal_ray.storage.scratch import scratch_folder
-from baal_ray.training.examples import evaluation_examples
+from baal_ray.training.evaluation_images import EvaluationImages, refuse_labelled
+from baal_ray.training.examples import evaluation_examples, labelled_examples
 from baal_ray.workspace import manifest_uri
 
 Outcome = Literal["ok", "failed", "unknown"]
@@ -96,6 +100,7 @@ class _Checks:
     """
 
     config: RoundConfig
+    _evaluation = EvaluationImages(IdSet.of([]), ImageSet([]))
 
     def __init__(self, config_path: str) -> None:
         self._config_path = config_path
@@ -156,8 +161,9 @@ class _Checks:
         scratch = scratch_folder if images_are_files else nullcontext
         with scratch(self.config.workspace) as folder:
             listing = list_pool(config, folder)
-            check_ids(listing)
-            sampled, errors = self._unreadable(listing)
+            evaluation_images = check_ids(listing, self._evaluation.ids)
+            sample = sample_pool(listing, _PLACES, _IMAGES)
+        sampled, errors = len(sample), self._unreadable(sample)
         images = f"{_count(listing.rows, 'image')} with unique ids"
         found = f"{images}; {len(errors)} of {sampled} sampled"
         told = f"{found} cannot be decoded" + (f", such as {errors[0]}" if errors else "")
@@ -167,30 +173,45 @@ class _Checks:
                 f"{told}; scoring.max_unreadable allows {allowed:.2%}, so the round would stop. "
                 "Repair the pool, or allow more"
             )
-        return told
+        if self.config.training.evaluation_set is None:
+            return told
+        same = int(self._evaluation.images.contains(sample["image"]).sum())
+        return (
+            f"{told}; {evaluation_images} are evaluation images by id, and {same} of the sampled "
+            "by their bytes: a round leaves them out"
+        )
 
-    def _unreadable(self, listing: PoolListing) -> tuple[int, list[str]]:
-        """Sample the pool. Return the number of images, and the faults of the unreadable ones."""
-        sample = sample_pool(listing, _PLACES, _IMAGES)
+    def _unreadable(self, sample: pa.Table) -> list[str]:
+        """Return the faults of the unreadable images in a sample of the pool."""
         max_pixels = self.config.scoring.max_pixels
         size = self.config.model.image_size
         _, errors = decode_many(sample["image"].to_pylist(), *size, max_pixels=max_pixels)
         ids, unread = sample["id"].to_pylist(), sample["error"].to_pylist()
         faults = [(i, lost or fault) for i, lost, fault in zip(ids, unread, errors, strict=True)]
-        return len(sample), [f"{image_id!r}: {fault}" for image_id, fault in faults if fault]
+        return [f"{image_id!r}: {fault}" for image_id, fault in faults if fault]
 
     def evaluation_set(self) -> str:
         uri = self.config.training.evaluation_set
         if uri is None:
             return f"none: {self.config.training.held_out:.0%} of the labelled images are held out"
         examples = evaluation_examples(uri, self.config.classes)
+        self._evaluation = EvaluationImages.of(examples)
         classes = set(examples.class_of.values())
         return (
             f"{_count(len(examples.class_of), 'image')} of {_count(len(classes), 'class', 'es')}"
         )
 
+    def labelled_set(self) -> str:
+        config = self.config
+        labelled = Manifest(manifest_uri(config.workspace)).labelled()
+        examples = labelled_examples(config.workspace, labelled, config.classes)
+        refuse_labelled(self._evaluation, examples, str(config.training.evaluation_set))
+        apart = ", none of them an evaluation image" if len(labelled) else ""
+        return f"{_count(len(labelled), 'image')}{apart}"
+
     def model(self) -> str:
-        check_model(self.config.model, len(self.config.classes))
+        config = self.config
+        check_model(config.model, len(config.classes), trained=not config.training.epochs)
         return f"{self.config.model.factory} can be built and runs; every dropout is reached"
 
     def decoder(self) -> str:
@@ -255,8 +276,9 @@ _CHECKS = (
     _Check("workspace", _Checks.workspace, needs=("configuration",)),
     _Check("racing creates", _Checks.racing_creates, needs=("configuration", "workspace")),
     _Check("manifest", _Checks.manifest, needs=("configuration", "workspace")),
-    _Check("pool", _Checks.pool, needs=("configuration", "Ray")),
     _Check("evaluation set", _Checks.evaluation_set, needs=("configuration",)),
+    _Check("pool", _Checks.pool, needs=("configuration", "Ray")),
+    _Check("labelled set", _Checks.labelled_set, needs=("configuration", "manifest")),
     _Check("model", _Checks.model, needs=("configuration",)),
     _Check("decoder", _Checks.decoder, needs=("configuration",)),
     _Check("cluster", _Checks.cluster, needs=("configuration", "Ray")),

@@ -21,11 +21,13 @@ from ray.data.datasource import Datasource, ReadTask
 from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.ids import Hashes, IdSet
+from baal_ray.image_set import ImageSet
 from baal_ray.pool.listing import PoolListing, id_column
 from baal_ray.pool.roots import Roots
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace.stage_files import PoolFile
+from baal_ray.workspace.table_schemas import EVALUATION_IMAGE
 
 # Images held at a time while reading, from which Ray Data makes its blocks: about this many bytes,
 # within these numbers of images.
@@ -59,7 +61,11 @@ _ROWS = pa.schema(
 
 
 def read_pool(
-    listing: PoolListing, *, leave_out: IdSet | None = None, only: IdSet | None = None
+    listing: PoolListing,
+    *,
+    leave_out: IdSet | None = None,
+    only: IdSet | None = None,
+    evaluation: ImageSet | None = None,
 ) -> ray.data.Dataset:
     """Return the pool's images without those to leave out, or only those asked for.
 
@@ -71,13 +77,16 @@ def read_pool(
         listing: Listing of the pool.
         leave_out: Ids to leave out.
         only: Ids to keep, instead of `leave_out`.
+        evaluation: Images to withhold under whatever id they are read: their rows have the error
+            `table_schemas.EVALUATION_IMAGE` instead of an image.
 
     Returns:
         A dataset of `id`, `source` (the file that the row is in, or the image file itself),
         `image` (encoded bytes, null if they cannot be read) and `error` (the reason for a null).
     """
     ids = only if only is not None else leave_out or IdSet.of([])
-    wanted = _Wanted(ray.put(ids.hashes), listed=only is not None)
+    withheld = ray.put(evaluation) if evaluation else None
+    wanted = _Wanted(ray.put(ids.hashes), listed=only is not None, withheld=withheld)
     dataset: ray.data.Dataset = ray.data.read_datasource(
         _PoolDatasource(listing, wanted),
         override_num_blocks=max(1, min(len(_parts(listing)), _READ_TASKS)),
@@ -131,12 +140,25 @@ class _Wanted:
 
     hashes: "ray.ObjectRef[Hashes] | None"  # None for an empty set
     listed: bool
+    withheld: "ray.ObjectRef[ImageSet] | None" = None  # None for an empty set
 
     def mask(self, ids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         if self.hashes is None:
             return np.full(len(ids), not self.listed)
         found = IdSet(ray.get(self.hashes)).contains(ids)
         return found if self.listed else ~found
+
+    def withhold(self, rows: pa.Table) -> pa.Table:
+        """Return rows of `_ROWS` without the images to withhold."""
+        if self.withheld is None:
+            return rows
+        withheld = ray.get(self.withheld).contains(rows["image"])
+        if not withheld.any():
+            return rows
+        nothing, reason = pa.scalar(None, pa.binary()), pa.scalar(EVALUATION_IMAGE)
+        images = pc.if_else(pa.array(withheld), nothing, rows["image"])
+        errors = pc.if_else(pa.array(withheld), reason, rows["error"])
+        return pa.table([rows["id"], rows["source"], images, errors], schema=_ROWS)
 
 
 @dataclass(frozen=True)
@@ -205,11 +227,12 @@ def _reader(
         for part in parts:
             for rows in _read_part(part, column, wanted):
                 if column == "image":
-                    yield _with_image(rows, part.file.uri)
+                    yield wanted.withhold(_with_image(rows, part.file.uri))
                     continue
                 source = None if images_are_files else part.file.uri
                 for start in range(0, len(rows), _URIS_AT_A_TIME):
-                    yield from _fetched(rows.slice(start, _URIS_AT_A_TIME), source, fetch)
+                    some = rows.slice(start, _URIS_AT_A_TIME)
+                    yield from map(wanted.withhold, _fetched(some, source, fetch))
 
     return read
 

@@ -1,4 +1,7 @@
-"""The check that every image of the pool has an id, and that no two share one."""
+"""The check that every image of the pool has an id, and that no two share one.
+
+It reads every id, so it also counts those that are evaluation images.
+"""
 
 import math
 from collections.abc import Sequence
@@ -19,18 +22,25 @@ from baal_ray.storage.parquet import open_parquet
 _IDS_PER_PARTITION = 4_000_000
 
 
-def check_ids(listing: PoolListing) -> None:
-    """Refuse null, empty and duplicate ids.
+def check_ids(listing: PoolListing, evaluation: IdSet | None = None) -> int:
+    """Refuse null, empty and duplicate ids, and count those of evaluation images.
 
     Ids are hashed to 16 bytes. The hashes go through the object store in partitions of 64 MB. 10⁸
     ids cost 1.6 GB of the object store over all nodes, plus reading the id column.
+
+    Args:
+        listing: Listing of the pool.
+        evaluation: Ids of the evaluation images.
+
+    Returns:
+        The number of images in the pool whose ids are in `evaluation`.
 
     Raises:
         PoolError: If there are such ids. The message gives examples.
     """
     partitions = max(1, math.ceil(listing.rows / _IDS_PER_PARTITION))
     hash_file = ray.remote(num_returns=1 + partitions)(_hash_file)
-    doubled = ray.remote(_doubled)
+    doubled, count = ray.remote(_doubled), ray.remote(_count)
     # Typed as one object per call, whatever `num_returns` says.
     parts: list[Any] = [hash_file.remote(file.uri, partitions) for file in listing.files]
     for file, none in zip(listing.files, ray.get([part[0] for part in parts]), strict=True):
@@ -46,6 +56,10 @@ def check_ids(listing: PoolListing) -> None:
             f"{len(again)} ids occur more than once in the pool; an id must name one image. "
             f"Examples: {_where(listing, IdSet(np.sort(again)[:5]))}"
         )
+    if not evaluation:
+        return 0
+    known = ray.put(evaluation)
+    return sum(ray.get([count.remote(known, *hashes) for hashes in by_partition]))
 
 
 def _hash_file(uri: str, partitions: int) -> tuple[npt.NDArray[np.int64] | Hashes, ...]:
@@ -66,6 +80,10 @@ def _hash_file(uri: str, partitions: int) -> tuple[npt.NDArray[np.int64] | Hashe
 def _doubled(*parts: Hashes) -> Hashes:
     hashes, counts = np.unique(np.concatenate(parts), return_counts=True)
     return hashes[counts > 1]
+
+
+def _count(known: IdSet, *parts: Hashes) -> int:
+    return int(known.holds(np.concatenate(parts)).sum())
 
 
 def _where(listing: PoolListing, ids: IdSet) -> str:

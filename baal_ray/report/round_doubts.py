@@ -31,7 +31,13 @@ def _of_the_evaluation(facts: RoundFacts) -> Iterator[str]:
     latest = facts.rounds[-1]
     if facts.result.checkpoint is None:
         return
-    if latest.evaluation_set is None:
+    if not facts.result.labels:
+        yield (
+            "The model was not fitted, so its accuracy and calibration on your images are not "
+            "known. Scores are only as good as the model: set training.epochs once there are "
+            "labels."
+        )
+    elif latest.evaluation_set is None:
         yield (
             "Accuracy and calibration are biased: they are measured on held-out labelled images, "
             "most of which a rule picked because they are hard. Set training.evaluation_set to "
@@ -116,10 +122,16 @@ def _of_the_images(facts: RoundFacts) -> Iterator[str]:
             f"{result.unreadable:,} images of the pool are unreadable. The section Failures lists "
             "the reasons. These images are never picked, and every round tries them again."
         )
+    if result.evaluation_images:
+        yield (
+            f"{result.evaluation_images:,} images of the pool are also evaluation images. They "
+            "were not picked. A picture that was encoded again, under another id, would not be "
+            "recognised: remove all evaluation images from the pool."
+        )
     if result.acquired < k:
         yield (
             f"Only {result.acquired:,} of the {k:,} wanted images were acquired, because the pool "
-            "has no more."
+            f"has no more{' whose BALD is above 0' if result.rule == 'power_bald' else ''}."
         )
     if result.checkpoint is not None and result.acquired and facts.scores is None:
         yield (

@@ -62,6 +62,7 @@ class RoundFacts:
         record: Content of its `round.json`.
         pool: The pool that it picked from.
         manifest_version: Version of the manifest that it began at; -1 if there was no manifest.
+        evaluation_ids: Number of images in the pool whose ids are in the evaluation set.
         batch: Picks in order of rank, without images.
         batch_files: Files with the images of the picks.
         labels: Labels by id, for the picks that are labelled by now.
@@ -77,6 +78,7 @@ class RoundFacts:
     record: RoundRecord
     pool: PoolListing
     manifest_version: int
+    evaluation_ids: int
     batch: pa.Table
     batch_files: list[str]
     labels: dict[str, str]
@@ -128,6 +130,7 @@ def gather(workspace: str, round_id: str) -> RoundFacts:
         record,
         PoolListing.of(plan.pool),
         plan.manifest_version,
+        plan.evaluation_images,
         batch,
         files,
         {row["id"]: row["label"] for row in rows.to_pylist() if row["label"] is not None},

@@ -69,6 +69,8 @@ def _lead(facts: RoundFacts) -> str:
         acquired += f", {random:,} of them at random"
     if result.checkpoint is None:
         return f"{acquired}, because there were no labels yet to fit a model on."
+    if not result.labels:
+        return f"{acquired}, with the model in model.weights, which was not fitted."
     return f"{acquired}, after a fit on {result.labels:,} labels{_accuracy(facts.rounds[-1])}."
 
 

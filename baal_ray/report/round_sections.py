@@ -15,6 +15,7 @@ from baal_ray.report.score_summary import predicted_counts
 from baal_ray.score_names import SCORE_COLUMNS, SMALL_IS_INFORMATIVE
 from baal_ray.scoring.progress import in_words
 from baal_ray.workspace.batches import encoded_images
+from baal_ray.workspace.table_schemas import EVALUATION_IMAGE
 
 # Number of pictures of the first picks in rank, and of the other picks.
 _FIRST_CARDS, _OTHER_CARDS = 40, 20
@@ -248,13 +249,18 @@ def _left_out(facts: RoundFacts) -> Html:
     images = facts.pool.rows
     rows = [["in the pool", f"{images:,}"]]
     if facts.scores is not None:
-        unreadable = sum(failure.images for failure in facts.scores.failures.values())
-        left = max(0, images - facts.scores.scored - unreadable)
+        failures = facts.scores.failures
+        not_scored = sum(failure.images for failure in failures.values())
+        withheld = failures[EVALUATION_IMAGE].images if EVALUATION_IMAGE in failures else 0
+        left = images - facts.scores.scored - not_scored - facts.evaluation_ids
         rows += [
             ["scored by this model", f"{facts.scores.scored:,}"],
-            ["unreadable", f"{unreadable:,}"],
-            ["left out because they were acquired before", f"{left:,}"],
+            ["unreadable", f"{not_scored - withheld:,}"],
+            ["left out because they were acquired before", f"{max(0, left):,}"],
         ]
+    if facts.result.evaluation_images:
+        left_out = f"{facts.result.evaluation_images:,}"
+        rows.append(["left out because they are evaluation images", left_out])
     rows.append(["acquired in this round", f"{facts.result.acquired:,}"])
     if facts.rejected:
         rows.append(["of these, rejected by annotators as unusable", f"{facts.rejected:,}"])

@@ -22,6 +22,12 @@ from baal_ray.scoring.kept_samples import FirstSamples, KeptLogProbs, LogProbs
 from baal_ray.scoring.prometheus import DeviceTime, ScoringMetrics
 from baal_ray.workspace.table_schemas import SCORES
 
+#: The `error` of an image for which the model returns NaN or infinity.
+NOT_FINITE = (
+    "the model's output is not finite. If scoring.precision is not float32, set it to that. "
+    "Otherwise lower training.learning_rate, and fit again"
+)
+
 # In each mini-batch, log-probabilities are kept for this many times the share of images that the
 # next stage takes, because promising images are not spread evenly.
 _KEPT_SHARES = 3
@@ -126,7 +132,7 @@ class PoolScorer(ModelActor):
         errors = np.where(
             rows["error"] != "",
             rows["error"],
-            np.where(np.isfinite(scores).all(axis=0), "", "the model's output is not finite"),
+            np.where(np.isfinite(scores).all(axis=0), "", NOT_FINITE),
         )
         failed = errors != ""
         return pa.table(

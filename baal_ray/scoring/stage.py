@@ -24,7 +24,7 @@ from baal_ray.scoring.scorer import PoolScorer, kept_share
 from baal_ray.scoring.trace_fault import may_be_traced
 from baal_ray.storage.datasink import PublishedParquet
 from baal_ray.workspace.scores import scored_already
-from baal_ray.workspace.table_schemas import FINGERPRINT, SCORES
+from baal_ray.workspace.table_schemas import EVALUATION_IMAGE, FINGERPRINT, SCORES
 
 # The size of a score file. A kill costs the work on the files that are being filled.
 _ROWS_PER_FILE, _BYTES_PER_ROW = 20_000, 100
@@ -47,14 +47,17 @@ class Scores:
         uri: Location of their folder.
         scored: Number of images scored by this call.
         rows: Number of images with a score or an error, from this call and earlier ones.
-        unreadable: Number of those with an error. All are from this call, because they are tried
-            again each time.
+        unreadable: Number of those that cannot be read or scored. All are from this call, because
+            they are tried again each time.
+        evaluation_images: Number of those that have the bytes of an evaluation image, also from
+            this call.
     """
 
     uri: str
     scored: int
     rows: int
     unreadable: int
+    evaluation_images: int = 0
 
 
 def score_pool(
@@ -159,7 +162,7 @@ class ScoreFolder:
             return Scores(self.uri, 0, len(self.scored), 0)
         rows = through_actors(pool, PoolScorer, job, keep_by, first)
         schema = SCORES.with_metadata({FINGERPRINT: storage.name(self.uri)})
-        sink = PublishedParquet(self.uri, schema, _bytes_per_file(job, keep_by))
+        sink = PublishedParquet(self.uri, schema, _bytes_per_file(job, keep_by), EVALUATION_IMAGE)
         fault: BaalRayError | None = None
         try:
             rows.write_datasink(sink, ray_remote_args={"num_cpus": 0})
@@ -179,9 +182,10 @@ class ScoreFolder:
         written = sink.written
         return Scores(
             self.uri,
-            written.rows - written.errors,
+            written.rows - written.errors - written.withheld,
             written.rows + len(self.scored),
             written.errors,
+            written.withheld,
         )
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.ids import IdSet
+from baal_ray.image_set import ImageSet
 from baal_ray.pool import PoolListing
 from baal_ray.score_names import BY_BALD
-from baal_ray.selection.batch_files import write_batch
+from baal_ray.selection.batch_files import count_evaluation_images, write_batch
 from baal_ray.selection.joint_rules import best_together
 from baal_ray.selection.near_duplicates import spread_out
 from baal_ray.selection.predictions import draw_features, draw_predictions
@@ -41,6 +42,7 @@ class Picker:
             `scores` if there is one stage.
         candidates: Ids to pick the best from; None for the whole pool.
         draw_seed: Seed of the round's draws.
+        evaluation: Images that must not be picked under any id; None for none.
         targets: Images for which "epig" improves predictions; None for the pool.
     """
 
@@ -51,6 +53,7 @@ class Picker:
     last_scores: str | None
     candidates: IdSet | None
     draw_seed: int
+    evaluation: ImageSet | None = None
     targets: PoolListing | None = None
 
     @property
@@ -173,8 +176,8 @@ def _spread(best: pa.Table, control: pa.Table) -> pa.Table:
 def pick_batch(picker: Picker, folder: str, leave_out: IdSet) -> BatchResult:
     """Pick a batch and write it to a folder, including its images. Nothing is committed.
 
-    If a pick cannot be fetched or shown, the next best takes its place. In the control, the next
-    image of the random order does.
+    If a pick cannot be fetched or shown, or is an evaluation image, the next best takes its place.
+    In the control, the next image of the random order does.
 
     Args:
         picker: Picker of the images.
@@ -185,27 +188,31 @@ def pick_batch(picker: Picker, folder: str, leave_out: IdSet) -> BatchResult:
         The batch, without its duration.
     """
     only = None
+    evaluation_images = 0
     while True:
         selection = picker.picks(leave_out, only)
-        files = write_batch(picker.listing, selection, folder, picker.config)
+        files = write_batch(picker.listing, selection, folder, picker.config, picker.evaluation)
         picks = read_batch(files)
-        lost = sorted(set(selection["id"].to_pylist()) - set(picks["id"].to_pylist()))
-        if not lost:
+        lost = selection.filter(pc.invert(pc.is_in(selection["id"], picks["id"])))
+        if not len(lost):
             break
+        evaluation_images += count_evaluation_images(picker.listing, lost, picker.evaluation)
         logger.warning(
-            "%d picks cannot be fetched or shown, such as %r: the next best replace them",
+            "%d picks cannot be fetched or shown, or are evaluation images, such as %r: the next "
+            "best replace them",
             len(lost),
-            lost[0],
+            pc.min(lost["id"]).as_py(),
         )
         # Scores outlive images. From here on, pick only images that are in the pool now.
-        leave_out, only = leave_out | IdSet.of(lost), only or picker.listing.ids()
+        leave_out, only = leave_out | IdSet.of(lost["id"]), only or picker.listing.ids()
     k = picker.config.selection.k
     if len(picks) < k:
-        logger.warning("the pool has only %d images to acquire; selection.k is %d", len(picks), k)
+        logger.warning("only %d images can be picked; selection.k is %d", len(picks), k)
     return BatchResult(
         acquired=len(picks),
         random=int(pc.sum(pc.equal(picks["rule"], "random")).as_py() or 0),
         rule=picker.rule,
         stability=picker.stability(picks, leave_out, only),
         files=[storage.name(file) for file in files],
+        evaluation_images=evaluation_images,
     )

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from baal_ray.errors import SelectionError
 from baal_ray.ids import Ids, IdSet, hash_ids
 from baal_ray.score_names import BALD_WITHOUT, RANKING_RULES, column_of
-from baal_ray.selection.ranking_rules import Scores, information, needed_by, scores_of
+from baal_ray.selection.ranking_rules import Scores, information, needed_by
 from baal_ray.workspace.scores import ScoredImages, files_of, read_scores
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -112,11 +112,10 @@ class Ranking:
         """Return the number of images that are ranked."""
 
         def count(images: ScoredImages) -> int:
-            finite = np.isfinite(scores_of(images.at_hand, self.by))
+            finite = np.isfinite(self.information(images))
             return int((self.ranks(images.at_hand) & finite).sum())
 
-        columns = {"id", "error", column_of(self.by) or "id"}
-        return sum(read_scores(files, columns, count))
+        return sum(read_scores(files, {"id", "error", *self.needed}, count))
 
     def overlaps(self, files: Iterable[str], picks: Ids) -> list[float]:
         """Return how much of a batch stays when a fifth of the posterior samples is left out.

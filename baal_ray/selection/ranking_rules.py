@@ -15,9 +15,6 @@ from baal_ray.score_names import SMALL_IS_INFORMATIVE, STOCHASTIC_RULES, column_
 
 Scores = npt.NDArray[np.float64]
 
-# The least BALD in `power_bald`. An image without any is drawn after all that have some.
-_LEAST = float(np.finfo(np.float32).tiny)
-
 
 def needed_by(rule: str) -> set[str]:
     """Return the columns that `information` reads."""
@@ -52,14 +49,18 @@ def information(
         column: Column to use in place of the rule's own, such as BALD of other samples.
 
     Returns:
-        N values, not finite where there is no score.
+        N values, not finite where there is no score, and for "power_bald" where BALD is 0: then
+        the weight BALD^β is 0 too, so the image is never drawn.
     """
     if rule == "random":
         return -_bits(rows["id"], seed)
     score_N = scores_of(rows, column or rule)
     if rule not in STOCHASTIC_RULES:
         return -score_N if rule in SMALL_IS_INFORMATIVE else score_N
-    log_weight_N = np.log(np.maximum(score_N, _LEAST)) if rule == "power_bald" else score_N
+    log_weight_N = score_N
+    if rule == "power_bald":
+        with np.errstate(divide="ignore"):  # ln 0 = −∞
+            log_weight_N = np.log(np.maximum(score_N, 0))
     noisy_N = log_weight_N + _gumbel(rows["id"], seed) / coldness
     return np.where(np.isfinite(score_N), noisy_N, np.nan)
 

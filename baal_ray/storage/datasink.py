@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.data.block import BlockAccessor
 from ray.data.datasource import Datasink, WriteResult
 
@@ -17,11 +18,19 @@ _ROWS_PER_GROUP = 2048
 
 @dataclass(frozen=True)
 class Written:
-    """The result of one write, or of all of them together."""
+    """The result of one write, or of all of them together.
+
+    Attributes:
+        files: Files written.
+        rows: Number of their rows.
+        errors: Number of rows with an error, without the next.
+        withheld: Number of rows whose error is the one that the sink counts apart.
+    """
 
     files: list[str]
     rows: int
     errors: int
+    withheld: int
 
 
 class PublishedParquet(Datasink[Written]):
@@ -34,9 +43,20 @@ class PublishedParquet(Datasink[Written]):
         written: Result of all writes, once the dataset is written.
     """
 
-    def __init__(self, folder: str, schema: pa.Schema, bytes_per_file: int) -> None:
+    def __init__(
+        self, folder: str, schema: pa.Schema, bytes_per_file: int, withheld: str = ""
+    ) -> None:
+        """Name the folder. Nothing is written yet.
+
+        Args:
+            folder: Folder of the files.
+            schema: Schema of the files.
+            bytes_per_file: Size to aim for.
+            withheld: Error that is counted apart from all others.
+        """
         super().__init__()
-        self.written = Written([], 0, 0)
+        self.written = Written([], 0, 0, 0)
+        self._withheld = withheld
         self._folder = folder
         self._schema = schema
         self._bytes_per_file = bytes_per_file
@@ -48,11 +68,14 @@ class PublishedParquet(Datasink[Written]):
             table.select(self._schema.names).cast(self._schema) for table in tables if len(table)
         ]
         if not tables:
-            return Written([], 0, 0)
+            return Written([], 0, 0, 0)
         table = pa.concat_tables(tables)
-        errors = len(table) - table["error"].null_count if "error" in table.column_names else 0
         file = publish_table(self._folder, table, _ROWS_PER_GROUP)
-        return Written([file], len(table), errors)
+        if "error" not in table.column_names:
+            return Written([file], len(table), 0, 0)
+        withheld = pc.sum(pc.equal(table["error"], self._withheld)).as_py() or 0
+        errors = len(table) - table["error"].null_count - withheld
+        return Written([file], len(table), errors, withheld)
 
     def on_write_complete(self, write_result: WriteResult[Written]) -> None:
         """Add up the results of the writes."""
@@ -61,6 +84,7 @@ class PublishedParquet(Datasink[Written]):
             sorted(file for part in parts for file in part.files),
             sum(part.rows for part in parts),
             sum(part.errors for part in parts),
+            sum(part.withheld for part in parts),
         )
 
     @property

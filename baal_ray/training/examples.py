@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -58,8 +59,8 @@ def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
     """Read a fixed evaluation set: `id`, `image` and `label` in one Parquet file or a folder.
 
     Raises:
-        LabelError: If a column is missing, an id is null or duplicated, or a label is not one of
-            the classes.
+        LabelError: If a column is missing, an id is null or duplicated, or a label is null or not
+            one of the classes.
         StorageError: If there is no such file.
     """
     files = storage.list_files(uri, ".parquet")
@@ -85,16 +86,33 @@ def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
 
 
 def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Split examples into those for training and a share held out for evaluation.
+    """Split examples into those for training and a share held out for evaluation, by class.
 
-    The split depends on a hash of (id, seed), so hardly any image changes sides as labels come
-    in. If there are two or more images, each side has at least one. A single image is for
-    training.
+    Each class has about the same share of its images held out, by the method of Sainte-Laguë: the
+    i-th of n images of a class is placed at (i - 1/2) / n, and the first in this order are held
+    out. At least one image of each class is for training, so none is held out if no class has
+    two. The order in a class is that of a hash of (id, seed), so hardly any image changes sides
+    as labels come in.
+
+    Args:
+        examples: Labelled images.
+        share: Share to hold out, 0 to 1. At least one image is, if a class has two.
+        seed: Seed of the order.
+
+    Returns:
+        The examples for training, and those held out.
     """
     ids = sorted(examples.class_of)
-    held = min(max(1, round(share * len(ids))), len(ids) - 1)
     order = [ids[i] for i in np.argsort(hash_ids(ids, seed))]
-    return _part(examples, order[held:]), _part(examples, order[:held])
+    size, seen = Counter(examples.class_of.values()), Counter[int]()
+    place: dict[str, float] = {}
+    for image_id in order:
+        of_class = examples.class_of[image_id]
+        seen[of_class] += 1
+        if seen[of_class] < size[of_class]:
+            place[image_id] = (seen[of_class] - 0.5) / size[of_class]
+    held = set(sorted(place, key=place.__getitem__)[: max(1, round(share * len(ids)))])
+    return _part(examples, [i for i in order if i not in held]), _part(examples, sorted(held))
 
 
 def load_share(
@@ -170,6 +188,7 @@ def _part(examples: Examples, ids: Sequence[str]) -> Examples:
 
 def _class_indices(rows: pa.Table, classes: Sequence[str], where: str) -> dict[str, int]:
     index = {name: i for i, name in enumerate(classes)}
+    _refuse_nulls(rows, where)
     labels = [str(label) for label in rows["label"].to_pylist()]
     unknown = sorted(set(labels) - index.keys())
     if unknown:
@@ -179,3 +198,17 @@ def _class_indices(rows: pa.Table, classes: Sequence[str], where: str) -> dict[s
         )
     ids = rows["id"].to_pylist()
     return dict(zip(ids, (index[label] for label in labels), strict=True))
+
+
+def _refuse_nulls(rows: pa.Table, where: str) -> None:
+    pairs = zip(rows["id"].to_pylist(), rows["label"].to_pylist(), strict=True)
+    unlabelled = [image_id for image_id, label in pairs if label is None or label != label]  # NaN
+    if unlabelled:
+        named = ", ".join(map(repr, unlabelled[:_MOST_NAMED]))
+        raise LabelError(
+            where,
+            [
+                f"{len(unlabelled)} images have a null label, such as {named}; each image needs "
+                "one of the classes. Label them, or remove their rows"
+            ],
+        )

@@ -11,10 +11,13 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from baal_ray import storage
+from baal_ray.checkpoint import encoded_weights, save_checkpoint
 from baal_ray.cluster import runtime_env
 from baal_ray.config import RoundConfig
 from baal_ray.errors import TrainingError
+from baal_ray.model import trained_classifier
 from baal_ray.storage.lock import exclusive
+from baal_ray.training.evaluation_images import EvaluationImages, refuse_labelled
 from baal_ray.training.examples import Examples, evaluation_examples, hold_out, labelled_examples
 from baal_ray.training.worker import FitJob, train_worker
 from baal_ray.workspace import fits_uri
@@ -25,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished fit.
+    """A finished fit, or a model that was given instead.
 
     Attributes:
         checkpoint: The sha256 that names the checkpoint.
-        labels: Number of labelled images that the model was fitted on.
+        labels: Number of labelled images that the model was fitted on; 0 for a given model.
         history: Metrics of each epoch: `epoch` and `train_loss`, and on the evaluation set
-            `accuracy`, `nll` and `ece`.
+            `accuracy`, `nll` and `ece`. There are none for a given model.
         reused: Whether an earlier round already made exactly this fit.
     """
 
@@ -40,9 +43,16 @@ class Fit:
     history: list[dict[str, float]]
     reused: bool
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the last epoch."""
+        return self.history[-1] if self.history else {}
+
 
 def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
     """Fit the model on the labelled rows of a manifest, or find that this was done before.
+
+    If `training.epochs` is 0, the model is that of `model.weights` as it is, and needs no labels.
 
     A fit is named by a hash of everything it depends on: model, training settings, seed, classes
     and labels. The same name is never fitted twice. A fit that was killed continues from the last
@@ -50,19 +60,26 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
 
     Args:
         config: Configuration of the round.
-        labelled: Rows of `Manifest.labelled()`, at least one.
+        labelled: Rows of `Manifest.labelled()`, at least one if there is a fit.
 
     Returns:
         The fit, whose checkpoint is in the workspace.
 
     Raises:
-        TrainingError: If the workers fail more often than `training.max_failures` allows.
-        LabelError: If a label is not one of the classes.
+        TrainingError: If the workers fail more often than `training.max_failures` allows, or if
+            the loss, a metric or a weight is no longer finite.
+        LabelError: If a label is not one of the classes, or a labelled image is also in the
+            evaluation set. No worker has started then.
     """
+    if not config.training.epochs:
+        given = trained_classifier(config.model, len(config.classes))
+        sha256 = save_checkpoint(config.workspace, given, config.model, config.classes)
+        return Fit(sha256, labels=0, history=[], reused=False)
     job = _job(config, labelled)
     with exclusive(job.record):  # two rounds with the same labels share a fit
         reused = storage.exists(job.record)
         if not reused:
+            _check(job)
             _train(job)
     return _read(job, reused)
 
@@ -75,10 +92,17 @@ def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
         labelled: Labelled rows, as for `fit_model`.
 
     Raises:
-        LabelError: If a label is not one of the classes.
+        LabelError: As for `fit_model`.
     """
+    if not config.training.epochs:
+        given = trained_classifier(config.model, len(config.classes))
+        sha256 = storage.sha256(encoded_weights(given, config.model, config.classes))
+        return Fit(sha256, labels=0, history=[], reused=False)
     job = _job(config, labelled)
-    return _read(job, reused=True) if storage.exists(job.record) else None
+    if storage.exists(job.record):
+        return _read(job, reused=True)
+    _check(job)
+    return None
 
 
 def _read(job: FitJob, reused: bool) -> Fit:
@@ -99,10 +123,17 @@ def _job(config: RoundConfig, labelled: pa.Table) -> FitJob:
         len(held_out.class_of),
         len(examples.class_of),
     )
-    return FitJob(config, _name(config, examples), training, held_out)
+    return FitJob(config, _name(config, examples, held_out), training, held_out)
 
 
-def _name(config: RoundConfig, examples: Examples) -> str:
+def _check(job: FitJob) -> None:
+    """Refuse labelled images that are also in the evaluation set."""
+    uri = job.config.training.evaluation_set
+    if uri is not None:
+        refuse_labelled(EvaluationImages.of(job.evaluation), job.training, uri)
+
+
+def _name(config: RoundConfig, examples: Examples, held_out: Examples | None = None) -> str:
     depends_on = {
         "model": config.model.model_dump(mode="json"),
         "training": config.training.model_dump(mode="json", exclude={"max_failures"}),
@@ -111,6 +142,8 @@ def _name(config: RoundConfig, examples: Examples) -> str:
         "stochastic_depth": config.scoring.stochastic_depth,  # affects the evaluation
         "labels": sorted(examples.class_of.items()),
     }
+    if held_out is not None:
+        depends_on["held_out"] = sorted(held_out.class_of)
     return storage.sha256(json.dumps(depends_on, sort_keys=True).encode())[:32]
 
 
@@ -122,7 +155,7 @@ def _train(job: FitJob) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     fs, path = storage.arrow_filesystem(fits_uri(job.config.workspace))
     trainer = TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]  # typed as Train V1
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
@@ -144,9 +177,17 @@ def _train(job: FitJob) -> None:
         ),
     )
     try:
-        trainer.fit()
+        fault = trainer.fit().return_value  # type: ignore[attr-defined]  # typed as Train V1
     except TrainingFailedError as error:
         raise TrainingError(_reason(error)) from error
+    if fault:
+        rate = job.config.training.learning_rate
+        raise TrainingError(
+            f"the fit failed: {fault}; all its numbers must be finite. Lower "
+            f"training.learning_rate, which is {rate:g}. If that does not help, look for a "
+            "calculation of the model in 16 bits, which overflows, and for numbers in "
+            "model.weights that are not finite"
+        )
 
 
 def _reason(error: TrainingFailedError) -> str:

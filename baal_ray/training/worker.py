@@ -71,8 +71,13 @@ class FitJob:
         return storage.join(fits_uri(self.config.workspace), self.name, "state.pt")
 
 
-def train_worker(settings: dict[str, FitJob]) -> None:
-    """Run the fit in one worker of Ray Train."""
+def train_worker(settings: dict[str, FitJob]) -> str | None:
+    """Run the fit in one worker of Ray Train.
+
+    Returns:
+        A description of numbers that are not finite, which end the fit on all workers. It is no
+        error, because Ray Train would try that again in vain.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # no line of paths per epoch
     worker = _Worker(settings["job"])
@@ -80,8 +85,11 @@ def train_worker(settings: dict[str, FitJob]) -> None:
     while not worker.finished:
         worker.run_epoch()
         worker.log()
+        if fault := worker.fault():
+            return fault
         worker.keep()
     worker.publish()
+    return None
 
 
 class _Worker:
@@ -176,6 +184,17 @@ class _Worker:
             self._logged_at = time.monotonic()
             figures = ", ".join(f"{name} {value:.4g}" for name, value in self._history[-1].items())
             logger.info("fit of %d epochs: %s", self._config.training.epochs, figures)
+
+    def fault(self) -> str | None:
+        """Describe a figure or weight that is not finite; None if all are. Workers agree on it."""
+        figures = self._history[-1]
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                return f"{name} is {value} after epoch {figures['epoch']}"
+        for name, weights in self._classifier.named_parameters():
+            if not weights.isfinite().all():
+                return f"{name} has a weight that is not finite after epoch {figures['epoch']}"
+        return None
 
     def keep(self) -> None:
         """Write the state to disk now and then, so that a killed fit continues from here."""

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from baal_ray.errors import CorruptFileError
 from baal_ray.ids import Hashes, IdSet, hash_ids
 from baal_ray.storage.parquet import LoadedParquet
 from baal_ray.storage.read_ahead import read_ahead
-from baal_ray.workspace.table_schemas import FINGERPRINT, SCORES
+from baal_ray.workspace.table_schemas import EVALUATION_IMAGE, FINGERPRINT, SCORES
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,21 @@ def read_scores(
         return then(ScoredImages(names, loaded.read(at_hand), take))
 
     return (result for result in read_ahead(read, files) if result is not None)
+
+
+def most_frequent_error(folder: str) -> str | None:
+    """Return the most frequent reason why images in a folder of scores cannot be read or scored.
+
+    Raises:
+        CorruptFileError: As for `read_scores`.
+    """
+
+    def errors(images: ScoredImages) -> Counter[str]:
+        return Counter(images.at_hand["error"].drop_null().to_pylist())
+
+    counts = sum(read_scores(score_files(folder), {"error"}, errors), Counter[str]())
+    del counts[EVALUATION_IMAGE]
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def scored_already(folder: str, *, delete_damaged: bool = True) -> IdSet:

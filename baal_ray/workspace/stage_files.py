@@ -83,6 +83,7 @@ class Plan(StageFile):
         targets: The images for which "epig" improves predictions; None for the pool.
         manifest_version: The version of the manifest that the round began at; -1 if there was no
             manifest.
+        evaluation_images: The number of images of the pool whose ids are in the evaluation set.
         baal_ray: The version of this package.
     """
 
@@ -94,6 +95,7 @@ class Plan(StageFile):
     pool: ListedPool
     targets: ListedPool | None = None
     manifest_version: int
+    evaluation_images: int = 0
     baal_ray: str
 
     @field_validator("config", mode="before")
@@ -131,7 +133,7 @@ class FitResult(StageResult):
 
     Attributes:
         checkpoint: The sha256 that names the model; None if nothing was labelled yet.
-        labels: The number of labelled images it was fitted on.
+        labels: The number of labelled images it was fitted on; 0 if it was given.
         metrics: The metrics of its last epoch on the evaluation set, by name.
         reused: Whether an earlier round had fitted it.
     """
@@ -157,6 +159,8 @@ class ScoresResult(StageResult):
         scores: The folder of the scores; None if no image has one.
         scored: The number of images that this round scored.
         unreadable: The number of images that could not be read.
+        evaluation_images: The number of images that have the bytes of an evaluation image and are
+            not scored because of that. Those left out by their ids do not count.
     """
 
     STAGE = "scores"
@@ -164,6 +168,7 @@ class ScoresResult(StageResult):
     scores: str | None
     scored: int
     unreadable: int
+    evaluation_images: int = 0
 
     def figures(self) -> Iterator[str]:
         """Yield the number of images and their rate."""
@@ -230,6 +235,8 @@ class BatchResult(StageResult):
         rule: The rule that ranked the other picks.
         stability: The stability of the picks; None unless they are ranked by BALD alone.
         files: The names of the files in `batch/` that hold the picks.
+        evaluation_images: The number of picks that had the bytes of an evaluation image and were
+            replaced.
     """
 
     STAGE = "batch"
@@ -239,6 +246,7 @@ class BatchResult(StageResult):
     rule: str
     stability: Stability | None
     files: list[str]
+    evaluation_images: int = 0
 
     def figures(self) -> Iterator[str]:
         """Yield the number of picks."""
@@ -264,6 +272,8 @@ class RoundResult(_Part):
             of the posterior samples, averaged over the fifths; None unless a rule by BALD alone
             chose them.
         random: The number of picks that were drawn at random.
+        evaluation_images: The number of images of the pool that could not be picked because they
+            are evaluation images, by their ids or, as far as images were read, by their bytes.
     """
 
     round_id: str
@@ -279,12 +289,12 @@ class RoundResult(_Part):
     further_stages: list[FurtherStage] = []
     stability: float | None = None
     random: int = 0
+    evaluation_images: int = 0
 
     def summary(self) -> str:
         """Return the result in one line."""
         if self.committed_before:
             return f"round {self.round_id} is already committed: nothing to do"
-        fitted = f"fitted on {self.labels} labels" if self.checkpoint else "nothing labelled yet"
         accuracy = (
             f", accuracy {self.metrics['accuracy']:.3f}" if "accuracy" in self.metrics else ""
         )
@@ -298,9 +308,22 @@ class RoundResult(_Part):
             else ""
         )
         return (
-            f"round {self.round_id}: {fitted}{accuracy}; {self.scored} images scored, "
-            f"{self.unreadable} unreadable{candidates}; {self._picks()}{stability}"
+            f"round {self.round_id}: {self._model()}{accuracy}; {self.scored} images scored, "
+            f"{self.unreadable} unreadable{candidates}{self._left_out()}; "
+            f"{self._picks()}{stability}"
         )
+
+    def _left_out(self) -> str:
+        if not self.evaluation_images:
+            return ""
+        return f"; {self.evaluation_images} left out because they are evaluation images"
+
+    def _model(self) -> str:
+        if self.checkpoint is None:
+            return "nothing labelled yet"
+        if not self.labels:
+            return "model.weights without a fit"
+        return f"fitted on {self.labels} labels"
 
     def _picks(self) -> str:
         if not self.acquired:

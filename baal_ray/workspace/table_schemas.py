@@ -21,6 +21,9 @@ SCORES = pa.schema(
     ]
 )
 
+#: The `error` of a pool image that is not scored because it is an evaluation image.
+EVALUATION_IMAGE = "its bytes are those of an image in training.evaluation_set"
+
 #: Key in a score file's own metadata for the name of the folder that it was written for.
 FINGERPRINT = b"baal_ray.fingerprint"
 

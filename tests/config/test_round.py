@@ -395,3 +395,10 @@ def test_what_is_wrong_with_a_notification_does_not_tell_its_secret(faults, noti
 def test_only_a_ranking_can_be_spread(faults, by):
     (fault,) = faults(MINIMAL.replace("k: 100", f"k: 100, by: {by}, most_alike: 0.9"))
     assert fault.startswith(f"selection.most_alike is 0.9; it must be null when by is {by}")
+
+
+def test_without_epochs_there_must_be_a_trained_model(read):
+    without = MINIMAL + "training: {epochs: 0}\n"
+    assert read(without + "model: {weights: /data/model.safetensors}\n").training.epochs == 0
+    with pytest.raises(ConfigError, match=r"training\.epochs is 0, but model\.weights is not set"):
+        read(without)

@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from baal_ray import storage
+from baal_ray.checkpoint import load_checkpoint
 from baal_ray.driver.preview import preview_round
+from baal_ray.errors import LabelError, ModelError
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.model import build_classifier, check_model
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.storage.parquet import publish_table
-from baal_ray.training.fit import _job
+from baal_ray.training.fit import _job, find_fit, fit_model
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri
 from baal_ray.workspace.records import FitRecord
 from baal_ray.workspace.table_schemas import SCORES
@@ -78,6 +83,58 @@ def test_a_first_fit(config, tmp_path):
     assert told["score"] == "100 images (0 have scores already), 4 posterior samples each"
     assert told["acquire"] == "10 images by bald"
     assert told["time"] == "unknown until a first round is finished"
+
+
+def test_evaluation_images_in_the_pool_are_left_out(config, tmp_path):
+    # Ten of 100 images are evaluation images, and two of these were acquired before.
+    manifest_of(config).acquire(pa.table({"id": ["image-0008", "image-0009"]}), "before")
+    training = {"evaluation_set": write_labelled(tmp_path, 0, 10)}
+    told = preview(round_config(tmp_path, training=training, selection={"k": 95}))
+    assert (
+        told["pool"] == "100 images, of which 2 were acquired before; 8 more are evaluation images"
+    )
+    assert told["acquire"] == "90 images by random"
+    bring_in_labels(config, tmp_path)
+    told = preview(round_config(tmp_path, training=training))
+    assert told["score"].startswith("90 images (0 have scores already)")
+
+
+def test_an_evaluation_set_that_shares_labelled_images_is_told(config, tmp_path):
+    bring_in_labels(config, tmp_path)
+    training = {"evaluation_set": write_labelled(tmp_path, 9020, 30)}
+    with pytest.raises(LabelError, match="10 labelled images, such as 'image-9020'"):
+        preview(round_config(tmp_path, training=training))
+
+
+def test_a_given_model_needs_neither_labels_nor_a_fit(config, tmp_path):
+    weights = tmp_path / "given.safetensors"
+    save_file(build_classifier(config.model, 3).network.state_dict(), weights)
+    model = {"image_size": 12, "weights": str(weights)}
+    given = round_config(tmp_path, model=model, training={"epochs": 0})
+    told = preview(given)
+    assert told["fit"] == "not needed: training.epochs is 0, so model.weights are used as they are"
+    assert told["score"].startswith("100 images (0 have scores already)")
+    assert told["acquire"] == "10 images by bald"
+    # Images that the same model has scored are known before the model is in the workspace.
+    before = find_fit(given, manifest_of(given).labelled())
+    assert not Path(given.workspace, "checkpoints").exists()
+    fit = fit_model(given, manifest_of(given).labelled())
+    assert (fit, fit.metrics, fit.labels) == (before, {}, 0)
+    checkpoint = load_checkpoint(checkpoint_uri(given.workspace, fit.checkpoint))
+    for name, tensor in load_file(weights).items():
+        assert torch.equal(checkpoint.classifier.network.state_dict()[name], tensor)
+
+
+def test_a_given_model_must_have_all_its_weights(config, tmp_path):
+    weights = tmp_path / "given.safetensors"
+    save_file(build_classifier(config.model, 5).network.state_dict(), weights)  # of five classes
+    model = {"image_size": 12, "weights": str(weights)}
+    given = round_config(tmp_path, model=model, training={"epochs": 0})
+    with pytest.raises(ModelError, match=r"lacks 2 tensors .* such as '11\.bias'; .* these cl"):
+        preview(given)
+    with pytest.raises(ModelError, match="lacks 2 tensors"):
+        check_model(given.model, 3, trained=True)
+    check_model(given.model, 5, trained=True)
 
 
 def test_time_goes_by_the_last_round_that_scored(config, tmp_path):

@@ -17,7 +17,7 @@ from baal_ray.workspace.rounds import StageResults
 from baal_ray.workspace.stage_files import BatchResult
 from baal_ray.workspace.table_schemas import BATCH
 from pools import picture, round_config
-from stage_files import NO_FIT, NO_SCORES, batch_result
+from stage_files import NO_FIT, NO_SCORES, batch_result, plan
 
 RANKING = [f"image-{number:04}" for number in range(20)]
 
@@ -52,7 +52,7 @@ class Driver:
     def finish(self):
         batch = self.commit()
         self.commits.delete_strays(batch)
-        return self._round._finish(NO_FIT, NO_SCORES, None, batch)
+        return self._round._finish(plan(), NO_FIT, NO_SCORES, None, batch)
 
     def finished(self):
         return self._round._finished()

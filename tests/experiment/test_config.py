@@ -29,6 +29,7 @@ def test_rules_are_named_or_have_settings(tmp_path):
         ({"rules": ["bald", "bald"]}, "rules names bald twice; name each rule once"),
         ({"rules": []}, "rules is []"),
         ({"accuracies": [90]}, "accuracies.0 is 90"),
+        ({"training": {"evaluation_set": "/data/e", "epochs": 0}}, "training.epochs is 0; in an"),
         ({"training": {}}, "training.evaluation_set is not set; it is required"),
         ({"rules": ["epig"], "scoring": {"masks": "per_item"}}, "scoring.masks is 'per_item'"),
         ({"scoring": {"batch_size": None}}, "scoring.batch_size is null; in an experiment"),

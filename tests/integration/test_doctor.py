@@ -74,6 +74,8 @@ def written(folder: Path, **sections: object) -> str:
 def test_where_all_is_well(tmp_path: Path, environment: dict[str, str]):
     write_pool(tmp_path)
     evaluation_set = write_labelled(tmp_path)
+    leaked = pq.read_table(evaluation_set).slice(0, 1).select(["id", "image"])
+    pq.write_table(leaked, tmp_path / "pool" / "leaked.parquet")
     config = written(tmp_path, training={"evaluation_set": evaluation_set})
     done = run(environment, "baal-ray", "doctor", config)
     found = findings(done.stdout)
@@ -85,8 +87,9 @@ def test_where_all_is_well(tmp_path: Path, environment: dict[str, str]):
         "workspace",
         "racing creates",
         "manifest",
-        "pool",
         "evaluation set",
+        "pool",
+        "labelled set",
         "model",
         "decoder",
         "cluster",
@@ -94,7 +97,11 @@ def test_where_all_is_well(tmp_path: Path, environment: dict[str, str]):
         "dashboard",
     ]
     assert len(done.stdout.splitlines()) == len(found)
-    assert found["pool"][1] == "300 images with unique ids; 0 of 64 sampled cannot be decoded"
+    assert found["pool"][1] == (
+        "301 images with unique ids; 0 of 49 sampled cannot be decoded; 1 are evaluation images "
+        "by id, and 1 of the sampled by their bytes: a round leaves them out"
+    )
+    assert found["labelled set"][1] == "0 images"
     assert found["evaluation set"][1] == "30 images of 3 classes"
     assert found["nodes"][1] == "there is only this machine"
     assert found["dashboard"][1].startswith("127.0.0.1:")

@@ -8,13 +8,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from baal_ray.config import RoundConfig
 from baal_ray.driver import RoundResult, run_round
-from baal_ray.errors import ConfigError, PlanMismatchError, PoolError, UnreadableImagesError
+from baal_ray.errors import (
+    ConfigError,
+    LabelError,
+    PlanMismatchError,
+    PoolError,
+    UnreadableImagesError,
+)
 from baal_ray.images import decode
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.model import small_convnet
 from baal_ray.report.status import workspace_status
 from baal_ray.score_names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.scoring import stage
@@ -24,6 +33,7 @@ from baal_ray.selection import top_k
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import checkpoint_uri, manifest_uri
 from baal_ray.workspace.stage_files import FurtherStage
+from baal_ray.workspace.table_schemas import EVALUATION_IMAGE
 from pools import (
     label_of,
     picture,
@@ -264,6 +274,30 @@ def test_without_labels_the_first_batch_is_random_and_deterministic(tmp_path: Pa
     assert len(set(picks[0])) == 10
 
 
+def test_a_given_model_scores_the_pool_without_labels(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=60)
+    weights = tmp_path / "given.safetensors"
+    torch.manual_seed(0)
+    save_file(small_convnet(3).state_dict(), weights)
+    model = {"image_size": 12, "weights": str(weights)}
+    config = round_config(tmp_path, model=model, training={"epochs": 0})
+    result = run_round(config, "night")
+    assert (result.scored, result.acquired, result.rule) == (60, 10, "bald")
+    assert (result.labels, result.metrics) == (0, {})
+    assert result.summary().startswith(
+        "round night: model.weights without a fit; 60 images scored"
+    )
+    assert result.checkpoint is not None
+    job = ScoringJob(checkpoint_uri(config.workspace, result.checkpoint), config.scoring)
+    flat = score_without_ray(pq.read_table(config.pool.uri), job)
+    picked = manifest_of(config).rows(round_id="night").sort_by("rank")["id"].to_pylist()
+    assert picked == flat.nlargest(10, "bald").index.to_list()
+    assert not Path(config.workspace, "fits").exists()
+    # The next night has nothing to score.
+    again = run_round(config, "later")
+    assert (again.checkpoint, again.scored, again.acquired) == (result.checkpoint, 0, 10)
+
+
 def test_a_pick_that_another_round_took_is_replaced_by_the_next_of_its_kind(
     tmp_path: Path,
 ) -> None:
@@ -291,7 +325,9 @@ def test_a_pick_that_another_round_took_is_replaced_by_the_next_of_its_kind(
     assert by_rule["bald"] == (active[:2] + active[5:])[:7]
 
 
-def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path: Path) -> None:
+def test_further_stages_pick_the_best_candidates_by_the_scores_of_a_flat_round(
+    tmp_path: Path,
+) -> None:
     write_pool(tmp_path, images=120)
     stages = [{"samples": 8, "share": 0.75}, {"samples": 12, "share": 0.6}]
     config = round_config(tmp_path, scoring={"samples": 4, "further_stages": stages})
@@ -309,8 +345,6 @@ def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path
     second, last = (ScoringJob(checkpoint, config.scoring.at_stage(stage)) for stage in (0, 1))
     flat = score_without_ray(pq.read_table(config.pool.uri), last)
     picked = manifest_of(config).rows(round_id="night").sort_by("rank")
-    assert picked["id"].to_pylist() == flat.nlargest(10, "bald").index.to_list()
-    np.testing.assert_allclose(picked["score"], flat["bald"].nlargest(10), atol=1e-5)
 
     # Each stage keeps the most promising of the one before, with the scores of a flat round.
     folder = Path(config.workspace, "rounds", "night")
@@ -323,6 +357,9 @@ def test_further_stages_pick_what_more_samples_for_the_whole_pool_would(tmp_path
     assert done["scores"] == last.folder(scores)
     last_stage = pq.read_table(done["scores"]).to_pandas().set_index("id").sort_index()
     assert {*last_stage.index} == {*middle.nlargest(72, "bald").index}
+    best = flat.loc[last_stage.index, "bald"].nlargest(10)
+    assert picked["id"].to_pylist() == best.index.to_list()
+    np.testing.assert_allclose(picked["score"], best, atol=1e-5)
     columns = ["samples", *SCORE_COLUMNS, *STABILITY_COLUMNS]
     np.testing.assert_allclose(last_stage[columns], flat.loc[last_stage.index, columns], atol=1e-5)
 
@@ -384,7 +421,9 @@ def test_unreadable_images_are_rows_with_an_error_up_to_a_limit(tmp_path: Path) 
     pq.write_table(pa.table(rows), tmp_path / "pool" / "broken.parquet")
     config = round_config(tmp_path)
     bring_in_labels(config, tmp_path)
-    with pytest.raises(UnreadableImagesError, match=r"4 of 64 images .* 1\.00%"):
+    with pytest.raises(
+        UnreadableImagesError, match=r"4 of 64 images .* 1\.00%\. The most frequent reason is: "
+    ):
         run_round(config, "night")
     assert manifest_of(config).rows(round_id="night").num_rows == 0
 
@@ -404,6 +443,69 @@ def test_unreadable_images_are_rows_with_an_error_up_to_a_limit(tmp_path: Path) 
     pq.write_table(pa.table(rows), tmp_path / "pool" / "broken.parquet")
     result = run_round(config, "later")
     assert (result.scored, result.unreadable) == (4, 0)
+
+
+def write_evaluation_set(folder: Path) -> str:
+    """Write 40 evaluation images: 5 of the pool, copies of 5 others, and 30 that are not in it."""
+    copies = table(5, 10)
+    ids = [f"copy-{image_id}" for image_id in copies["id"].to_pylist()]
+    rows = [table(0, 5), copies.set_column(0, "id", [ids]), table(9500, 9530)]
+    path = folder / "evaluation.parquet"
+    pq.write_table(pa.concat_tables(rows), path)
+    return str(path)
+
+
+def test_evaluation_images_of_the_pool_are_neither_scored_nor_picked(tmp_path: Path) -> None:
+    write_pool(tmp_path, images=60)
+    evaluation_set = write_evaluation_set(tmp_path)
+    training = {"evaluation_set": evaluation_set}
+    config = round_config(tmp_path, training=training, selection={"k": 45})
+    # Five are known by their ids. Copies are found only among the picks while nothing is scored.
+    first = run_round(config, "random")
+    picked = manifest_of(config).rows(round_id="random")["id"].to_pylist()
+    assert first.acquired == len(set(picked)) == 45
+    assert not set(picked) & {f"image-{i:04}" for i in range(10)}
+    assert 5 < first.evaluation_images <= 10
+    told = f"{first.evaluation_images} left out because they are evaluation images; 45 acquired"
+    assert told in first.summary()
+
+    answer(config, "random")
+    second = run_round(config, "scored")
+    assert (second.scored, second.acquired, second.unreadable) == (5, 5, 0)
+    assert second.evaluation_images == 10
+    record = Path(config.workspace, "rounds", "scored", "scores.json")
+    assert json.loads(record.read_text())["evaluation_images"] == 5
+    errors = pq.read_table(scores_of(config, "scored"))["error"].drop_null().to_pylist()
+    assert errors == [EVALUATION_IMAGE] * 5
+
+    # A copy that becomes an evaluation image after it was scored is found among the picks.
+    picks = manifest_of(config).rows(round_id="scored").sort_by("rank").select(["id"])
+    manifest_of(config).release(picks)
+    best = int(picks["id"][0].as_py()[-4:])
+    copy = table(best, best + 1).set_column(0, "id", [["copy-of-a-pick"]])
+    rows = pa.concat_tables([pq.read_table(evaluation_set), copy])
+    pq.write_table(rows, evaluation_set)
+    third = run_round(config, "late")
+    assert (third.scored, third.acquired, third.evaluation_images) == (0, 4, 11)
+    record = Path(config.workspace, "rounds", "late", "batch.json")
+    assert json.loads(record.read_text())["evaluation_images"] == 1
+    late = manifest_of(config).rows(round_id="late")["id"].to_pylist()
+    assert late == sorted(picks["id"].to_pylist()[1:])
+
+
+def test_labelled_images_in_the_evaluation_set_stop_the_round_before_its_fit(
+    tmp_path: Path,
+) -> None:
+    write_pool(tmp_path, images=20)
+    evaluation_set = write_labelled(tmp_path, 9029, 10)
+    config = round_config(tmp_path, training={"evaluation_set": evaluation_set})
+    bring_in_labels(config, tmp_path)
+    with pytest.raises(LabelError, match="1 labelled images, such as 'image-9029', are also in"):
+        run_round(config, "night")
+    assert not Path(config.workspace, "fits").exists()
+    # The remedy of the message.
+    pq.write_table(table(9030, 9039), evaluation_set)
+    assert run_round(config, "tomorrow").acquired == 10
 
 
 def test_a_folder_of_image_files_is_a_pool(tmp_path: Path) -> None:

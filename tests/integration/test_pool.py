@@ -10,8 +10,10 @@ from answering import answering
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet
+from baal_ray.image_set import ImageSet
 from baal_ray.pool import check_ids, is_exhausted, list_pool, read_pool, sample_pool, unique_ids
 from baal_ray.pool.reading import _parts, _reader, _Wanted
+from baal_ray.workspace.table_schemas import EVALUATION_IMAGE
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -56,6 +58,34 @@ def test_encoded_images_less_those_left_out_or_only_those_asked_for(tmp_path):
     assert read(listing, only=IdSet.of(some)) == {i: everything[i] for i in some}
     assert read_pool(listing, leave_out=IdSet.of(everything)).count() == 0
     assert read_pool(listing, only=IdSet.of([])).count() == 0
+
+
+@pytest.mark.parametrize("form", ["image", "uri", "files"])
+def test_evaluation_images_are_withheld_under_whatever_id(tmp_path, form):
+    folder = tmp_path / "pool"
+    rows = images(0, 40)
+    if form == "image":
+        write(folder / "1.parquet", rows, row_group_size=7)
+    else:
+        folder.mkdir()
+        for name, image in zip(*rows.values(), strict=True):
+            (folder / f"{name}.png").write_bytes(image)
+    if form == "uri":
+        uris = [f"{name}.png" for name in rows["id"]]
+        write(folder / "1.parquet", {"id": rows["id"], "uri": uris})
+    listing = listed(folder, tmp_path / "listing", "files" if form == "files" else "parquet")
+    suffix = ".png" if form == "files" else ""
+    evaluation = ImageSet([pa.array([b"7", b"31", b"99"])])
+    withheld = {f"7{suffix}", f"31{suffix}"}
+    found = read(listing, evaluation=evaluation)
+    whole = read(listing)
+    assert len(found) == 40
+    for name, (source, image, error) in found.items():
+        expected = (None, EVALUATION_IMAGE) if name in withheld else (whole[name][1], None)
+        assert (image, error) == expected
+        assert source == whole[name][0]
+    some = read(listing, only=IdSet.of([f"7{suffix}", f"8{suffix}"]), evaluation=evaluation)
+    assert [some[f"{n}{suffix}"][1] for n in (7, 8)] == [None, b"8"]
 
 
 def test_a_pool_is_exhausted_only_if_each_of_its_images_is_left_out(tmp_path):
@@ -238,7 +268,9 @@ def test_every_id_is_there_once(tmp_path, monkeypatch, per_partition):
     monkeypatch.setattr(unique_ids, "_IDS_PER_PARTITION", per_partition)
     write(tmp_path / "1.parquet", images(0, 20), row_group_size=6)
     write(tmp_path / "2.parquet", images(20, 40))
-    check_ids(listed(tmp_path))
+    assert check_ids(listed(tmp_path)) == 0
+    evaluation = IdSet.of(["3", "25", "39", "elsewhere"])
+    assert check_ids(listed(tmp_path), evaluation) == 3
     third = write(tmp_path / "3.parquet", images(39, 42))
     with pytest.raises(PoolError, match=r"1 ids occur .* '39' in .*2\.parquet and .*3\.parquet"):
         check_ids(listed(tmp_path))

@@ -29,7 +29,7 @@ from baal_ray.score_names import BALD_WITHOUT, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.scoring import score_pool
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.kept_samples import kept_log_probs
-from baal_ray.scoring.scorer import Columns, PoolScorer
+from baal_ray.scoring.scorer import NOT_FINITE, Columns, PoolScorer
 from baal_ray.scoring.stage import through_actors
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import checkpoint_uri
@@ -347,7 +347,7 @@ def test_an_output_that_is_not_finite_is_an_error_row(tmp_path: Path, checkpoint
             weights.fill_(torch.nan)
     rows = decode(table(0, 3).select(["id", "image"]), 12, 12, max_pixels=10**6)
     scores = scorer(rows).to_pandas()
-    assert (scores["error"] == "the model's output is not finite").all()
+    assert (scores["error"] == NOT_FINITE).all()
     assert scores[list(SCORE_COLUMNS)].isna().all().all()
 
 

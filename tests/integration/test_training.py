@@ -10,7 +10,7 @@ import torch
 from baal_ray import storage
 from baal_ray.checkpoint import load_checkpoint
 from baal_ray.config import RoundConfig
-from baal_ray.errors import BaalRayError, LabelError
+from baal_ray.errors import BaalRayError, LabelError, TrainingError
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.training.fit import _job, fit_model
@@ -159,3 +159,21 @@ def test_a_fit_that_fails_says_why(tmp_path: Path, workers: int) -> None:
     with pytest.raises(BaalRayError, match=r"27 labelled images, such as .* are in none"):
         fit_model(config, manifest.labelled())
     assert not list(Path(config.workspace).rglob("fit.json"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fit_that_is_no_longer_finite_fails_and_says_what_to_do(
+    tmp_path: Path, workers: int
+) -> None:
+    config = round_config(
+        tmp_path,
+        training={"learning_rate": 1e30, "optimizer": "sgd"},
+        resources={"training_workers": workers, "training_cpus": 0.5},
+    )
+    manifest = labelled(config, tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"train_loss is nan after epoch 1; .*, which is 1e\+30"
+    ):
+        fit_model(config, manifest.labelled())
+    assert not list(Path(config.workspace).rglob("fit.json"))
+    assert not list(Path(config.workspace).rglob("*.safetensors"))

@@ -40,8 +40,8 @@ def test_all_faults_of_a_configuration_and_what_they_hide(tmp_path):
     for fault in ("workspace is 'here'", "classes is missing"):
         assert fault in found["configuration"].text
     assert found["nodes"].text == "not checked, because it needs: configuration, Ray, workspace"
-    assert len(found) == 12
-    assert [f.outcome for f in found.values()] == ["failed", "failed", *["unknown"] * 10]
+    assert len(found) == 13
+    assert [f.outcome for f in found.values()] == ["failed", "failed", *["unknown"] * 11]
 
 
 def test_a_workspace_that_cannot_be_written(tmp_path):
@@ -63,7 +63,7 @@ def test_a_manifest_of_something_else_and_no_evaluation_set(tmp_path):
 
 def test_what_breaks_without_an_error_of_ours_is_told_too(tmp_path, monkeypatch):
     # Examples are a fault in the store's client, or in baal_ray itself.
-    monkeypatch.setattr("baal_ray.operations.doctor.check_model", lambda *_: 1 / 0)
+    monkeypatch.setattr("baal_ray.operations.doctor.check_model", lambda *_, **__: 1 / 0)
     found = examined(tmp_path)
     assert found["model"] == ("failed", "ZeroDivisionError: division by zero")
     assert found["evaluation set"][0] == "ok"

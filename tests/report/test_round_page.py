@@ -10,9 +10,10 @@ from baal_ray.report.round_page import write_round_report
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import report_uri
 from baal_ray.workspace.rounds import read_stage
-from baal_ray.workspace.stage_files import CandidatesResult, RoundRecord
+from baal_ray.workspace.stage_files import CandidatesResult, Plan, RoundRecord
+from baal_ray.workspace.table_schemas import EVALUATION_IMAGE
 from pages import faults_of, text_of
-from rounds_on_disk import label, score_rows, write_round
+from rounds_on_disk import label, score_rows, unreadable_rows, write_round
 from stage_files import put
 
 FIXED = {"evaluation_set": "/data/evaluation.parquet"}
@@ -71,12 +72,32 @@ def test_failures_are_counted_by_reason_and_once_an_image(tmp_path):
     assert "3 images of the pool are unreadable" in text
 
 
+def test_evaluation_images_in_the_pool_are_told_apart_from_unreadable_ones(tmp_path):
+    # Of 30 images, 26 are scored, 1 is unreadable, and 2 are known by their bytes and 1 by its id.
+    config = write_round(tmp_path, result={"unreadable": 1, "evaluation_images": 3})
+    before = read_stage(config.workspace, "night-1", Plan)
+    put(config.workspace, "night-1", before.model_copy(update={"evaluation_images": 1}))
+    scores = f"{config.workspace}/scores/of-night-1"
+    storage.delete_tree(scores)
+    ids = [f"image-{i:04}" for i in range(26)]
+    publish_table(scores, score_rows(ids, [i / 26 for i in range(26)], [0] * 26))
+    errors = ["its image is null", EVALUATION_IMAGE, EVALUATION_IMAGE]
+    publish_table(scores, unreadable_rows(["a", "b", "c"], errors))
+    text = text_of(page_of(config))
+    assert "left out because they are evaluation images 3" in text
+    assert "left out because they were acquired before 0" in text
+    assert "scored by this model 26 unreadable 1" in text
+    assert f"2 {EVALUATION_IMAGE} b" in text
+    assert "3 images of the pool are also evaluation images" in text
+
+
 @pytest.mark.parametrize(
     ("change", "doubt"),
     [
         ({}, "This is the first round"),
         ({"training": {}}, "Accuracy and calibration are biased"),
         ({"result": {"stability": 0.4}}, "Only 40% of the picks stay"),
+        ({"result": {"labels": 0, "metrics": {}}}, "The model was not fitted"),
         ({"result": {"acquired": 2}}, "Only 2 of the 3 wanted images were acquired"),
         ({"result": {"metrics": {"accuracy": 0.5, "ece": 0.3, "images": 9}}}, "off by 0.30"),
     ],

@@ -154,7 +154,7 @@ class Pool:
     def ids(self):
         return IdSet.of(set(IDS) - self.lost)
 
-    def write_batch(self, listing, selection, folder, config):
+    def write_batch(self, listing, selection, folder, config, evaluation):
         there = pa.array([id not in self.lost for id in selection["id"].to_pylist()])
         rows = selection.filter(there)
         image = pa.array([b"x"] * len(rows), pa.binary())

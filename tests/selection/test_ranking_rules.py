@@ -62,14 +62,15 @@ def reference(values, rule, k, seed, coldness):
     """Pick in plain Python, from all scores at once, with the highest score of each id."""
     best = {}
     for image, score in values:
-        if score is not None and math.isfinite(score):
+        drawn = score is not None and math.isfinite(score)
+        if drawn and (rule == "softmax_bald" or score > 0):
             best[image] = max(score, best.get(image, -math.inf))
 
     def noisy(image):
         digest = blake2b(image.encode(), digest_size=16, key=str(seed).encode()).digest()
         u = ((int.from_bytes(digest[:8], "big") >> 12) + 0.5) / 2**52
         log_weight = {
-            "power_bald": math.log(max(best[image], np.finfo(np.float32).tiny)),
+            "power_bald": math.log(best[image]) if best[image] > 0 else None,
             "softmax_bald": best[image],
         }[rule]
         return log_weight - math.log(-math.log(u)) / coldness
@@ -108,13 +109,17 @@ def test_however_scores_are_sharded_the_draw_is_one(
     assert picks(ranking.ids(score_files(folder), k)) == expected
 
 
-def test_images_without_any_bald_are_drawn_last_and_all_are_drawn(tmp_path):
-    values = [0.0] * 10 + [1e-6] * 10
+@pytest.mark.parametrize("coldness", [1e-6, 1.0, 100.0])
+def test_an_image_without_any_bald_is_never_drawn(tmp_path, coldness):
+    # The weight 0^β is 0. Of the others, 1e-30 is the smallest that still counts.
+    values = [0.0] * 10 + [1e-30] * 5 + [0.5] * 5
     publish_table(str(tmp_path), scores([f"i{n:02}" for n in range(20)], values))
     for seed in range(20):
-        drawn = picks(top_k(str(tmp_path), 20, "power_bald", seed))
-        assert {int(image[1:]) // 10 for image in drawn[:10]} == {1}
-        assert len(set(drawn)) == 20
+        drawn = picks(top_k(str(tmp_path), 20, "power_bald", seed, coldness=coldness))
+        assert sorted(drawn) == [f"i{n}" for n in range(10, 20)]
+    ranking = Ranking("power_bald", coldness=coldness)
+    assert ranking.count(score_files(str(tmp_path))) == 10
+    assert len(top_k(str(tmp_path), 20, "softmax_bald", coldness=coldness)) == 20
 
 
 def test_an_image_has_the_same_noise_in_every_stage():

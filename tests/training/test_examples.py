@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -125,7 +126,14 @@ def test_integer_labels_are_names_of_classes(tmp_path):
             lambda rows: rows.set_column(2, "label", [["left", "x", "y"]]),
             "'x' is not one of the 3",
         ),
-        (lambda rows: rows.set_column(2, "label", [["left", None, "left"]]), "None"),
+        (
+            lambda rows: rows.set_column(2, "label", [["left", None, "left"]]),
+            r"e\.parquet:\n  - 1 images have a null label, such as 'image-0001'",
+        ),
+        (
+            lambda rows: rows.set_column(2, "label", [[0.0, float("nan"), None]]),
+            "2 images have a null label, such as 'image-0001', 'image-0002'; .* Label them, or",
+        ),
         (lambda rows: rows.set_column(0, "id", [["a", "b", "a"]]), "null or duplicated"),
         (lambda rows: rows.set_column(0, "id", [["a", "b", None]]), "null or duplicated"),
     ],
@@ -134,6 +142,12 @@ def test_an_evaluation_set_that_would_mislead_is_refused(tmp_path, change, told)
     file = write(tmp_path / "e.parquet", change(table(0, 3)))
     with pytest.raises(LabelError, match=told):
         evaluation_examples(file, CLASSES)
+
+
+def test_a_null_is_not_the_label_of_a_class_of_that_name(tmp_path):
+    rows = table(0, 3).set_column(2, "label", [["None", None, "yes"]])
+    with pytest.raises(LabelError, match="1 images have a null label"):
+        evaluation_examples(write(tmp_path / "e.parquet", rows), ["None", "yes"])
 
 
 def test_an_id_in_two_files_of_an_evaluation_set_is_refused(tmp_path):
@@ -159,12 +173,25 @@ def examples(count):
 
 @pytest.mark.parametrize(
     ("count", "share", "held"),
-    [(1, 0.5, 0), (2, 0.1, 1), (2, 0.9, 1), (10, 0.96, 9), (100, 0.1, 10), (9, 0.001, 1)],
+    # Of 1 to 3 images of three classes, each is the only one of its class. Of 10, 7 are not.
+    [(1, 0.5, 0), (3, 0.9, 0), (4, 0.1, 1), (10, 0.96, 7), (100, 0.1, 10), (9, 0.001, 1)],
 )
-def test_both_sides_have_images_where_there_are_two(count, share, held):
+def test_a_share_is_held_out_as_far_as_each_class_keeps_an_image(count, share, held):
     training, held_out = hold_out(examples(count), share, 0)
     assert (len(training.class_of), len(held_out.class_of)) == (count - held, held)
     assert training.class_of | held_out.class_of == examples(count).class_of
+    assert set(training.class_of.values()) == set(examples(count).class_of.values())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_class_has_the_same_share_held_out(seed):
+    # At (i - 1/2)/n, a class of n has round(n/10) of its images among the first tenth of all.
+    sizes = {0: 500, 1: 300, 2: 140, 3: 40, 4: 10, 5: 10, 6: 1}
+    class_of = {f"{c}-{i}": c for c, size in sizes.items() for i in range(size)}
+    training, held_out = hold_out(Examples(["f"], class_of), 0.1, seed)
+    held = Counter(held_out.class_of.values())
+    assert dict(held) == {0: 50, 1: 30, 2: 14, 3: 4, 4: 1, 5: 1}
+    assert Counter(training.class_of.values()) + held == sizes
 
 
 def test_who_is_held_out_stays_so_as_labels_come_in():

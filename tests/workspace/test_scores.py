@@ -5,8 +5,8 @@ from baal_ray import storage
 from baal_ray.selection import top_k
 from baal_ray.selection.ranking import Ranking
 from baal_ray.storage.parquet import publish_table
-from baal_ray.workspace.scores import score_files, scored_already
-from baal_ray.workspace.table_schemas import FINGERPRINT
+from baal_ray.workspace.scores import most_frequent_error, score_files, scored_already
+from baal_ray.workspace.table_schemas import EVALUATION_IMAGE, FINGERPRINT
 from score_tables import scores
 
 
@@ -50,3 +50,12 @@ def test_scores_of_another_model_count_for_nothing_and_stay_where_they_are(tmp_p
     elsewhere = [storage.join(str(tmp_path), "mine", foreign.split("/")[-1])]
     storage.publish(elsewhere[0], storage.read(foreign))
     assert len(top_k(elsewhere, 9)) == 2  # who copies files to look at them may
+
+
+def test_the_most_frequent_error_is_that_of_most_images(tmp_path):
+    folder = str(tmp_path)
+    assert most_frequent_error(folder) is None
+    publish_table(folder, scores("abc", [0.1, 0.2, 0.3], error=pa.array([None, "torn", "null"])))
+    errors = [*[EVALUATION_IMAGE] * 3, "torn"]
+    publish_table(folder, scores("defg", [0.1] * 4, error=pa.array(errors)))
+    assert most_frequent_error(folder) == "torn"

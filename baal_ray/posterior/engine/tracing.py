@@ -5,12 +5,12 @@ so its dependencies are exact, whatever Python the model is written in. Python t
 values of images cannot be traced and raises an exception.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
@@ -89,7 +89,7 @@ class _GivenMasks:
 
 
 def trace(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     images_N: Tensor,
     layout: torch.memory_format,
     sites: Sequence[Site],
@@ -101,7 +101,7 @@ def trace(
     Nothing is computed.
 
     Args:
-        model: The model, in evaluation mode.
+        model: The model in evaluation mode, as a function to one tensor.
         images_N: A mini-batch, for its shape and type.
         layout: Memory layout of images.
         sites: The model's dropouts.
@@ -117,8 +117,7 @@ def trace(
 
     def predict(images_KN: Tensor, masks: Sequence[Tensor]) -> Tensor:
         with _TracedDropout(_GivenMasks(masks), images, [site.axis for site in sites], samples):
-            predictions: Tensor = model(images_KN.clone())  # in case it overwrites them
-            return predictions
+            return model(images_KN.clone())  # in case it overwrites them
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         device = images_N.device

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from baal_ray.posterior.dropout.masks import Masks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis, find_axis, find_order
@@ -43,7 +43,7 @@ class TrunkOnce:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Callable[[Tensor], Tensor],
         images_N: Tensor,
         layout: torch.memory_format,
         sites: Sequence[Site],
@@ -55,7 +55,7 @@ class TrunkOnce:
         """Trace the model.
 
         Args:
-            model: The model, in evaluation mode.
+            model: The model in evaluation mode, as a function to one tensor.
             images_N: A mini-batch.
             layout: Memory layout of images.
             sites: The model's dropouts.

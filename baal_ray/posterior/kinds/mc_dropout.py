@@ -21,12 +21,13 @@ from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import MaskCache, Masks, PerItemMasks, SharedMasks
 from baal_ray.posterior.dropout.sites import Site
 from baal_ray.posterior.engine.trunk_once import TrunkOnce
-from baal_ray.posterior.evaluation_mode import evaluation_mode, is_stochastic_depth
+from baal_ray.posterior.evaluation_mode import evaluation_mode
 from baal_ray.posterior.guards import check_posterior, rounding_of
 from baal_ray.posterior.memory import budget, is_out_of_memory
 from baal_ray.posterior.model_changes import Watch, structure, unchanged
-from baal_ray.posterior.outputs import OUTPUTS, log_probs_of
+from baal_ray.posterior.outputs import OUTPUTS, log_probs_of, prediction_of
 from baal_ray.posterior.posterior_sample import PosteriorSample
+from baal_ray.posterior.stochastic_depth import is_stochastic_depth
 from baal_ray.posterior.trace_checks import Few, compare, is_due, spread
 
 MASKS = ("shared", "per_item")
@@ -64,16 +65,18 @@ class MCDropout:
         """Prepare to draw. Nothing runs yet.
 
         Args:
-            model: Any module, mini-batch of images → [N, C]. Dropout in all its forms is caught,
-                as module or function, whatever its `training` flag says.
+            model: Any module, mini-batch of images → [N, C], or an object that has this tensor in
+                a field named as `output`, such as transformers' `ModelOutput`. Dropout in all its
+                forms is caught, as module or function, whatever its `training` flag says.
             samples: Number of samples, K, at least 1.
             seed: Seed of the masks. If K grows, the samples drawn before stay the same.
             masks: "shared" for one set of masks per sample for all images, or "per_item" for masks
                 that also depend on the image's id.
             output: The kind of output that the model returns, "logits" or "log_probs". It is
                 declared, never guessed.
-            stochastic_depth: Whether the blocks that torchvision's `StochasticDepth` (timm's
-                `DropPath`) leaves out in training are left out at random here too.
+            stochastic_depth: Whether the blocks that torchvision's `StochasticDepth`, timm's
+                `DropPath` or a module that behaves like them leaves out in training are left out
+                at random here too.
             frozen: Whether the model stays unchanged from the first call on. Otherwise each call
                 first looks for changes, and so waits for all the work that a GPU has pending.
             traced: Whether the model is traced. Otherwise it runs whole for each sample.
@@ -157,8 +160,9 @@ class MCDropout:
     def _check_stochastic_depth(self) -> None:
         if self.stochastic_depth and not any(map(is_stochastic_depth, self.model.modules())):
             raise PosteriorError(
-                "stochastic_depth is set, but the model has no StochasticDepth (torchvision) or "
-                "DropPath (timm) module; unset it"
+                "stochastic_depth is set, but the model has no module that leaves out whole "
+                "images at random in training, as torchvision's StochasticDepth and timm's "
+                "DropPath do; unset it"
             )
 
     def log_probs(
@@ -217,8 +221,10 @@ class MCDropout:
         """Return the output of the model itself under one posterior sample's masks."""
         axes = [site.axis for site in self.sites(images_N)]
         with self._evaluation(), MaskedDropout(masks, len(images_N), axes):
-            predictions: Tensor = self.model(images_N.clone())  # in case it overwrites them
-        return predictions
+            return self._call(images_N.clone())  # in case it overwrites them
+
+    def _call(self, images_N: Tensor) -> Tensor:
+        return prediction_of(self.model(images_N), self.output)
 
     def _masks_of(
         self, images_N: Tensor, ids: Sequence[str] | None
@@ -384,7 +390,7 @@ class MCDropout:
             try:
                 with unchanged(self.model, images_N.device):
                     prepared = TrunkOnce(
-                        self.model,
+                        self._call,
                         images_N,
                         layout,
                         self.sites(images_N),

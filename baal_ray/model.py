@@ -17,6 +17,7 @@ from baal_ray import storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import BaalRayError, ModelError, described
 from baal_ray.posterior import MCDropout
+from baal_ray.posterior.arguments import check_tensors
 from baal_ray.posterior.outputs import prediction_of
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def build_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
     Raises:
         ModelError: If the factory is unknown, fails or does not return a module, or if the weights
             do not fit.
+        PosteriorError: If a tensor of the network is lazy, sparse or on the meta device.
         StorageError: If the file of weights cannot be read.
     """
     network = _build_network(config, classes)
@@ -149,6 +151,7 @@ def _build_network(config: ModelConfig, classes: int) -> nn.Module:
             f"model factory {config.factory!r} returns a {type(network).__name__}; it must return "
             "an nn.Module"
         )
+    check_tensors(network)
     return network
 
 

@@ -79,6 +79,9 @@ class Fields(nn.Module):
         out = self.body(images)
         return (images, out) if self.name == "tuple" else {"images": images, self.name: out}
 
+def lazy(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.LazyLinear(num_classes))
+
 class Crashes(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
@@ -185,6 +188,7 @@ def test_arguments_that_the_factory_does_not_take():
     [
         (model("our_models:ten_classes"), ModelError, "returns 10 classes for num_classes=3"),
         (model("our_models:Crashes"), ModelError, r"fails on images of \[16, 16\]: KeyError"),
+        (model("our_models:lazy"), PosteriorError, "2.weight of the model is lazy; it must have"),
         (model("our_models:TwoHeads"), ModelError, "returns a tuple in training.*auxiliary"),
         (
             model("our_models:Fields", arguments={"name": "out"}),

@@ -17,6 +17,13 @@ from torch import Tensor, nn
 
 from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.errors import PosteriorError, TraceError
+from baal_ray.posterior.arguments import (
+    check_first,
+    check_images,
+    check_model,
+    check_tensors,
+    whole_number,
+)
 from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import MaskCache, Masks, PerItemMasks, SharedMasks
 from baal_ray.posterior.dropout.sites import Site
@@ -82,14 +89,14 @@ class MCDropout:
             traced: Whether the model is traced. Otherwise it runs whole for each sample.
 
         Raises:
-            PosteriorError: If an argument is out of its range.
+            PosteriorError: If an argument is of another type, or out of its range.
         """
-        _check_choice("samples", samples, samples >= 1, "at least 1")
+        check_model(model)
         _check_choice("masks", masks, masks in MASKS, " or ".join(MASKS))
         _check_choice("output", output, output in OUTPUTS, " or ".join(OUTPUTS))
         self.model = model
-        self.samples = samples
-        self.seed = int(seed)
+        self.samples = whole_number("samples", samples, least=1)
+        self.seed = whole_number("seed", seed)
         self.masks = masks
         self.output = output
         self.stochastic_depth = stochastic_depth
@@ -118,7 +125,8 @@ class MCDropout:
 
     def sample(self, k: int) -> PosteriorSample:
         """Return the k-th posterior sample, from 0, as a plain module. k may exceed `samples`."""
-        return PosteriorSample(self.model, int(k), partial(self._log_probs_under, int(k)))
+        k = whole_number("k", k, least=0)
+        return PosteriorSample(self.model, k, partial(self._log_probs_under, k))
 
     def _log_probs_under(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Tensor:
         predictions = self._predict_under(self._masks_of(images_N, ids)((k,)), images_N)
@@ -139,8 +147,7 @@ class MCDropout:
         Raises:
             PosteriorError: If the model cannot be sampled correctly, as for `check`.
         """
-        if len(images_N) == 0:
-            raise PosteriorError("the mini-batch has 0 images; it must have at least 1")
+        check_images(images_N)
         with self._evaluation():
             self._notice_changes()
             key = (images_N.shape[1:], self.masks)
@@ -185,6 +192,7 @@ class MCDropout:
             TraceError: If the traced model no longer agrees with the model itself. What was drawn
                 before may be wrong too. From then on, the model runs whole (`traced` is False).
         """
+        check_first(first_N_K_C, images_N)
         pieces = [] if first_N_K_C is None else [first_N_K_C.transpose(0, 1)]
         self._draw(images_N, ids, sum(map(len, pieces)), pieces.append)
         return torch.cat(pieces).transpose(0, 1)
@@ -207,6 +215,7 @@ class MCDropout:
             PosteriorError: If the model cannot be sampled correctly.
             TraceError: As for `log_probs`.
         """
+        check_first(first_N_K_C, images_N)
         statistics = PredictiveStatistics()
         if first_N_K_C is not None:
             statistics.add(first_N_K_C.transpose(0, 1))
@@ -253,6 +262,7 @@ class MCDropout:
         take: Callable[[Tensor], None],
     ) -> None:
         """Pass predictions [K', N, C] to `take`, in order of k from `start` on, K' at a time."""
+        check_images(images_N)
         if len(images_N) == 1:  # one image cannot show whether its rows lie together
             two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
             self._draw(two, twice, start, lambda log_probs_K_N_C: take(log_probs_K_N_C[:, :1]))
@@ -313,6 +323,7 @@ class MCDropout:
         """Forget the findings about the model if it has changed since."""
         if self.frozen and self._structure:
             return
+        check_tensors(self.model)
         now = structure(self.model)
         if now != self._structure:
             self._structure = now

@@ -102,6 +102,7 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    class_weights: Literal["balanced"] | None = None
     augmentations: AugmentationConfig = AugmentationConfig()
     evaluation_set: Location | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -18,7 +18,7 @@ from baal_ray.storage.lock import exclusive
 from baal_ray.training.examples import Examples, evaluation_examples, hold_out, labelled_examples
 from baal_ray.training.worker import FitJob, train_worker
 from baal_ray.workspace import fits_uri
-from baal_ray.workspace.records import FitRecord
+from baal_ray.workspace.records import ClassCounts, FitRecord
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,14 @@ class Fit:
         labels: Number of labelled images that the model was fitted on.
         history: Metrics of each epoch: `epoch` and `train_loss`, and on the evaluation set
             `accuracy`, `nll` and `ece`.
+        by_class: Counts of each class on the evaluation set after the last epoch.
         reused: Whether an earlier round already made exactly this fit.
     """
 
     checkpoint: str
     labels: int
     history: list[dict[str, float]]
+    by_class: ClassCounts | None
     reused: bool
 
 
@@ -83,7 +85,7 @@ def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
 
 def _read(job: FitJob, reused: bool) -> Fit:
     found = FitRecord.read(job.record, "Delete it; the next run repeats the fit.")
-    return Fit(found.checkpoint, found.labels, found.history, reused)
+    return Fit(found.checkpoint, found.labels, found.history, found.by_class, reused)
 
 
 def _job(config: RoundConfig, labelled: pa.Table) -> FitJob:

@@ -33,7 +33,7 @@ def is_stochastic_depth(module: nn.Module) -> bool:
         return False
     settings = _settings(module)
     if module not in _tried or _tried[module][0] != settings:
-        _tried[module] = settings, _behaves_so(copy.deepcopy(module))
+        _tried[module] = settings, _behaves_so(module)
     return _tried[module][1]
 
 
@@ -53,6 +53,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 def _behaves_so(module: nn.Module) -> bool:
     images_N = torch.linspace(1, 2, 8 * _TRIED).reshape(_TRIED, 2, 2, 2)
     with suppress(Exception), torch.random.fork_rng([]), torch.no_grad():  # it is the user's code
+        module = copy.deepcopy(module)
         if torch.equal(module.eval()(images_N.clone()), images_N):
             return _drops_whole_images(module.train()(images_N.clone()) / images_N)
     return False

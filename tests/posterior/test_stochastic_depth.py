@@ -1,5 +1,6 @@
 """Tests of how stochastic depth is recognised."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -41,6 +42,14 @@ class Doubles(nn.Module):
     def forward(self, x_N: Tensor) -> Tensor:
         """Double in training mode, and halve otherwise."""
         return x_N * 2 if self.training else x_N / 2
+
+
+class CannotBeCopied(SkipBranch):
+    """A module with an attribute that cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
 
 
 class NoisyScale(nn.Module):
@@ -90,6 +99,7 @@ def test_stochastic_depth_is_recognised_by_name_or_behaviour(module: nn.Module) 
         type("Sequence", (nn.Sequential,), {})(SkipBranch()),
         type("Fails", (nn.Module,), {})(),
         SkipBranch(0.0),
+        CannotBeCopied(),
         Doubles(),
         NoisyScale(),
     ],

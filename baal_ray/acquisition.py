@@ -39,8 +39,14 @@ class PredictiveStatistics:
         """Return the statistics of all samples at once.
 
         Raises:
+            TypeError: If it is not a dense tensor.
             ValueError: If the shape is not [N, K ≥ 1, C ≥ 1].
         """
+        if not isinstance(log_probs_N_K_C, Tensor) or log_probs_N_K_C.layout != torch.strided:
+            raise TypeError(
+                f"log_probs_N_K_C is a {_kind(log_probs_N_K_C)}; it must be a dense torch.Tensor. "
+                "Make one with torch.as_tensor or to_dense()"
+            )
         if log_probs_N_K_C.ndim != 3 or 0 in log_probs_N_K_C.shape[1:]:
             raise ValueError(
                 f"log_probs_N_K_C has shape {list(log_probs_N_K_C.shape)}; it must be "
@@ -110,7 +116,8 @@ class PredictiveStatistics:
     def bald_without(self) -> list[Tensor]:
         """Return BALD without each group of samples in turn, at least 0, each [N].
 
-        It is NaN for a group that holds all samples or none.
+        It is NaN for a group that holds no sample, and for one that holds all but one or none of
+        the others: a single sample cannot disagree with itself.
         """
         return [bald_N.clamp(min=0) for bald_N in self._bald_without()]
 
@@ -120,7 +127,7 @@ class PredictiveStatistics:
         without = []
         for group in range(GROUPS):
             left = self.samples - len(range(group, self.samples, GROUPS))
-            if left in (0, self.samples):  # the group holds all samples, or none
+            if left < 2 or left == self.samples:
                 without.append(torch.full_like(entropy_sum_N, torch.nan))
                 continue
             mean_N_C = self._mean(deviation_sum_N_C - self._deviation_sum_G_N_C[group], left)
@@ -131,15 +138,13 @@ class PredictiveStatistics:
         return without
 
     def bald_std_error(self) -> Tensor:
-        """Return the Monte Carlo standard error of `bald` [N]; NaN for K = 1.
+        """Return the Monte Carlo standard error of `bald` [N]; NaN for K < 3.
 
         It estimates how far `bald` is likely to be from that of K other samples, by the grouped
         jackknife √((G − 1)/G Σ_g (B_g − mean B)²), where B_g leaves out group g (Efron 1982, The
         Jackknife, the Bootstrap and Other Resampling Plans, chapter 2).
         """
         groups = min(GROUPS, self.samples)
-        if groups < 2:
-            return torch.full_like(self._first_entropy_N, torch.nan)
         without_G_N = torch.stack(self._bald_without()[:groups])
         return ((groups - 1) * without_G_N.var(dim=0, correction=0)).sqrt()
 
@@ -193,6 +198,7 @@ def bald(log_probs_N_K_C: Tensor) -> Tensor:
         N values in nats, in float32 or the input's type if that is wider.
 
     Raises:
+        TypeError: If it is not a dense tensor.
         ValueError: If the shape is not [N, K, C].
     """
     return PredictiveStatistics.of(log_probs_N_K_C).bald()
@@ -238,6 +244,12 @@ def confidence(log_probs_N_K_C: Tensor) -> Tensor:
     A small confidence is informative.
     """
     return PredictiveStatistics.of(log_probs_N_K_C).confidence()
+
+
+def _kind(value: object) -> str:
+    return (
+        f"tensor of layout {value.layout}" if isinstance(value, Tensor) else type(value).__name__
+    )
 
 
 def _probs(log_probs: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {uri} does not fit {config.factory!r}: {error}"
         ) from error
-    classifier = ImageClassifier(network, config.mean, config.std).eval()
+    classifier = ImageClassifier(network, config.mean, config.std, config.prediction_field).eval()
     return Checkpoint(sha256, config, classes, description, classifier)
 
 

@@ -17,16 +17,33 @@ from baal_ray import storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import BaalRayError, ModelError, described
 from baal_ray.posterior import MCDropout
+from baal_ray.posterior.arguments import check_tensors
+from baal_ray.posterior.outputs import prediction_of
 
 logger = logging.getLogger(__name__)
 
 
 class ImageClassifier(nn.Module):
-    """A network with its normalisation: uint8 images [N, 3, H, W] → the network's output."""
+    """A network with its normalisation: uint8 images [N, 3, H, W] → predictions [N, C]."""
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: list[float],
+        std: list[float],
+        field: str | int = "logits",
+    ) -> None:
+        """Put a normalisation before a network.
+
+        Args:
+            network: The network.
+            mean: Mean of each channel, in 0…1.
+            std: Standard deviation of each channel.
+            field: The field that has the prediction, if the network does not return a tensor.
+        """
         super().__init__()
         self.network = network
+        self.field = field
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -34,8 +51,12 @@ class ImageClassifier(nn.Module):
 
     def forward(self, images_N: Tensor) -> Tensor:
         """Scale pixels to 0…1, normalise and classify them."""
-        predictions: Tensor = self.network((images_N / 255 - self.mean) / self.std)
-        return predictions
+        return prediction_of(self.returned(images_N), self.field)
+
+    def returned(self, images_N: Tensor) -> object:
+        """Return whatever the network returns for images."""
+        returned: object = self.network((images_N / 255 - self.mean) / self.std)
+        return returned
 
 
 def small_convnet(num_classes: int, dropout: float = 0.5) -> nn.Module:
@@ -69,6 +90,7 @@ def build_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
     Raises:
         ModelError: If the factory is unknown, fails or does not return a module, or if the weights
             do not fit.
+        PosteriorError: If a tensor of the network is lazy, sparse or on the meta device.
         StorageError: If the file of weights cannot be read.
     """
     network = _build_network(config, classes)
@@ -81,7 +103,7 @@ def build_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
                 config.weights,
                 ", ".join(fresh),
             )
-    return ImageClassifier(network, config.mean, config.std)
+    return ImageClassifier(network, config.mean, config.std, config.prediction_field)
 
 
 def trained_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
@@ -99,7 +121,7 @@ def trained_classifier(config: ModelConfig, classes: int) -> ImageClassifier:
             f"name and shape, such as {fresh[0]!r}; if training.epochs is 0, it must hold all of "
             "a model that was trained on these classes"
         )
-    return ImageClassifier(network, config.mean, config.std)
+    return ImageClassifier(network, config.mean, config.std, config.prediction_field)
 
 
 def check_model(config: ModelConfig, classes: int, *, trained: bool = False) -> None:
@@ -123,7 +145,8 @@ def check_model(config: ModelConfig, classes: int, *, trained: bool = False) -> 
     try:
         with torch.no_grad():
             found = sample(images).shape[-1]
-        in_training = classifier.train()(images)
+            in_evaluation = classifier.eval().returned(images)
+        in_training = classifier.train().returned(images)
     except BaalRayError:
         raise
     except Exception as error:  # the model is the user's code
@@ -135,11 +158,13 @@ def check_model(config: ModelConfig, classes: int, *, trained: bool = False) -> 
             f"model {config.factory!r} returns {found} classes for num_classes={classes}; its "
             "factory must build a network with num_classes outputs"
         )
-    if not isinstance(in_training, Tensor):
+    if type(in_training) is not type(in_evaluation):
         raise ModelError(
-            f"model {config.factory!r} returns a {type(in_training).__name__} in training; it "
-            "must return one tensor. Switch off its auxiliary outputs in model.arguments"
+            f"model {config.factory!r} returns a {type(in_training).__name__} in training and a "
+            f"{type(in_evaluation).__name__} in evaluation mode; it must return the same in both. "
+            "Switch off its auxiliary outputs in model.arguments"
         )
+    prediction_of(in_training, config.prediction_field)
 
 
 def _build_network(config: ModelConfig, classes: int) -> nn.Module:
@@ -156,6 +181,7 @@ def _build_network(config: ModelConfig, classes: int) -> nn.Module:
             f"model factory {config.factory!r} returns a {type(network).__name__}; it must return "
             "an nn.Module"
         )
+    check_tensors(network)
     return network
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from baal_ray import acquisition
 from baal_ray.acquisition import (
@@ -199,14 +200,16 @@ def test_bald_without_a_group_is_bald_of_the_others(samples):
     statistics = PredictiveStatistics.of(log_probs_N_K_C)
     for group, without_N in enumerate(statistics.bald_without()):
         others = [k for k in range(samples) if k % GROUPS != group]
-        if len(others) == samples:
+        if len(others) in (1, samples):
             assert without_N.isnan().all()
         else:
             torch.testing.assert_close(without_N, bald(log_probs_N_K_C[:, others]))
 
 
-def test_one_sample_has_no_standard_error():
-    statistics = PredictiveStatistics.of(random_log_probs(3, 1, 4))
+@pytest.mark.parametrize("samples", [1, 2])
+def test_the_standard_error_needs_two_samples_when_one_is_left_out(samples):
+    """One sample has a BALD of 0, whatever it is, so leaving out one of two shows nothing."""
+    statistics = PredictiveStatistics.of(random_log_probs(3, samples, 4))
     assert statistics.bald_std_error().isnan().all()
     assert torch.stack(statistics.bald_without()).isnan().all()
 
@@ -230,3 +233,9 @@ def test_the_standard_error_is_the_spread_between_repetitions():
     truth = statistics.bald().std().item()
     claimed = statistics.bald_std_error().square().mean().sqrt().item()
     assert truth < claimed < 1.25 * truth
+
+
+@pytest.mark.parametrize("make", [Tensor.numpy, Tensor.tolist, Tensor.to_sparse])
+def test_only_dense_tensors_are_taken(make):
+    with pytest.raises(TypeError, match="it must be a dense torch"):
+        bald(make(random_log_probs(3, 2, 4)))

@@ -70,6 +70,18 @@ class TwoHeads(nn.Module):
         out = self.body(images)
         return (out, out) if self.training else out
 
+class Fields(nn.Module):
+    def __init__(self, num_classes, name):
+        super().__init__()
+        self.body, self.name = flat(num_classes), name
+
+    def forward(self, images):
+        out = self.body(images)
+        return (images, out) if self.name == "tuple" else {"images": images, self.name: out}
+
+def lazy(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.LazyLinear(num_classes))
+
 class Crashes(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
@@ -176,7 +188,18 @@ def test_arguments_that_the_factory_does_not_take():
     [
         (model("our_models:ten_classes"), ModelError, "returns 10 classes for num_classes=3"),
         (model("our_models:Crashes"), ModelError, r"fails on images of \[16, 16\]: KeyError"),
+        (model("our_models:lazy"), PosteriorError, "2.weight of the model is lazy; it must have"),
         (model("our_models:TwoHeads"), ModelError, "returns a tuple in training.*auxiliary"),
+        (
+            model("our_models:Fields", arguments={"name": "out"}),
+            PosteriorError,
+            r"'images' \(shape .*, 'out' \(shape .* the field 'logits'. Set model.output_field",
+        ),
+        (
+            model("our_models:Fields", arguments={"name": "tuple"}, output_field=2),
+            PosteriorError,
+            "a tuple whose fields are 0 .*, 1 .* the field 2",
+        ),
         (model(arguments={"dropout": 0.0}), PosteriorError, "dropout"),
         (model(output="log_probs"), PosteriorError, "log_probs"),
         (ModelConfig(factory="our_models:flat"), ModelError, r"fails on images of \[32, 32\]"),
@@ -185,6 +208,19 @@ def test_arguments_that_the_factory_does_not_take():
 def test_a_model_that_cannot_be_used_is_refused_before_the_fit(config, kind, told):
     with pytest.raises(kind, match=told):
         check_model(config, 3)
+
+
+@pytest.mark.parametrize(("name", "field"), [("logits", None), ("out", "out"), ("tuple", 1)])
+def test_a_prediction_in_a_field_is_read_in_training_and_from_a_checkpoint(tmp_path, name, field):
+    config = model("our_models:Fields", arguments={"name": name}, output_field=field)
+    check_model(config, 3)
+    classifier = build_classifier(config, 3)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert classifier.train()(images).shape == (2, 3)
+    loaded = load_checkpoint(
+        checkpoint_uri(str(tmp_path), save_checkpoint(str(tmp_path), classifier, config, CLASSES))
+    )
+    assert torch.equal(loaded.classifier(images), classifier.eval()(images))
 
 
 @pytest.mark.parametrize("factory", ["our_models:flat", "our_models:Tied", "mobilenet_v3_small"])

@@ -60,9 +60,15 @@ class ModelConfig(Section):
     arguments: dict[str, Any] = Field({})
     weights: Annotated[str, AfterValidator(_without_secret)] | None = None
     output: Literal["logits", "log_probs"] = "logits"
+    output_field: str | int | None = None
     image_size: list[Count] = Field([32, 32])
     mean: list[float] = Field([0.485, 0.456, 0.406])
     std: list[Annotated[float, Field(gt=0)]] = Field([0.229, 0.224, 0.225])
+
+    @property
+    def prediction_field(self) -> str | int:
+        """The field that has the prediction, if the network does not return a tensor."""
+        return self.output if self.output_field is None else self.output_field
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -96,6 +102,7 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    class_weights: Literal["balanced"] | None = None
     augmentations: AugmentationConfig = AugmentationConfig()
     evaluation_set: Location | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -135,6 +135,7 @@ class _Round:
             checkpoint=fit.checkpoint,
             labels=fit.labels,
             metrics=fit.metrics,
+            by_class=fit.by_class,
             reused=fit.reused,
         )
 
@@ -258,6 +259,7 @@ class _Round:
             unreadable=scores.unreadable,
             labels=fit.labels,
             metrics=fit.metrics,
+            by_class=fit.by_class,
             seconds={name: stage.seconds for name, stage in stages.items()},
             further_stages=candidates.stages if candidates else [],
             stability=batch.stability.mean if batch.stability else None,

@@ -132,7 +132,7 @@ class Curve:
     def _measure(self) -> dict[str, float]:
         posterior = self._posterior(self._config.training.evaluation_samples)
         labels_N = torch.tensor(self._evaluation.labels_N)
-        sums = no_images(self._device)
+        sums = no_images(self._device, len(self._config.classes))
         for start, images_N in self._mini_batches(self._evaluation.pixels_N):
             some_labels_N = labels_N[start : start + len(images_N)].to(self._device)
             sums += evaluation_sums(posterior.predict(images_N), some_labels_N)

@@ -7,9 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-# Classes of modules that leave out the block before them at random in training mode, and do
-# nothing else, have names that end so: torchvision's, timm's, and transformers' ConvNextDropPath.
-_STOCHASTIC_DEPTH = ("StochasticDepth", "DropPath")
+from baal_ray.posterior.stochastic_depth import is_stochastic_depth
 
 
 @contextmanager
@@ -35,11 +33,6 @@ def evaluation_mode(model: nn.Module, *, stochastic_depth: bool = False) -> Iter
                 module.train(training)
         for module, training in modes:
             module.training = training
-
-
-def is_stochastic_depth(module: nn.Module) -> bool:
-    """Return whether a module is a library's stochastic depth, or derives from it."""
-    return any(kind.__name__.endswith(_STOCHASTIC_DEPTH) for kind in type(module).__mro__)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.dropout.row_order import unlike
 from baal_ray.posterior.dropout.sites import Site, WatchedDropout, find_axes
-from baal_ray.posterior.outputs import check_output, log_probs_of
+from baal_ray.posterior.outputs import check_output, log_probs_of, prediction_of
+from baal_ray.posterior.random_events import own_draws
 from baal_ray.posterior.training_only import refuse_training_only
 
 #: Number of images that the checks run on.
@@ -70,7 +71,8 @@ def check_posterior(model: nn.Module, images: Tensor, output: str) -> tuple[Site
     drawn = draw(0, probe)
     check_output(drawn.predictions, len(probe), output)
     repeated = _REPEATED_IN_16_BITS if in_16_bits(model, drawn.predictions) else _REPEATED
-    _check_repeats(drawn, draw(0, probe), repeated * largest(drawn.log_probs))
+    tolerance = repeated * largest(drawn.log_probs)
+    _check_repeats(drawn, draw(0, probe), tolerance, partial(own_draws, model, probe))
     masks_change = max(
         log_prob_distance(drawn.log_probs, draw(k, probe).log_probs)
         for k in range(1, _MASKS_TRIED)
@@ -113,7 +115,7 @@ def _draw(
     masks = _NothingDropped() if k is None else SharedMasks(0, (k,))
     mode = MaskedDropout(masks, len(images), axes)
     with mode:
-        predictions = model(images.clone())
+        predictions = prediction_of(model(images.clone()), output)
     return _Drawn(predictions, log_probs_of(predictions, output), mode)
 
 
@@ -194,6 +196,8 @@ def _check_reached(model: nn.Module, probe: Tensor) -> None:
             "or a fused path bypasses it. Set its p to 0, or call it in forward()"
         )
     if not watched.sites:
+        if drawn := own_draws(model, probe):
+            raise PosteriorError(f"the model has no dropout that can be caught: {drawn}")
         raise PosteriorError(
             "the model has no dropout with p > 0 between images and predictions, so all its "
             "posterior samples would be the same and every BALD score would be 0. Add a dropout "
@@ -202,12 +206,14 @@ def _check_reached(model: nn.Module, probe: Tensor) -> None:
         )
 
 
-def _check_repeats(drawn: _Drawn, again: _Drawn, tolerance: float) -> None:
+def _check_repeats(
+    drawn: _Drawn, again: _Drawn, tolerance: float, own_draws: Callable[[], str]
+) -> None:
     difference = log_prob_distance(drawn.log_probs, again.log_probs)
     if difference > tolerance:
         raise PosteriorError(
             "the model returns different results for the same images and masks (log-probabilities "
-            f"differ by {difference:.2g}). Remove whatever else is random in it"
+            f"differ by {difference:.2g}). {own_draws() or 'Remove whatever else is random in it'}"
         )
 
 

@@ -1,5 +1,7 @@
 """Read a model's output as it is declared: logits or log-probabilities, never guessed."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -8,17 +10,55 @@ from baal_ray.errors import PosteriorError
 OUTPUTS = ("logits", "log_probs")
 
 
-def log_probs_of(predictions: object, output: str) -> Tensor:
-    """Return log-probabilities [N, C], float32 or wider, from the model's output.
+def prediction_of(returned: object, field: str | int) -> Tensor:
+    """Return the prediction [N, C] in whatever a model returns.
+
+    Args:
+        returned: A tensor, which is the prediction itself, or an object that has it in a field: a
+            dictionary, a dataclass such as transformers' `ModelOutput`, or a tuple.
+        field: Name of the field, or its place in a tuple.
 
     Raises:
-        PosteriorError: If the output is not a tensor.
+        PosteriorError: If there is no such field, or it is not a tensor.
     """
-    if not isinstance(predictions, Tensor):
-        raise PosteriorError(
-            f"the model returns a {type(predictions).__name__}; it must return one tensor "
-            "[images, classes] in evaluation mode"
-        )
+    if isinstance(returned, Tensor):
+        return returned
+    fields = _fields(returned)
+    prediction = fields.get(field)
+    if isinstance(prediction, Tensor):
+        return prediction
+    found = ", ".join(f"{name!r} ({_kind(value)})" for name, value in fields.items())
+    raise PosteriorError(
+        f"the model returns a {type(returned).__name__} whose fields are {found or 'none'}; it "
+        f"must return one tensor [images, classes], or have it in the field {field!r}. Set "
+        "model.output_field to the field's name or place, or return the tensor from forward()"
+    )
+
+
+def _fields(returned: object) -> dict[str | int, object]:
+    if isinstance(returned, Mapping):
+        return dict(returned)
+    if isinstance(returned, tuple | list):
+        names = getattr(returned, "_fields", ())  # those of a named tuple
+        return {**dict(zip(names, returned, strict=False)), **dict(enumerate(returned))}
+    return dict(getattr(returned, "__dict__", {}))
+
+
+def _kind(value: object) -> str:
+    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def log_probs_of(returned: object, output: str) -> Tensor:
+    """Return log-probabilities [N, C], float32 or wider, from whatever a model returns.
+
+    Args:
+        returned: A tensor, or an object that has it in a field named as `output`.
+        output: The kind of output, "logits" or "log_probs".
+
+    Raises:
+        PosteriorError: If there is no such tensor.
+    """
+    predictions = prediction_of(returned, output)
     predictions = predictions.to(torch.promote_types(predictions.dtype, torch.float32))
     return predictions.log_softmax(dim=-1) if output == "logits" else predictions
 

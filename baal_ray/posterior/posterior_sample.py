@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from baal_ray.posterior.arguments import check_images
+
 
 class PosteriorSample(nn.Module):
     """The k-th posterior sample as a plain module: images [N, …] → log-probabilities [N, C].
@@ -31,6 +33,7 @@ class PosteriorSample(nn.Module):
 
     def forward(self, images_N: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Return log-probabilities [N, C], float32 or wider; per-item masks need `ids`."""
+        check_images(images_N)
         if len(images_N) == 1:  # as `MCDropout._draw` does, for models that squeeze axes of 1
             two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
             return self.forward(two, twice)[:1]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from baal_ray.report.class_quality import class_qualities, worst_first
 from baal_ray.report.round_facts import RoundFacts
 from baal_ray.report.score_summary import ScoreSummary, predicted_counts
 
@@ -64,6 +65,7 @@ def _of_the_model(facts: RoundFacts) -> Iterator[str]:
             "images it is unsure about are not always those it gets wrong. More labels or epochs, "
             "augmentation or a different dropout may help."
         )
+    yield from _of_the_recalls(facts)
     with_model = [past for past in facts.rounds if not np.isnan(past.metric("accuracy"))]
     same = [past for past in with_model if past.evaluation_set == latest.evaluation_set]
     if len(same) > 1 and same[-1] is latest:
@@ -78,6 +80,23 @@ def _of_the_model(facts: RoundFacts) -> Iterator[str]:
         yield (
             f"The highest BALD is {scores.highest:.4f} nats: the posterior samples agree about "
             "every image, so the ranking is noise. The model may have too little dropout."
+        )
+
+
+def _of_the_recalls(facts: RoundFacts) -> Iterator[str]:
+    if facts.result.by_class is None:
+        return
+    qualities = class_qualities(facts.config.classes, facts.result.by_class)
+    far_below = [quality for quality in worst_first(qualities) if quality.is_far_below]
+    if far_below:
+        worst = far_below[0]
+        others = f", and {len(far_below) - 1:,} other classes are as doubtful" * (
+            len(far_below) > 1
+        )
+        yield (
+            f"The model finds {worst.recall.count:,} of the {worst.recall.of:,} evaluation images "
+            f"of {worst.name!r}, but {worst.others.value:.0%} of all others{others}. Accuracy "
+            "hides this. Label more images of the class, or try training.class_weights: balanced."
         )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from baal_ray import storage
 from baal_ray.report import page
+from baal_ray.report.class_section import class_section
 from baal_ray.report.page import Section
 from baal_ray.report.round_doubts import doubts
 from baal_ray.report.round_facts import PastRound, RoundFacts, gather
@@ -52,6 +53,7 @@ def round_page(facts: RoundFacts) -> str:
             Section("Acquisition batch", batch_section(facts)),
             Section("Scores and classes", scores_section(facts)),
             Section("Learning curve", learning_section(facts)),
+            Section("Quality by class", class_section(facts)),
             Section("Calibration", calibration_section(facts)),
             Section("Failures", failures_section(facts)),
             Section("Time", time_section(facts)),

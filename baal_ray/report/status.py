@@ -1,6 +1,7 @@
 """The state of a workspace: its rounds, the states of their picks, and the value of labels."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -8,10 +9,11 @@ from rich.table import Column, Table
 
 from baal_ray.config import RoundConfig
 from baal_ray.manifest import Manifest
+from baal_ray.report.class_quality import class_qualities, worst_first
 from baal_ray.report.comparison import Comparison, compare_picks, comparison_lines
 from baal_ray.report.gain import comparable_models, gain_lines
 from baal_ray.workspace import manifest_uri
-from baal_ray.workspace.rounds import finished_rounds
+from baal_ray.workspace.rounds import FinishedRound, finished_rounds
 from baal_ray.workspace.table_schemas import ACQUIRED, LABELLED
 
 COLUMNS = (
@@ -84,8 +86,19 @@ def workspace_status(config: RoundConfig) -> Status:
                 )
             )
     gained = gain_lines(config, comparable_models(config, finished)) if accuracy else ()
-    summary = (comparison_lines(picks.values()), gained)
+    summary = (comparison_lines(picks.values()), gained, _worst_class(manifest, finished))
     return Status(rows, [text for text in map("\n".join, summary) if text])
+
+
+def _worst_class(manifest: Manifest, finished: Sequence[FinishedRound]) -> Iterator[str]:
+    """Yield a line about the class with the lowest recall of the latest model, if it is known."""
+    by_round = {each.record.result.round_id: each for each in finished}
+    latest = [by_round[name] for name in manifest.rounds() if name in by_round][-1:]
+    for each in latest:
+        counts = each.record.result.by_class
+        if counts is not None:
+            for worst in worst_first(class_qualities(each.plan.config.classes, counts))[:1]:
+                yield f"Worst class of round {each.record.result.round_id}: {worst}."
 
 
 def _counted(images: pa.Table) -> dict[str, tuple[str, str, str, str]]:

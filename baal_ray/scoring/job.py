@@ -12,7 +12,7 @@ from baal_ray.workspace.records import Fingerprint
 
 # Version of the scoring code. Raise it if the same checkpoint, settings and pixels give different
 # scores than before.
-_ENGINE = 4
+_ENGINE = 5
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class Ranking:
 
         Returns:
             For each fifth the share of the picks, 0 to 1, that would also have been picked without
-            it. If K is less than 5, some fifths have no scores and are left out. For K = 1 there
+            it. If K is less than 5, some fifths have no scores and are left out. For K < 3 there
             are none.
 
         Raises:

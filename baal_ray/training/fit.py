@@ -21,7 +21,7 @@ from baal_ray.training.evaluation_images import EvaluationImages, refuse_labelle
 from baal_ray.training.examples import Examples, evaluation_examples, hold_out, labelled_examples
 from baal_ray.training.worker import FitJob, train_worker
 from baal_ray.workspace import fits_uri
-from baal_ray.workspace.records import FitRecord
+from baal_ray.workspace.records import ClassCounts, FitRecord
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,14 @@ class Fit:
         labels: Number of labelled images that the model was fitted on; 0 for a given model.
         history: Metrics of each epoch: `epoch` and `train_loss`, and on the evaluation set
             `accuracy`, `nll` and `ece`. There are none for a given model.
+        by_class: Counts of each class on the evaluation set after the last epoch.
         reused: Whether an earlier round already made exactly this fit.
     """
 
     checkpoint: str
     labels: int
     history: list[dict[str, float]]
+    by_class: ClassCounts | None
     reused: bool
 
     @property
@@ -74,7 +76,7 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
     if not config.training.epochs:
         given = trained_classifier(config.model, len(config.classes))
         sha256 = save_checkpoint(config.workspace, given, config.model, config.classes)
-        return Fit(sha256, labels=0, history=[], reused=False)
+        return Fit(sha256, labels=0, history=[], by_class=None, reused=False)
     job = _job(config, labelled)
     with exclusive(job.record):  # two rounds with the same labels share a fit
         reused = storage.exists(job.record)
@@ -97,7 +99,7 @@ def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
     if not config.training.epochs:
         given = trained_classifier(config.model, len(config.classes))
         sha256 = storage.sha256(encoded_weights(given, config.model, config.classes))
-        return Fit(sha256, labels=0, history=[], reused=False)
+        return Fit(sha256, labels=0, history=[], by_class=None, reused=False)
     job = _job(config, labelled)
     if storage.exists(job.record):
         return _read(job, reused=True)
@@ -107,7 +109,7 @@ def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
 
 def _read(job: FitJob, reused: bool) -> Fit:
     found = FitRecord.read(job.record, "Delete it; the next run repeats the fit.")
-    return Fit(found.checkpoint, found.labels, found.history, reused)
+    return Fit(found.checkpoint, found.labels, found.history, found.by_class, reused)
 
 
 def _job(config: RoundConfig, labelled: pa.Table) -> FitJob:

@@ -31,11 +31,13 @@ def fit(
     optimizer = make_optimizer(classifier, training)
     schedule = make_schedule(optimizer, training)
     augment = make_augmentation(training.augmentations)
+    weights_C = make_class_weights(labels_N, training).to(device)
     classifier.train()
     for _ in range(training.epochs):
         for rows, images in mini_batches(len(images_N), training.batch_size, 0, 1):
             predictions = classifier(augment(images_N[rows]).to(device))
-            loss = summed_loss(predictions, labels_N[rows].to(device), model.output) / images
+            labels = labels_N[rows].to(device)
+            loss = summed_loss(predictions, labels, weights_C, model.output) / images
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -43,10 +45,37 @@ def fit(
     classifier.eval()
 
 
-def summed_loss(predictions_N_C: Tensor, labels_N: Tensor, output: str) -> Tensor:
-    """Return the summed negative log-likelihood of labels, from logits or log-probabilities."""
+def summed_loss(
+    predictions_N_C: Tensor, labels_N: Tensor, weights_C: Tensor, output: str
+) -> Tensor:
+    """Return the summed negative log-likelihood of labels, each times the weight of its class.
+
+    Args:
+        predictions_N_C: Logits or log-probabilities.
+        labels_N: Class indices.
+        weights_C: Weights of classes 0 to the largest label at least.
+        output: The kind of predictions, "logits" or "log_probs".
+    """
     loss_of = F.cross_entropy if output == "logits" else F.nll_loss
-    return loss_of(predictions_N_C, labels_N, reduction="sum")
+    losses_N = loss_of(predictions_N_C, labels_N, reduction="none")
+    return (losses_N * weights_C[labels_N]).sum()
+
+
+def make_class_weights(labels_N: Tensor, config: TrainingConfig) -> Tensor:
+    """Return a weight for each class up to the largest label, whose mean over images is 1.
+
+    Balanced, it is N / (C · n_c) for the n_c images of a class and the C classes that have any
+    (King and Zeng 2001, https://doi.org/10.1093/oxfordjournals.pan.a004868, as scikit-learn has
+    it), so that all classes have the same sum of weights.
+
+    Args:
+        labels_N: Class indices of the whole training set.
+        config: Settings of the fit.
+    """
+    counts_C = torch.bincount(labels_N)
+    if config.class_weights is None:
+        return torch.ones(len(counts_C))
+    return len(labels_N) / ((counts_C > 0).sum() * counts_C.clamp(min=1))
 
 
 def make_schedule(

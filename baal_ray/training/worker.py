@@ -19,17 +19,18 @@ from baal_ray.config import RoundConfig
 from baal_ray.errors import StorageError
 from baal_ray.model import build_classifier
 from baal_ray.posterior import MCDropout
-from baal_ray.training.evaluation import evaluation_sums, metrics, no_images
+from baal_ray.training.evaluation import class_counts, evaluation_sums, metrics, no_images
 from baal_ray.training.examples import LEFT_OUT, Examples, load_share
 from baal_ray.training.optimisation import (
     make_augmentation,
+    make_class_weights,
     make_optimizer,
     make_schedule,
     mini_batches,
     summed_loss,
 )
 from baal_ray.workspace import fits_uri
-from baal_ray.workspace.records import FitRecord
+from baal_ray.workspace.records import ClassCounts, FitRecord
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,8 @@ class _Worker:
         self._fitted = self._decoded(self._labels_N, "labelled")
         self._decoded(self._evaluation[1], "evaluation")
         self._augment = make_augmentation(job.config.training.augmentations)
+        everyones_N = torch.tensor(list(job.training.class_of.values()))
+        self._weights_C = make_class_weights(everyones_N, job.config.training).to(self._device)
         torch.manual_seed(job.config.seed)
         self._classifier = build_classifier(job.config.model, len(job.config.classes))
         self._model = ray.train.torch.prepare_model(self._classifier)
@@ -118,6 +121,7 @@ class _Worker:
         self._optimizer = make_optimizer(self._model, job.config.training)
         self._schedule = make_schedule(self._optimizer, job.config.training)
         self._history: list[dict[str, float]] = []
+        self._by_class: ClassCounts | None = None
         self._logged_at = 0.0
         self._kept_at = -math.inf
 
@@ -134,6 +138,7 @@ class _Worker:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._history = state["history"]
+        self._by_class = ClassCounts.model_validate(state["by_class"])
 
     def _kept_state(self) -> dict[str, Any] | None:
         """Return the state on disk, the same for all workers, or None if there is none to use."""
@@ -171,10 +176,9 @@ class _Worker:
         sums = torch.cat([evaluated.new_tensor([loss]), evaluated])
         if self._workers > 1:
             torch.distributed.all_reduce(sums)
-        mean_loss = sums[0].item() / self._fitted
-        self._history.append(
-            {"epoch": epoch + 1, "train_loss": mean_loss, **metrics(sums[1:].cpu())}
-        )
+        mean_loss, sums = sums[0].item() / self._fitted, sums[1:].cpu()
+        self._history.append({"epoch": epoch + 1, "train_loss": mean_loss, **metrics(sums)})
+        self._by_class = class_counts(sums)
 
     def log(self) -> None:
         """Log one line per epoch, but at most one in `_QUIET_SECONDS`, except at the end."""
@@ -205,6 +209,7 @@ class _Worker:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "history": self._history,
+            "by_class": self._by_class.model_dump() if self._by_class else None,
         }
         file = io.BytesIO()
         torch.save(state, file)
@@ -224,7 +229,9 @@ class _Worker:
             self._config.classes,
             FitSummary(name=self._job.name, labels=labels, metrics=self._history[-1]),
         )
-        record = FitRecord(checkpoint=sha256, labels=labels, history=self._history)
+        record = FitRecord(
+            checkpoint=sha256, labels=labels, history=self._history, by_class=self._by_class
+        )
         storage.create_if_absent(self._job.record, record.to_json())
         storage.delete(self._job.state)
 
@@ -265,7 +272,10 @@ class _Worker:
         rows = rows if len(rows) else torch.tensor([0])
         inputs = self._augment(self._images_N[rows]).to(self._device)
         labels = self._labels_N[rows].clamp(min=0).to(self._device)
-        loss = summed_loss(self._model(inputs), labels, self._config.model.output) * weight
+        predictions = self._model(inputs)
+        loss = (
+            summed_loss(predictions, labels, self._weights_C, self._config.model.output) * weight
+        )
         self._optimizer.zero_grad()
         # DDP averages over workers. This turns the average into the mean over the mini-batch.
         (loss * self._workers / images).backward()
@@ -274,7 +284,7 @@ class _Worker:
 
     def _evaluate(self) -> Tensor:
         images_N, labels_N = self._evaluation
-        sums = no_images(self._device)
+        sums = no_images(self._device, len(self._config.classes))
         decoded = (labels_N != LEFT_OUT).nonzero().flatten()
         for start in range(0, len(decoded), _EVALUATED_AT_A_TIME):
             rows = decoded[start : start + _EVALUATED_AT_A_TIME]

@@ -66,6 +66,22 @@ class Record(BaseModel):
             ) from error
 
 
+class ClassCounts(BaseModel):
+    """The counts of each class in an evaluation, in the order of the classes.
+
+    Attributes:
+        images: The number of images of the class.
+        predicted: The number of images that are predicted to be of the class.
+        correct: The number of images of the class that are predicted to be of it.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    images: list[int]
+    predicted: list[int]
+    correct: list[int]
+
+
 class FitRecord(Record):
     """`fits/<hash>/fit.json`: the checkpoint that was fitted on some labels with some settings.
 
@@ -74,11 +90,14 @@ class FitRecord(Record):
         labels: The number of labelled images.
         history: For each epoch, `epoch` and `train_loss`, and on the evaluation set `accuracy`,
             `nll` and `ece`.
+        by_class: The counts of each class on the evaluation set after the last epoch; None in
+            files from before they were counted.
     """
 
     checkpoint: str
     labels: int
     history: list[dict[str, float]]
+    by_class: ClassCounts | None = None
 
 
 class Fingerprint(Record):

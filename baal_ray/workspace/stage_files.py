@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from baal_ray.config import RoundConfig
-from baal_ray.workspace.records import Record, Task
+from baal_ray.workspace.records import ClassCounts, Record, Task
 
 
 class _Part(BaseModel):
@@ -135,6 +135,7 @@ class FitResult(StageResult):
         checkpoint: The sha256 that names the model; None if nothing was labelled yet.
         labels: The number of labelled images it was fitted on; 0 if it was given.
         metrics: The metrics of its last epoch on the evaluation set, by name.
+        by_class: The counts of each class in the same evaluation; None if there is no model.
         reused: Whether an earlier round had fitted it.
     """
 
@@ -143,6 +144,7 @@ class FitResult(StageResult):
     checkpoint: str | None
     labels: int
     metrics: dict[str, float]
+    by_class: ClassCounts | None = None
     reused: bool = False
 
     def figures(self) -> Iterator[str]:
@@ -266,6 +268,9 @@ class RoundResult(_Part):
         labels: The number of labelled images that the model was fitted on.
         unreadable: The number of images of the pool that cannot be read.
         metrics: The metrics of the fit's last epoch on the evaluation set, by name.
+        by_class: The counts of each class in the same evaluation, in the order of the classes;
+            None if there is no model. Recall is `correct` / `images`, precision `correct` /
+            `predicted`.
         seconds: The duration of each stage, by name.
         further_stages: The further stages of scoring, in their order.
         stability: The share of the picks, 0 to 1, that would also have been picked without a fifth
@@ -285,6 +290,7 @@ class RoundResult(_Part):
     labels: int
     unreadable: int
     metrics: dict[str, float]
+    by_class: ClassCounts | None = None
     seconds: dict[str, float]
     further_stages: list[FurtherStage] = []
     stability: float | None = None

@@ -167,9 +167,12 @@ def test_where_that_gains_nothing_an_actor_starts_sooner(
     assert runtime_env(gpus, image_size) == {}
 
 
-def test_one_sample_has_scores_but_no_error_of_them(checkpoint: str) -> None:
+@pytest.mark.parametrize("samples", [1, 2])
+def test_one_or_two_samples_have_scores_but_no_error_of_them(
+    checkpoint: str, samples: int
+) -> None:
     rows = decode(table(0, 3).select(["id", "image"]), 12, 12, max_pixels=10**6)
-    scores = PoolScorer(ScoringJob(checkpoint, ScoringConfig(samples=1)))(rows).to_pandas()
+    scores = PoolScorer(ScoringJob(checkpoint, ScoringConfig(samples=samples)))(rows).to_pandas()
     assert scores["error"].isna().all()
     assert scores[list(SCORE_COLUMNS)].notna().all().all()
     assert scores[list(STABILITY_COLUMNS)].isna().all().all()

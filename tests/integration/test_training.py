@@ -56,6 +56,9 @@ def test_two_workers_use_every_row_and_go_on_from_the_epoch_on_disk_when_one_die
     checkpoint = load_checkpoint(checkpoint_uri(config.workspace, fit.checkpoint))
     assert checkpoint.classes == config.classes
     assert checkpoint.description.fit.metrics == fit.history[-1]
+    assert fit.by_class is not None
+    assert fit.by_class.images == [7, 7, 7]
+    assert sum(fit.by_class.correct) == round(21 * fit.history[-1]["accuracy"])
 
     again = fit_model(config, manifest.labelled())
     assert (again.checkpoint, again.reused) == (fit.checkpoint, True)

@@ -66,9 +66,9 @@ def drop_block(model: Model, x_N: Tensor) -> Tensor:
         (functional, "^the model applies dropout only in training mode, .* Call F.dropout"),
         (attention, "^the model applies dropout inside fused attention .* plain operations"),
         (attention_by_name, "^the model applies dropout inside fused attention"),
-        (gaussian, r"^the model applies noise \(randn_like\) .* write it with F.dropout"),
-        (homemade, r"^the model applies noise \(rand\)"),
-        (drop_block, "^block applies dropout only in training mode"),
+        (gaussian, r"^the model draws Gaussian noise itself \(randn_like\) only in training mode"),
+        (homemade, r"^the model draws a random mask itself \(rand\).* Write dropout as F.dropout"),
+        (drop_block, r"^block \(DropBlock2d\) applies dropout only in training mode"),
     ],
 )
 def test_it_is_refused_by_name_and_with_a_remedy(

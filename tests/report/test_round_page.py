@@ -9,6 +9,7 @@ from baal_ray.report.round_facts import gather
 from baal_ray.report.round_page import write_round_report
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import report_uri
+from baal_ray.workspace.records import ClassCounts
 from baal_ray.workspace.rounds import read_stage
 from baal_ray.workspace.stage_files import CandidatesResult, Plan, RoundRecord
 from baal_ray.workspace.table_schemas import EVALUATION_IMAGE
@@ -104,6 +105,26 @@ def test_evaluation_images_in_the_pool_are_told_apart_from_unreadable_ones(tmp_p
 )
 def test_what_is_to_be_doubted_is_said(tmp_path, change, doubt):
     assert doubt in doubts_of(write_round(tmp_path, **{"training": FIXED, **change}))
+
+
+def test_a_class_that_accuracy_hides_is_on_the_page_and_doubted(tmp_path):
+    # 95 % of the images are of two classes. None of the 25 others is found.
+    counts = ClassCounts(images=[300, 175, 25], predicted=[320, 180, 0], correct=[300, 175, 0])
+    config = write_round(tmp_path, training=FIXED, accuracy=0.95, result={"by_class": counts})
+    assert (
+        "The model finds 0 of the 25 evaluation images of 'right', but 100% of all others. "
+        "Accuracy hides this." in doubts_of(config)
+    )
+    text = text_of(page_of(config))
+    assert "right 25 0% (0% to 13%) unknown" in text
+    assert "left 300 100% (99% to 100%) 94% (91% to 96%)" in text
+
+
+def test_classes_without_evaluation_images_are_counted_on_the_page(tmp_path):
+    counts = ClassCounts(images=[300, 200, 0], predicted=[280, 219, 1], correct=[270, 190, 0])
+    config = write_round(tmp_path, training=FIXED, result={"by_class": counts})
+    assert "The evaluation set has no image of 1 class." in text_of(page_of(config))
+    assert "The model finds" not in doubts_of(config)
 
 
 @pytest.mark.parametrize(("now", "reported"), [(0.7, True), (0.77, False)])

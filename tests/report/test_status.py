@@ -13,6 +13,7 @@ from baal_ray.operations.forgetting import forget_images
 from baal_ray.report.status import workspace_status
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import batch_uri, manifest_uri
+from baal_ray.workspace.records import ClassCounts
 from baal_ray.workspace.table_schemas import BATCH
 from pools import round_config
 from stage_files import plan, put, round_record
@@ -50,6 +51,21 @@ def test_rounds_come_in_the_order_they_were_committed_in(tmp_path):
     (told,) = status.summary
     assert told.startswith(
         "training.evaluation_set is not set: each round is measured on different"
+    )
+
+
+def test_the_worst_class_of_the_latest_model_is_one_line(tmp_path):
+    config = round_config(tmp_path)
+    manifest = Manifest(manifest_uri(config.workspace))
+    for round_id, found in (("night-1", 20), ("night-2", 1)):
+        manifest.acquire(pa.table({"id": [round_id], "rule": ["bald"]}), round_id)
+        counts = ClassCounts(images=[70, 24, 6], predicted=[73, 26, 1], correct=[70, found, 0])
+        record = round_record(round_id, by_class=counts)
+        put(config.workspace, round_id, plan(0, config), record)
+    (line,) = [text for text in workspace_status(config).summary if "Worst class" in text]
+    assert line == (
+        "Worst class of round night-2: 'right': 0 of 6 evaluation images are found, recall 0% (0% "
+        "to 39%), precision 0% (0% to 79%)."
     )
 
 

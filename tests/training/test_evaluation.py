@@ -4,9 +4,10 @@ from math import log
 
 import pytest
 import torch
+from sklearn.metrics import precision_recall_fscore_support
 
 from baal_ray.acquisition import PredictiveStatistics
-from baal_ray.training.evaluation import evaluation_sums, metrics, no_images
+from baal_ray.training.evaluation import class_counts, evaluation_sums, metrics, no_images
 from scenarios import random_log_probs
 
 CPU = torch.device("cpu")
@@ -48,16 +49,17 @@ def test_parts_add_up_to_the_whole():
     log_probs_N_K_C = random_log_probs(100, 5, 4)
     labels_N = torch.arange(100) % 4
     whole = evaluation_sums(PredictiveStatistics.of(log_probs_N_K_C), labels_N)
-    total = no_images(CPU)
+    total = no_images(CPU, 4)
     for part in (slice(0, 7), slice(7, 8), slice(8, 8), slice(8, 100)):
         predictions = PredictiveStatistics.of(log_probs_N_K_C[part])
         total += evaluation_sums(predictions, labels_N[part])
     torch.testing.assert_close(total, whole)
     assert metrics(total) == pytest.approx(metrics(whole))
+    assert class_counts(total) == class_counts(whole)
 
 
 def test_no_images_have_no_metrics():
-    assert metrics(no_images(CPU)) == {}
+    assert metrics(no_images(CPU, 4)) == {}
 
 
 def test_an_impossible_label_costs_what_float32_can_say():
@@ -77,3 +79,33 @@ def test_labels_may_be_of_any_integer_type():
     predictions = PredictiveStatistics.of(torch.tensor([[[0.9, 0.1]]]).log())
     for dtype in (torch.int32, torch.uint8):
         assert metrics(evaluation_sums(predictions, torch.tensor([0], dtype=dtype)))
+
+
+def test_a_class_that_is_never_predicted_has_counts_that_say_so():
+    # The model always says 0, so its accuracy of 0.95 hides that it finds no image of class 1.
+    always = sums([[0.9, 0.1, 0.0]] * 20, [0] * 19 + [1])
+    assert metrics(always)["accuracy"] == 0.95
+    counts = class_counts(always)
+    assert counts.images == [19, 1, 0]
+    assert counts.predicted == [20, 0, 0]
+    assert counts.correct == [19, 0, 0]
+
+
+def test_recall_and_precision_agree_with_scikit_learn():
+    log_probs_N_K_C = random_log_probs(200, 5, 4)
+    labels_N = torch.arange(200) % 4
+    predictions = PredictiveStatistics.of(log_probs_N_K_C)
+    counts = class_counts(evaluation_sums(predictions, labels_N))
+    precision, recall, _, support = precision_recall_fscore_support(
+        labels_N, predictions.predicted()
+    )
+    correct = torch.tensor(counts.correct)
+    assert counts.images == support.tolist()
+    assert (correct / torch.tensor(counts.images)).tolist() == pytest.approx(recall.tolist())
+    assert (correct / torch.tensor(counts.predicted)).tolist() == pytest.approx(precision.tolist())
+
+
+def test_a_prediction_that_is_nan_is_of_no_class():
+    nan = float("nan")
+    counts = class_counts(sums([[nan, nan], [0.9, 0.1]], [0, 0]))
+    assert (counts.images, counts.predicted, counts.correct) == ([2, 0], [1, 0], [1, 0])

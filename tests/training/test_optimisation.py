@@ -1,13 +1,24 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from baal_ray.config import AugmentationConfig
-from baal_ray.training.optimisation import _padded_crop, make_augmentation, mini_batches
+from baal_ray.config import AugmentationConfig, ModelConfig, TrainingConfig
+from baal_ray.training.optimisation import (
+    _padded_crop,
+    fit,
+    make_augmentation,
+    make_class_weights,
+    mini_batches,
+    summed_loss,
+)
+
+BALANCED = TrainingConfig(class_weights="balanced")
 
 
 @settings(max_examples=200, deadline=None)
@@ -116,3 +127,61 @@ def test_a_padded_crop_shifts_each_way_and_leaves_black():
         assert (shifted == 0).sum() == 3 * (25 - (5 - abs(row - 2)) * (5 - abs(column - 2)))
         places.add((row, column))
     assert len(places) == 25
+
+
+def test_balanced_weights_are_those_of_scikit_learn_with_a_mean_of_1():
+    labels_N = torch.tensor([0] * 90 + [2] * 9 + [3])
+    weights_C = make_class_weights(labels_N, BALANCED)
+    expected = compute_class_weight("balanced", classes=np.array([0, 2, 3]), y=labels_N.numpy())
+    assert weights_C[[0, 2, 3]].tolist() == pytest.approx(expected.tolist())
+    assert weights_C[labels_N].mean().item() == pytest.approx(1)
+
+
+def test_without_balance_each_image_counts_the_same():
+    labels_N = torch.tensor([0] * 90 + [2])
+    assert make_class_weights(labels_N, TrainingConfig()).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("output", ["logits", "log_probs"])
+def test_the_loss_is_torchs_own_with_weights(output):
+    torch.manual_seed(0)
+    predictions_N_C, labels_N = torch.randn(9, 3).log_softmax(1), torch.randint(0, 3, (9,))
+    weights_C = torch.tensor([1.0, 2.0, 0.5])
+    expected = nn.functional.cross_entropy(predictions_N_C, labels_N, weights_C, reduction="sum")
+    loss = summed_loss(predictions_N_C, labels_N, weights_C, output)
+    assert torch.allclose(loss, expected)
+
+
+class Brightness(nn.Module):
+    """A logistic regression on the brightness of images of one pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1, 2)
+
+    def forward(self, images_N):
+        return self.linear((images_N.float().mean(dim=(2, 3))[:, :1] - 135) / 20)
+
+
+@pytest.mark.parametrize(
+    ("class_weights", "recall"),
+    [(None, 0.115), ("balanced", 0.773)],
+)
+def test_balanced_weights_find_a_rare_class(class_weights, recall):
+    """Brightness is N(120, 20²) in 95 % of the images and N(150, 20²) in the others.
+
+    The best threshold is 135 + 20² / 30 · ln(95 / 5) = 174 for accuracy, and 135 with balanced
+    classes. Above it lie Φ((150 − 174.3) / 20) = 0.115 and Φ(15 / 20) = 0.773 of the rare class.
+    """
+    torch.manual_seed(0)
+    quantiles = [torch.special.ndtri((torch.arange(n) + 0.5) / n) for n in (1900, 100)]
+    brightness_N = torch.cat([120 + 20 * quantiles[0], 150 + 20 * quantiles[1]])
+    labels_N = torch.tensor([0] * 1900 + [1] * 100)
+    images_N = brightness_N.round().to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 3, 1, 1)
+    model = Brightness()
+    settings_ = TrainingConfig(
+        epochs=60, batch_size=2000, learning_rate=0.5, weight_decay=0, class_weights=class_weights
+    )
+    fit(model, images_N, labels_N, ModelConfig(), settings_)
+    found_N = model(images_N[labels_N == 1]).argmax(dim=1).double()
+    assert found_N.mean().item() == pytest.approx(recall, abs=0.02)

@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from baal_ray.posterior.dropout.interception import MaskedDropout, apply_mask
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.dropout.sites import Site
+from baal_ray.posterior.outputs import prediction_of
 
 
 @torch.library.custom_op("baal_ray::drop", mutates_args=())
@@ -100,6 +101,7 @@ def trace(
     sites: Sequence[Site],
     samples: int,
     per_item: bool,
+    output: str = "logits",
 ) -> GraphModule:
     """Trace the model as a graph of (images, *masks), for K samples of N images in one pass.
 
@@ -112,6 +114,7 @@ def trace(
         sites: The model's dropouts.
         samples: Number of samples, K. The graph's images are [K·N, …].
         per_item: Whether masks are [K, N, …] instead of [K, 1, …].
+        output: The field of the predictions, if the model returns an object.
 
     Raises:
         NotImplementedError: If the model draws random numbers itself, or overwrites tensors that
@@ -141,10 +144,10 @@ def trace(
                 given = dict(zip(weights, masks_and_weights[len(sites) :], strict=True))
                 images_KN = images_KN.clone()  # in case the model overwrites them
                 with _TracedDropout(masks, images, axes, samples):
-                    predictions: Tensor = (
+                    returned = (
                         functional_call(model, given, images_KN) if given else model(images_KN)
                     )
-                return predictions
+                    return prediction_of(returned, output)
 
             graph = _pure_graph(predict, [*inputs, *map(torch.empty_like, weights.values())])
             _read_as_attributes(graph, len(inputs), list(weights.values()))

@@ -60,6 +60,7 @@ class TrunkOnce:
         sites: Sequence[Site],
         samples: int,
         *,
+        output: str,
         shared: bool,
         frozen: bool,
     ) -> None:
@@ -71,6 +72,7 @@ class TrunkOnce:
             layout: Memory layout of images.
             sites: The model's dropouts.
             samples: Number of samples to draw for such a mini-batch.
+            output: The field of the predictions, if the model returns an object.
             shared: Whether all images have the same masks.
             frozen: Whether the model's tensors stay where they are and as they are.
 
@@ -85,7 +87,7 @@ class TrunkOnce:
         self.sources: list[Tensor] = []
 
         def traced(samples: int) -> Cut:
-            graph = trace(model, images_N, layout, sites, samples, per_item=not shared)
+            graph = trace(model, images_N, layout, sites, samples, not shared, output)
             self.sources += attributes_of(graph)
             self.in_16_bits = computes_in_16_bits(graph)
             simplify(graph, layout)

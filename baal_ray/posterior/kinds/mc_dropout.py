@@ -17,16 +17,24 @@ from torch import Tensor, nn
 
 from baal_ray.acquisition import PredictiveStatistics
 from baal_ray.errors import PosteriorError, TraceError
+from baal_ray.posterior.arguments import (
+    check_first,
+    check_images,
+    check_model,
+    check_tensors,
+    whole_number,
+)
 from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import MaskCache, Masks, PerItemMasks, SharedMasks
 from baal_ray.posterior.dropout.sites import Site
 from baal_ray.posterior.engine.trunk_once import TrunkOnce
-from baal_ray.posterior.evaluation_mode import evaluation_mode, is_stochastic_depth
+from baal_ray.posterior.evaluation_mode import evaluation_mode
 from baal_ray.posterior.guards import PROBE, check_posterior, rounding_of
 from baal_ray.posterior.memory import budget, is_out_of_memory
 from baal_ray.posterior.model_changes import Attributes, Watch, differences, structure, unchanged
-from baal_ray.posterior.outputs import OUTPUTS, log_probs_of
+from baal_ray.posterior.outputs import OUTPUTS, log_probs_of, prediction_of
 from baal_ray.posterior.posterior_sample import PosteriorSample
+from baal_ray.posterior.stochastic_depth import is_stochastic_depth
 from baal_ray.posterior.trace_checks import Few, compare, is_due, spread
 
 MASKS = ("shared", "per_item")
@@ -66,30 +74,32 @@ class MCDropout:
         """Prepare to draw. Nothing runs yet.
 
         Args:
-            model: Any module, mini-batch of images → [N, C]. Dropout in all its forms is caught,
-                as module or function, whatever its `training` flag says.
+            model: Any module, mini-batch of images → [N, C], or an object that has this tensor in
+                a field named as `output`, such as transformers' `ModelOutput`. Dropout in all its
+                forms is caught, as module or function, whatever its `training` flag says.
             samples: Number of samples, K, at least 1.
             seed: Seed of the masks. If K grows, the samples drawn before stay the same.
             masks: "shared" for one set of masks per sample for all images, or "per_item" for masks
                 that also depend on the image's id.
             output: The kind of output that the model returns, "logits" or "log_probs". It is
                 declared, never guessed.
-            stochastic_depth: Whether the blocks that torchvision's `StochasticDepth` (timm's
-                `DropPath`) leaves out in training are left out at random here too.
+            stochastic_depth: Whether the blocks that torchvision's `StochasticDepth`, timm's
+                `DropPath` or a module that behaves like them leaves out in training are left out
+                at random here too.
             frozen: Whether the model stays unchanged from the first call on. Otherwise a copy of
                 its weights is kept. Each call first compares them, and so waits for all the work
                 that a GPU has pending. `refresh` says which changes are noticed.
             traced: Whether the model is traced. Otherwise it runs whole for each sample.
 
         Raises:
-            PosteriorError: If an argument is out of its range.
+            PosteriorError: If an argument is of another type, or out of its range.
         """
-        _check_choice("samples", samples, samples >= 1, "at least 1")
+        check_model(model)
         _check_choice("masks", masks, masks in MASKS, " or ".join(MASKS))
         _check_choice("output", output, output in OUTPUTS, " or ".join(OUTPUTS))
         self.model = model
-        self.samples = samples
-        self.seed = int(seed)
+        self.samples = whole_number("samples", samples, least=1)
+        self.seed = whole_number("seed", seed)
         self.masks = masks
         self.output = output
         self.stochastic_depth = stochastic_depth
@@ -130,7 +140,8 @@ class MCDropout:
 
     def sample(self, k: int) -> PosteriorSample:
         """Return the k-th posterior sample, from 0, as a plain module. k may exceed `samples`."""
-        return PosteriorSample(self.model, int(k), partial(self._log_probs_under, int(k)))
+        k = whole_number("k", k, least=0)
+        return PosteriorSample(self.model, k, partial(self._log_probs_under, k))
 
     def _log_probs_under(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Tensor:
         predictions = self._predict_under(self._masks_of(images_N, ids)((k,)), images_N)
@@ -151,8 +162,7 @@ class MCDropout:
         Raises:
             PosteriorError: If the model cannot be sampled correctly, as for `check`.
         """
-        if len(images_N) == 0:
-            raise PosteriorError("the mini-batch has 0 images; it must have at least 1")
+        check_images(images_N)
         with self._evaluation():
             self._notice_changes()
             key = (images_N.shape[1:], self.masks)
@@ -186,8 +196,9 @@ class MCDropout:
     def _check_stochastic_depth(self) -> None:
         if self.stochastic_depth and not any(map(is_stochastic_depth, self.model.modules())):
             raise PosteriorError(
-                "stochastic_depth is set, but the model has no StochasticDepth (torchvision) or "
-                "DropPath (timm) module; unset it"
+                "stochastic_depth is set, but the model has no module that leaves out whole "
+                "images at random in training, as torchvision's StochasticDepth and timm's "
+                "DropPath do; unset it"
             )
 
     def log_probs(
@@ -210,6 +221,7 @@ class MCDropout:
             TraceError: If the traced model no longer agrees with the model itself. What was drawn
                 before may be wrong too. From then on, the model runs whole (`traced` is False).
         """
+        check_first(first_N_K_C, images_N)
         pieces = [] if first_N_K_C is None else [first_N_K_C.transpose(0, 1)]
         self._draw(images_N, ids, sum(map(len, pieces)), pieces.append)
         return torch.cat(pieces).transpose(0, 1)
@@ -232,6 +244,7 @@ class MCDropout:
             PosteriorError: If the model cannot be sampled correctly.
             TraceError: As for `log_probs`.
         """
+        check_first(first_N_K_C, images_N)
         statistics = PredictiveStatistics()
         if first_N_K_C is not None:
             statistics.add(first_N_K_C.transpose(0, 1))
@@ -246,8 +259,10 @@ class MCDropout:
         """Return the output of the model itself under one posterior sample's masks."""
         axes = [site.axis for site in self.sites(images_N)]
         with self._evaluation(), MaskedDropout(masks, len(images_N), axes):
-            predictions: Tensor = self.model(images_N.clone())  # in case it overwrites them
-        return predictions
+            return self._call(images_N.clone())  # in case it overwrites them
+
+    def _call(self, images_N: Tensor) -> Tensor:
+        return prediction_of(self.model(images_N), self.output)
 
     def _masks_of(
         self, images_N: Tensor, ids: Sequence[str] | None
@@ -276,6 +291,7 @@ class MCDropout:
         take: Callable[[Tensor], None],
     ) -> None:
         """Pass predictions [K', N, C] to `take`, in order of k from `start` on, K' at a time."""
+        check_images(images_N)
         if len(images_N) == 1:  # one image cannot show whether its rows lie together
             two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
             self._draw(two, twice, start, lambda log_probs_K_N_C: take(log_probs_K_N_C[:, :1]))
@@ -340,6 +356,7 @@ class MCDropout:
         """Forget the findings about the model if it has changed since."""
         if self.frozen and self._structure:
             return
+        check_tensors(self.model)
         now = self._present_structure()
         if now != self._structure:
             self._of_forward = set()
@@ -440,6 +457,7 @@ class MCDropout:
                         layout,
                         self.sites(images_N),
                         samples,
+                        output=self.output,
                         shared=self.masks == "shared",
                         frozen=self.frozen,
                     )

@@ -175,7 +175,7 @@ def test_per_item_masks_need_an_id_for_each_image(ids):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"samples": 0}, "samples is 0; it must be at least 1"),
+        ({"samples": 0}, "samples is 0; it must be a whole number, at least 1"),
         ({"masks": "both"}, "masks is 'both'; it must be shared or per_item"),
         ({"output": "probs"}, "output is 'probs'; it must be logits or log_probs"),
     ],

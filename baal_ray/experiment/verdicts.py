@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-#: The rule that others are compared with.
-RANDOM = "random"
+from baal_ray.experiment.differences import RANDOM
 
 #: Number of seeds below which an interval is only a rough guess.
 ENOUGH_SEEDS = 5

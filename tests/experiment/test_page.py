@@ -22,7 +22,7 @@ def test_it_says_of_each_rule_what_its_figures_say():
     assert "bald saves labels." in text
     assert "margin shows no clear difference from random picks." in text
     assert "confidence costs labels." in text
-    assert "bald: +5.0 percentage points over the whole curve (interval +5.0 to +5.0)" in text
+    assert "bald: +5.0 percentage points over the whole curve (95 % interval +5.0 to +5.0)" in text
     assert "confidence: -5.0 percentage points" in text
     assert "A note." in text
     assert len(page) < 500_000

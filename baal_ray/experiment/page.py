@@ -11,7 +11,7 @@ import baal_ray
 from baal_ray.experiment.curves_by_seed import CurvesBySeed, curves_by_seed
 from baal_ray.experiment.differences import RANDOM, Difference, differences
 from baal_ray.experiment.student import interval_of_mean
-from baal_ray.experiment.verdicts import ENOUGH_SEEDS, outcome_at, verdicts
+from baal_ray.experiment.verdicts import ENOUGH_SEEDS, ratio_in_words, verdicts
 from baal_ray.report import page, plots
 from baal_ray.report.page import Html, Section
 from baal_ray.report.plots import Line
@@ -34,10 +34,7 @@ def experiment_page(
         curves: Table with a row per round: `rule`, `seed`, `round`, `labels` (the number that the
             model was fitted on), `accuracy`, `nll` (nats), `ece`, `picks` (ids), `fit_seconds` and
             `score_seconds`.
-        labels_needed: Table with a row per rule and target: `rule`, `accuracy` (the target),
-            `seeds`, `reached` (the number of seeds that reached it), `median`, `low` and `high`
-            (labels), `ratio`, `ratio_low` and `ratio_high` (labels needed, as a ratio to random).
-            Unknown values are null.
+        labels_needed: Table of `baal_ray.experiment.labels_needed`.
         settings: Names and values to show.
         notes: Sentences on how the experiment was done.
         where_picks_lie: Maps of the picks, from `baal_ray.experiment.picks_map`.
@@ -52,8 +49,8 @@ def experiment_page(
                 f"picks over {_seeds(seeds)}, with everything else the same.",
                 "lead",
             ),
-            page.points((each.headline, each.details) for each in verdicts(labels_needed)),
-            page.warning(_WARY, list(_doubts(curves, labels_needed, rules))),
+            page.points((each.headline, each.details) for each in verdicts(curves, labels_needed)),
+            page.warning(_WARY, list(_doubts(curves, rules))),
         ],
         _facts(curves, rules, seeds),
         [
@@ -113,7 +110,7 @@ def _facts(curves: pa.Table, rules: Sequence[str], seeds: int) -> list[tuple[str
     ]
 
 
-def _doubts(curves: pa.Table, labels_needed: pa.Table, rules: Sequence[str]) -> Iterator[str]:
+def _doubts(curves: pa.Table, rules: Sequence[str]) -> Iterator[str]:
     of_rule = {rule: len(curves_by_seed(curves, rule, "accuracy").seeds) for rule in rules}
     fewest = min(of_rule.values())
     if fewest < ENOUGH_SEEDS:
@@ -127,14 +124,8 @@ def _doubts(curves: pa.Table, labels_needed: pa.Table, rules: Sequence[str]) -> 
         yield f"Rules have different numbers of seeds ({counts}): the experiment is unfinished."
     if RANDOM not in rules:
         yield (
-            "There are no random picks to compare the rules with, so the page cannot say how many "
-            "labels they save."
-        )
-    compared = [row for row in labels_needed.to_pylist() if row["ratio_low"] is not None]
-    if len(compared) > 1:
-        yield (
-            f"This page makes {len(compared)} comparisons. On average, one in 20 intervals at "
-            "95 % misses the truth by chance alone. Trust results that show at several targets."
+            "There are no random picks to compare the rules with, so the page cannot say whether "
+            "they are better."
         )
     yield (
         "The oracle was simulated and never wrong, and this is only one data set and one model. "
@@ -146,9 +137,7 @@ def _learning(curves: pa.Table, labels_needed: pa.Table, rules: Sequence[str]) -
     rows = labels_needed.to_pylist()
     order = {rule: place for place, rule in enumerate(rules)}
     rows.sort(key=lambda row: (row["accuracy"], order.get(row["rule"], len(order))))
-    compared = [
-        row for row in rows if row["ratio"] is not None and row["rule"] in {*order} - {RANDOM}
-    ]
+    compared = [row for row in rows if row["ratio_low"] is not None and row["rule"] in order]
     drawn = [_learning_curves(curves, rules, sorted({row["accuracy"] for row in rows}))]
     if compared:
         drawn.append(_ratios(compared[:_MOST_TARGET_ROWS], rules))
@@ -172,32 +161,28 @@ def _band(curves: pa.Table, rules: Sequence[str]) -> str:
 
 
 def _labels_needed(rows: Sequence[Mapping[str, Any]]) -> Html:
-    header = ["rule", "accuracy", "verdict", "ratio to random", "interval", "labels", "interval"]
-    return page.table([*header, "reached by"], [_needed_row(row) for row in rows], text=[2])
+    header = ["rule", "accuracy", "ratio to random", "95 % interval", "labels, median"]
+    return page.table([*header, "of seeds", "reached by"], [_needed_row(row) for row in rows])
 
 
 def _needed_row(row: Mapping[str, Any]) -> list[str]:
-    is_random = row["rule"] == RANDOM
+    low, high = row["ratio_low"], row["ratio_high"]
+    most = f"{row['most']:,.0f}" if row["most"] is not None else "never"
     return [
         row["rule"],
         f"{row['accuracy']:g}",
-        "" if is_random else outcome_at(row),
-        "" if is_random else _ratio(row["ratio"]),
-        "" if is_random else _span(row["ratio_low"], row["ratio_high"], _ratio),
+        "" if row["rule"] == RANDOM else ratio_in_words(row),
+        "" if row["rule"] == RANDOM else "–" if low is None else f"{low:.2f} to {high:.2f}",
         _count(row["median"]),
-        _span(row["low"], row["high"], _count),
+        "–" if row["fewest"] is None else f"{row['fewest']:,.0f} to {most}",
         f"{row['reached']} of {row['seeds']}",
     ]
 
 
 def _ratios(rows: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> Html:
     centre, low, high = (
-        np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)
+        np.array([row[name] for row in rows], np.float64)
         for name in ("ratio", "ratio_low", "ratio_high")
-    )
-    below = int((high < 1).sum())
-    sentence = (
-        f"In {below} of {len(rows)} comparisons, the whole interval of the ratio lies below 1"
     )
     drawn = plots.intervals(
         [f"{row['rule']}, {row['accuracy']:g}" for row in rows],
@@ -208,11 +193,14 @@ def _ratios(rows: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> Html:
         "labels needed, ratio to random",
         level=1.0,
     )
-    note = (
-        "Left of the dashed line, a rule saves labels. A bar that crosses the line shows no clear "
-        "difference from random picks."
+    return page.figure(
+        f"In {int((high < 1).sum())} of {len(rows)} comparisons, the whole interval of the ratio "
+        "lies below 1",
+        drawn,
+        "Left of the dashed line, a rule needs fewer labels. The intervals of all rules and "
+        "accuracies hold together with 95 %. Only accuracies that all seeds reached are shown. "
+        "The verdicts above do not rest on these ratios.",
     )
-    return page.figure(sentence, drawn, note)
 
 
 def _differences(curves: pa.Table, rules: Sequence[str]) -> list[Html]:
@@ -319,16 +307,5 @@ def _count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
 def _rounded(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.3f}"
-
-
-def _span(low: float | None, high: float | None, shown: Any) -> str:
-    """Format an interval, one end of which may be unknown. A lower end of 0 says nothing."""
-    if not low:
-        return "–" if high is None else f"below {shown(high)}"
-    return f"from {shown(low)}" if high is None else f"{shown(low)} to {shown(high)}"

@@ -40,7 +40,7 @@ def test_it_covers_less_where_values_are_as_skewed_as_an_exponential(seeds, cove
 
 @pytest.mark.parametrize(("seeds", "covered"), [(3, 0.75), (5, 0.84)])
 def test_the_percentile_bootstrap_covers_too_little(seeds, covered):
-    """It was used before, and these are the figures in the changelog."""
+    """Show the figures in the changelog. Intervals were made in this way before."""
     values_S_R = np.random.default_rng(seeds).normal(size=(seeds, 4000))
     found = stats.bootstrap(
         (values_S_R,), np.mean, axis=0, n_resamples=999, method="percentile", rng=0

@@ -62,7 +62,7 @@ def _of_the_model(facts: RoundFacts) -> Iterator[str]:
     same = [past for past in with_model if past.evaluation_set == latest.evaluation_set]
     if len(same) > 1 and same[-1] is latest:
         fall = same[-2].metric("accuracy") - latest.metric("accuracy")
-        if fall > np.hypot(same[-2].margin(), latest.margin()):
+        if latest.fell_below(same[-2]):
             yield (
                 f"Accuracy fell by {fall:.1%} since round {same[-2].round_id}, more than chance "
                 "explains. Check the labels that came in since then."

@@ -6,6 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pages import text_of
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks/experiments"
 RESULTS = sorted(BENCHMARKS.glob("*/labels_needed.txt"))
 
@@ -29,6 +31,13 @@ def test_published_figures_are_those_of_the_curves(path):
     accuracies = dict.fromkeys(float(line.split()[1]) for line in table)
     curves = pq.read_table(path.with_name("curves.parquet"))
     assert text == f"{experiments().results(curves, [*accuracies])}\n"
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_published_pages_say_the_same(path):
+    page = text_of(path.with_name("report.html").read_text())
+    for verdict in path.read_text().strip().split("\n\n")[1:]:
+        assert verdict in page
 
 
 def experiments():

@@ -8,7 +8,7 @@ import pytest
 
 from pages import text_of
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks/experiments"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks/experiments"
 RESULTS = sorted(BENCHMARKS.glob("*/labels_needed.txt"))
 
 

@@ -76,7 +76,7 @@ def test_failures_are_counted_by_reason_and_once_an_image(tmp_path):
     [
         ({}, "This is the first round"),
         ({"training": {}}, "Accuracy and calibration are biased"),
-        ({"result": {"stability": 0.4}}, "Only 40% of the picks stay"),
+        ({"result": {"stability": 0.4}}, "would pick only about 40% of these images"),
         ({"result": {"acquired": 2}}, "Only 2 of the 3 wanted images were acquired"),
         ({"result": {"metrics": {"accuracy": 0.5, "ece": 0.3, "images": 9}}}, "off by 0.30"),
     ],

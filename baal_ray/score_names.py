@@ -32,7 +32,7 @@ SMALL_IS_INFORMATIVE = ("margin", "confidence")
 #: Rules that work with one posterior sample too. The others measure how far samples disagree.
 FOR_ONE_SAMPLE = ("predictive_entropy", "expected_entropy", "margin", "confidence", "random")
 
-#: Number of groups of samples. Leaving out a fifth at a time shows how stable the picks are.
+#: Number of groups of samples. Leaving out a fifth at a time shows how far BALD would change.
 GROUPS = 5
 #: BALD with each group of the posterior samples left out.
 BALD_WITHOUT = tuple(f"bald_without_{group}" for group in range(1, GROUPS + 1))

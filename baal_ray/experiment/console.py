@@ -20,7 +20,7 @@ from rich.text import Text
 
 from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.experiment.labels_needed import labels_needed
-from baal_ray.experiment.verdicts import verdicts
+from baal_ray.experiment.verdicts import ratio_in_words, verdicts
 
 logger = logging.getLogger(__name__)
 
@@ -68,23 +68,16 @@ def _progress_of(row: dict[str, Any]) -> str:
 
 def summary(config: ExperimentConfig, curves: pa.Table) -> Group:
     """Return a table of the labels that each rule needs, and the verdict on each rule."""
-    needed = labels_needed(curves, config.accuracies, config.seed)
+    needed = labels_needed(curves, config.accuracies)
     table = Table("rule", "accuracy", "reached", "labels needed", "ratio to random", box=None)
     for row in needed.to_pylist():
         table.add_row(
             row["rule"],
             f"{row['accuracy']:g}",
             f"{row['reached']} of {row['seeds']}",
-            _with_interval(row["median"], row["low"], row["high"], "{:.0f}"),
-            _with_interval(row["ratio"], row["ratio_low"], row["ratio_high"], "{:.2f}"),
+            "?" if row["median"] is None else f"{row['median']:.0f}",
+            ratio_in_words(row),
         )
-    told = [Text(verdict.sentence) for verdict in verdicts(needed)]
+    found = [Text(verdict.sentence) for verdict in verdicts(curves, needed)]
     where = Text(f"Everything is in {config.folder}: curves, labels needed and report.html.")
-    return Group(table, Text(), *told, Text(), where)
-
-
-def _with_interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
-    def told(number: float | None) -> str:
-        return "?" if number is None else form.format(number)
-
-    return f"{told(value)} ({told(low)} to {told(high)})"
+    return Group(table, Text(), *found, Text(), where)

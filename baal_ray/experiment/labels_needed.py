@@ -1,27 +1,25 @@
 """The number of labels that each acquisition rule needs for an accuracy, and its ratio to random.
 
-A curve needs as many labels as it has where it first reaches the accuracy. A curve that never
-reaches it needs more than any number. The result is the median over the seeds, with the interval
-of the percentile bootstrap over seeds (Efron and Tibshirani 1993, An Introduction to the
-Bootstrap, chapter 13). The ratio to random picks is the ratio of the medians. Its bootstrap draws
-the same seeds for both, because curves of one seed start with the same labels.
+The noisier of two learning curves crosses an accuracy first. So each curve is made monotone by
+isotonic regression (Barlow et al. 1972, Statistical Inference under Order Restrictions), and needs
+the labels where straight lines between its points cross the accuracy.
+
+The ratio to random is the geometric mean of the ratios of single seeds, because the curves of one
+seed start with the same labels. Its interval is Student's, of the logarithms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.optimize import isotonic_regression
 
-Floats = npt.NDArray[np.float64]
-
-RESAMPLES = 10_000
-
-#: Confidence level of the intervals.
-LEVEL = 0.95
-
-# With fewer seeds there is no interval, because resamples of one or two hardly differ.
-_FEWEST_SEEDS = 3
+from baal_ray.experiment.curves_by_seed import Floats, curves_by_seed
+from baal_ray.experiment.differences import RANDOM
+from baal_ray.experiment.student import interval_of_mean
 
 LABELS_NEEDED = pa.schema(
     [
@@ -29,107 +27,110 @@ LABELS_NEEDED = pa.schema(
         ("accuracy", pa.float64()),
         ("seeds", pa.int32()),
         ("reached", pa.int32()),
-        *((name, pa.float64()) for name in ("median", "low", "high")),
-        *((name, pa.float64()) for name in ("ratio", "ratio_low", "ratio_high")),
+        *((name, pa.float64()) for name in ("median", "fewest", "most")),
+        ("ratio", pa.float64()),
+        ("ratio_is", pa.string()),
+        *((name, pa.float64()) for name in ("ratio_low", "ratio_high")),
     ]
 )
 
 
-def labels_needed(curves: pa.Table, accuracies: Sequence[float], seed: int = 0) -> pa.Table:
+def labels_needed(curves: pa.Table, accuracies: Sequence[float]) -> pa.Table:
     """Compute the number of labels that each rule needs, one row per rule and accuracy.
 
     Args:
         curves: Rows with `rule`, `seed`, `labels` and `accuracy`.
         accuracies: Accuracies to reach, from 0 to 1.
-        seed: Seed of the bootstrap.
 
     Returns:
         A table of `LABELS_NEEDED`. `reached` is how many of the rule's `seeds` curves reached the
-        accuracy. A number larger than the labels of the curves is null, and so is the interval of
-        fewer than three seeds. The ratio is over the seeds that "random" has, too. If there are
-        none, it is null.
+        accuracy. `median`, `fewest` and `most` are over the seeds. A number larger than the labels
+        of the curves is null.
+
+        `ratio` is over the seeds that "random" has, too. `ratio_is` is "exact" if all these curves
+        reached the accuracy. Otherwise a curve that did not is counted with the most labels it
+        had. The ratio is then "at most" that if only random's curves fell short, "at least" that
+        if only the rule's did, and null if both did. Only exact ratios of three seeds or more have
+        an interval. The intervals of one table hold together with 95 %.
     """
-    first = _first_reached(curves, accuracies)
-    most = _most_labels(curves)
+    rules = pc.unique(curves["rule"]).to_pylist()
+    comparisons = len(accuracies) * len(set(rules) - {RANDOM})
+    rising = {rule: _rising(curves, rule) for rule in rules}
     rows = []
-    for rule in dict.fromkeys(curves["rule"].to_pylist()):
-        for accuracy in accuracies:
-            needed, random = first[rule, accuracy], first.get(("random", accuracy), {})
-            rows.append(
-                {
-                    "rule": rule,
-                    "accuracy": accuracy,
-                    "seeds": len(needed),
-                    "reached": int(np.isfinite(list(needed.values())).sum()),
-                    **_median(np.array(list(needed.values())), seed),
-                    **_ratio(needed, {} if rule == "random" else random, most, rule, seed),
-                }
-            )
+    for rule, accuracy in product(rules, accuracies):
+        needed = _crossings(rising[rule], accuracy)
+        random = {} if rule == RANDOM else _crossings(rising.get(RANDOM, {}), accuracy)
+        figures = {**_over_seeds(list(needed.values())), **_ratio(needed, random, comparisons)}
+        rows.append({"rule": rule, "accuracy": accuracy, **figures})
     return pa.Table.from_pylist(rows, LABELS_NEEDED)
 
 
-def _first_reached(
-    curves: pa.Table, accuracies: Sequence[float]
-) -> dict[tuple[str, float], dict[int, float]]:
-    """Return, by rule and accuracy, the labels where each seed first reaches it, or infinity."""
-    found: dict[tuple[str, float], dict[int, float]] = {}
-    for row in curves.select(["rule", "seed", "labels", "accuracy"]).to_pylist():
-        for accuracy in accuracies:
-            needed = found.setdefault((row["rule"], accuracy), {})
-            labels = row["labels"] if row["accuracy"] >= accuracy else np.inf
-            needed[row["seed"]] = min(labels, needed.get(row["seed"], np.inf))
+class _Crossing(NamedTuple):
+    """The labels at which a curve reaches an accuracy, or its last ones if it does not."""
+
+    labels: float
+    reached: bool
+
+
+def _rising(curves: pa.Table, rule: str) -> dict[int, tuple[Floats, Floats]]:
+    """Return the labels and the monotone accuracies of a rule's curves, by seed."""
+    of_rule = curves_by_seed(curves, rule, "accuracy")
+    found = {}
+    for seed, values_L in zip(of_rule.seeds, of_rule.values_S_L, strict=True):
+        known_L = ~np.isnan(values_L)
+        rising_L = isotonic_regression(values_L[known_L]).x
+        found[seed] = (of_rule.labels_L[known_L], rising_L)
     return found
 
 
-def _most_labels(curves: pa.Table) -> dict[str, float]:
-    """Return, by rule, the largest number of labels that all its curves have."""
-    ends = curves.group_by(["rule", "seed"]).aggregate([("labels", "max")])
-    least = ends.group_by("rule").aggregate([("labels_max", "min")]).to_pylist()
-    return {row["rule"]: float(row["labels_max_min"]) for row in least}
+def _crossings(
+    rising: Mapping[int, tuple[Floats, Floats]], accuracy: float
+) -> dict[int, _Crossing]:
+    return {seed: _crossing(*curve, accuracy) for seed, curve in rising.items()}
 
 
-def _median(needed_S: Floats, seed: int) -> dict[str, float | None]:
-    low, high = _interval(_medians(needed_S[_resamples(len(needed_S), seed)]), len(needed_S))
-    return {"median": _finite(float(_medians(needed_S))), "low": low, "high": high}
+def _crossing(labels_L: Floats, rising_L: Floats, accuracy: float) -> _Crossing:
+    at = int(np.searchsorted(rising_L, accuracy))
+    if at == len(rising_L):
+        return _Crossing(float(labels_L[-1]), False)
+    around = slice(max(0, at - 1), at + 1)
+    return _Crossing(float(np.interp(accuracy, rising_L[around], labels_L[around])), True)
+
+
+def _over_seeds(crossings: Sequence[_Crossing]) -> dict[str, Any]:
+    labels_S = [each.labels if each.reached else np.inf for each in crossings]
+    return {
+        "seeds": len(crossings),
+        "reached": sum(each.reached for each in crossings),
+        "median": _finite(np.median(labels_S)),
+        "fewest": _finite(np.min(labels_S)),
+        "most": _finite(np.max(labels_S)),
+    }
 
 
 def _ratio(
-    needed: dict[int, float],
-    random: dict[int, float],
-    most: dict[str, float],
-    rule: str,
-    seed: int,
-) -> dict[str, float | None]:
-    both = sorted(needed.keys() & random.keys())
-    if not both:
-        return {"ratio": None, "ratio_low": None, "ratio_high": None}
-    pairs_S_2 = np.array([[needed[s], random[s]] for s in both])
-    ours, chance = (float(_medians(column_S)) for column_S in pairs_S_2.T)
-    ours_R, chance_R = (_medians(pairs_S_2[_resamples(len(both), seed), side]) for side in (0, 1))
-    # A curve that never gets there needs more than the most labels that it had.
-    low, _ = _interval(np.minimum(ours_R, most[rule]) / chance_R, len(both))
-    _, high = _interval(ours_R / np.minimum(chance_R, most["random"]), len(both))
-    known = np.isfinite(ours) and np.isfinite(chance)
-    return {"ratio": ours / chance if known else None, "ratio_low": low, "ratio_high": high}
+    ours: Mapping[int, _Crossing], random: Mapping[int, _Crossing], comparisons: int
+) -> dict[str, Any]:
+    pairs = [(ours[seed], random[seed]) for seed in sorted(ours.keys() & random.keys())]
+    kind = _kind_of_ratio(pairs)
+    if kind is None:
+        return {}
+    logs_S = np.log([mine.labels / other.labels for mine, other in pairs])
+    interval = interval_of_mean(logs_S, comparisons) if kind == "exact" else None
+    low, high = (None, None) if interval is None else np.exp(interval)
+    ratio = np.exp(logs_S.mean())
+    return {"ratio": ratio, "ratio_is": kind, "ratio_low": low, "ratio_high": high}
 
 
-def _resamples(seeds: int, seed: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, seeds, (RESAMPLES, seeds))
+def _kind_of_ratio(pairs: Sequence[tuple[_Crossing, _Crossing]]) -> str | None:
+    if not pairs:
+        return None
+    ours_reached = all(mine.reached for mine, _ in pairs)
+    random_reached = all(other.reached for _, other in pairs)
+    if ours_reached:
+        return "exact" if random_reached else "at most"
+    return "at least" if random_reached else None
 
 
-def _medians(needed_S: Floats) -> Floats:
-    """Return medians, the lower of two middle values: a number of labels that a curve needed."""
-    middle: Floats = np.sort(needed_S, axis=-1)[..., (needed_S.shape[-1] - 1) // 2]
-    return middle
-
-
-def _interval(values_R: Floats, seeds: int) -> tuple[float | None, float | None]:
-    if seeds < _FEWEST_SEEDS:
-        return None, None
-    tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    low, high = (np.quantile(values_R, tail, method="inverted_cdf") for tail in tails)
-    return _finite(low), _finite(high)
-
-
-def _finite(value: np.floating | float) -> float | None:
+def _finite(value: np.floating) -> float | None:
     return float(value) if np.isfinite(value) else None

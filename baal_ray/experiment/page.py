@@ -1,7 +1,6 @@
 """The page of an experiment that compares acquisition rules with random picks, over seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import baal_ray
-from baal_ray.experiment.verdicts import ENOUGH_SEEDS, RANDOM, outcome_at, verdicts
+from baal_ray.experiment.curves_by_seed import CurvesBySeed, curves_by_seed
+from baal_ray.experiment.differences import RANDOM, Difference, differences
+from baal_ray.experiment.student import interval_of_mean
+from baal_ray.experiment.verdicts import ENOUGH_SEEDS, ratio_in_words, verdicts
 from baal_ray.report import page, plots
 from baal_ray.report.page import Html, Section
-from baal_ray.report.plots import Line, Values
+from baal_ray.report.plots import Line
 
-_RESAMPLES = 2_000
 _MOST_TARGET_ROWS = 24
 
 _WARY = "Before you rely on this"
@@ -33,10 +34,7 @@ def experiment_page(
         curves: Table with a row per round: `rule`, `seed`, `round`, `labels` (the number that the
             model was fitted on), `accuracy`, `nll` (nats), `ece`, `picks` (ids), `fit_seconds` and
             `score_seconds`.
-        labels_needed: Table with a row per rule and target: `rule`, `accuracy` (the target),
-            `seeds`, `reached` (the number of seeds that reached it), `median`, `low` and `high`
-            (labels), `ratio`, `ratio_low` and `ratio_high` (labels needed, as a ratio to random).
-            Unknown values are null.
+        labels_needed: Table of `baal_ray.experiment.labels_needed`.
         settings: Names and values to show.
         notes: Sentences on how the experiment was done.
         where_picks_lie: Maps of the picks, from `baal_ray.experiment.picks_map`.
@@ -51,8 +49,8 @@ def experiment_page(
                 f"picks over {_seeds(seeds)}, with everything else the same.",
                 "lead",
             ),
-            page.points((each.headline, each.details) for each in verdicts(labels_needed)),
-            page.warning(_WARY, list(_doubts(curves, labels_needed, rules))),
+            page.points((each.headline, each.details) for each in verdicts(curves, labels_needed)),
+            page.warning(_WARY, list(_doubts(curves, rules))),
         ],
         _facts(curves, rules, seeds),
         [
@@ -63,53 +61,19 @@ def experiment_page(
             Section("Time", _time(curves, rules)),
             Section("How it was done", _how(settings, notes)),
         ],
-        f"baal_ray {baal_ray.__version__}. Intervals of differences: 95 %, from {_RESAMPLES:,} "
-        "bootstrap resamples of the seeds.",
+        f"baal_ray {baal_ray.__version__}. Intervals of differences: Student's t over the seeds. "
+        "Those over the whole curve hold together with 95 % for all rules.",
     )
 
 
-@dataclass(frozen=True)
-class _Curves:
-    """The values of one rule: values_S_L of S seeds at L numbers of labels, NaN where missing."""
-
-    seeds: list[int]
-    labels_L: Values
-    values_S_L: Values
-
-    def median(self) -> Values:
-        return _over_seeds(self.values_S_L, 50)
-
-    def line(self, name: str, number: int | None) -> Line:
-        """Return the median, with quartiles or a line per seed.
-
-        There are quartiles if there are enough seeds.
-        """
-        if len(self.seeds) >= ENOUGH_SEEDS:
-            low, high = (_over_seeds(self.values_S_L, q) for q in (25, 75))
-            return Line(name, self.labels_L, self.median(), low, high, number=number)
-        each = [(self.labels_L, values_L) for values_L in self.values_S_L]
-        shown = each if len(each) > 1 else []
-        return Line(name, self.labels_L, self.median(), each=shown, number=number)
-
-
-def _over_seeds(values_S_L: Values, percent: float) -> Values:
-    known = ~np.isnan(values_S_L).all(axis=0)
-    result = np.full(values_S_L.shape[1], np.nan)
-    result[known] = np.nanpercentile(values_S_L[:, known], percent, axis=0)
-    return result
-
-
-def _curves(table: pa.Table, rule: str, column: str) -> _Curves:
-    rows = table.filter(pc.equal(table["rule"], rule))
-    seeds, labels, values = (
-        rows[name].cast(pa.float64()).fill_null(np.nan).to_numpy()
-        for name in ("seed", "labels", column)
-    )
-    seeds_S, s = np.unique(seeds, return_inverse=True)
-    labels_L, at = np.unique(labels, return_inverse=True)
-    values_S_L = np.full((len(seeds_S), len(labels_L)), np.nan)
-    values_S_L[s, at] = values
-    return _Curves([int(seed) for seed in seeds_S], labels_L, values_S_L)
+def _line(curves: CurvesBySeed, name: str, number: int | None) -> Line:
+    """Return the median, with quartiles if there are enough seeds, otherwise a line per seed."""
+    median_L = curves.median()
+    if len(curves.seeds) >= ENOUGH_SEEDS:
+        low_L, high_L = (curves.over_seeds(percent) for percent in (25, 75))
+        return Line(name, curves.labels_L, median_L, low_L, high_L, number=number)
+    each = [(curves.labels_L, values_L) for values_L in curves.values_S_L]
+    return Line(name, curves.labels_L, median_L, each=each if len(each) > 1 else [], number=number)
 
 
 def _rules(curves: pa.Table) -> list[str]:
@@ -123,25 +87,31 @@ def _number(rules: Sequence[str], rule: str) -> int | None:
 
 
 def _lines(curves: pa.Table, rules: Sequence[str], column: str) -> list[Line]:
-    return [_curves(curves, rule, column).line(rule, _number(rules, rule)) for rule in rules]
+    return [
+        _line(curves_by_seed(curves, rule, column), rule, _number(rules, rule)) for rule in rules
+    ]
+
+
+def _last(curves: pa.Table, rule: str, column: str) -> float:
+    """Return the median over seeds at the most labels."""
+    return float(curves_by_seed(curves, rule, column).median()[-1])
 
 
 def _facts(curves: pa.Table, rules: Sequence[str], seeds: int) -> list[tuple[str, str]]:
     labels = pc.min_max(curves["labels"]).as_py()
-    last = [_curves(curves, rule, "accuracy") for rule in rules]
     return [
         ("rules", str(len(rules))),
         ("seeds", str(seeds)),
         ("labels", f"{labels['min']:,} to {labels['max']:,}"),
         *(
-            (f"final accuracy, {rule}", _rounded(of_rule.median()[-1]))
-            for rule, of_rule in zip(rules, last, strict=True)
+            (f"final accuracy, {rule}", _rounded(_last(curves, rule, "accuracy")))
+            for rule in rules
         ),
     ]
 
 
-def _doubts(curves: pa.Table, labels_needed: pa.Table, rules: Sequence[str]) -> Iterator[str]:
-    of_rule = {rule: len(_curves(curves, rule, "accuracy").seeds) for rule in rules}
+def _doubts(curves: pa.Table, rules: Sequence[str]) -> Iterator[str]:
+    of_rule = {rule: len(curves_by_seed(curves, rule, "accuracy").seeds) for rule in rules}
     fewest = min(of_rule.values())
     if fewest < ENOUGH_SEEDS:
         yield (
@@ -154,14 +124,8 @@ def _doubts(curves: pa.Table, labels_needed: pa.Table, rules: Sequence[str]) -> 
         yield f"Rules have different numbers of seeds ({counts}): the experiment is unfinished."
     if RANDOM not in rules:
         yield (
-            "There are no random picks to compare the rules with, so the page cannot say how many "
-            "labels they save."
-        )
-    compared = [row for row in labels_needed.to_pylist() if row["ratio_low"] is not None]
-    if len(compared) > 1:
-        yield (
-            f"This page makes {len(compared)} comparisons. On average, one in 20 intervals at "
-            "95 % misses the truth by chance alone. Trust results that show at several targets."
+            "There are no random picks to compare the rules with, so the page cannot say whether "
+            "they are better."
         )
     yield (
         "The oracle was simulated and never wrong, and this is only one data set and one model. "
@@ -173,9 +137,7 @@ def _learning(curves: pa.Table, labels_needed: pa.Table, rules: Sequence[str]) -
     rows = labels_needed.to_pylist()
     order = {rule: place for place, rule in enumerate(rules)}
     rows.sort(key=lambda row: (row["accuracy"], order.get(row["rule"], len(order))))
-    compared = [
-        row for row in rows if row["ratio"] is not None and row["rule"] in {*order} - {RANDOM}
-    ]
+    compared = [row for row in rows if row["ratio_low"] is not None and row["rule"] in order]
     drawn = [_learning_curves(curves, rules, sorted({row["accuracy"] for row in rows}))]
     if compared:
         drawn.append(_ratios(compared[:_MOST_TARGET_ROWS], rules))
@@ -183,7 +145,7 @@ def _learning(curves: pa.Table, labels_needed: pa.Table, rules: Sequence[str]) -
 
 
 def _learning_curves(curves: pa.Table, rules: Sequence[str], targets: Sequence[float]) -> Html:
-    last = {rule: _curves(curves, rule, "accuracy").median()[-1] for rule in rules}
+    last = {rule: _last(curves, rule, "accuracy") for rule in rules}
     ahead = max(last, key=lambda rule: np.nan_to_num(last[rule], nan=-1))
     return page.figure(
         f"With the most labels, {ahead} has the highest median accuracy: {_rounded(last[ahead])}",
@@ -193,38 +155,34 @@ def _learning_curves(curves: pa.Table, rules: Sequence[str], targets: Sequence[f
 
 
 def _band(curves: pa.Table, rules: Sequence[str]) -> str:
-    if min(len(_curves(curves, rule, "accuracy").seeds) for rule in rules) >= ENOUGH_SEEDS:
+    if min(len(curves_by_seed(curves, rule, "accuracy").seeds) for rule in rules) >= ENOUGH_SEEDS:
         return "Medians over seeds. The bands contain the middle half of the seeds."
     return "Medians over seeds. Thin lines are single seeds."
 
 
 def _labels_needed(rows: Sequence[Mapping[str, Any]]) -> Html:
-    header = ["rule", "accuracy", "verdict", "ratio to random", "interval", "labels", "interval"]
-    return page.table([*header, "reached by"], [_needed_row(row) for row in rows], text=[2])
+    header = ["rule", "accuracy", "ratio to random", "95 % interval", "labels, median"]
+    return page.table([*header, "of seeds", "reached by"], [_needed_row(row) for row in rows])
 
 
 def _needed_row(row: Mapping[str, Any]) -> list[str]:
-    is_random = row["rule"] == RANDOM
+    low, high = row["ratio_low"], row["ratio_high"]
+    most = f"{row['most']:,.0f}" if row["most"] is not None else "never"
     return [
         row["rule"],
         f"{row['accuracy']:g}",
-        "" if is_random else outcome_at(row),
-        "" if is_random else _ratio(row["ratio"]),
-        "" if is_random else _span(row["ratio_low"], row["ratio_high"], _ratio),
+        "" if row["rule"] == RANDOM else ratio_in_words(row),
+        "" if row["rule"] == RANDOM else "–" if low is None else f"{low:.2f} to {high:.2f}",
         _count(row["median"]),
-        _span(row["low"], row["high"], _count),
+        "–" if row["fewest"] is None else f"{row['fewest']:,.0f} to {most}",
         f"{row['reached']} of {row['seeds']}",
     ]
 
 
 def _ratios(rows: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> Html:
     centre, low, high = (
-        np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)
+        np.array([row[name] for row in rows], np.float64)
         for name in ("ratio", "ratio_low", "ratio_high")
-    )
-    below = int((high < 1).sum())
-    sentence = (
-        f"In {below} of {len(rows)} comparisons, the whole interval of the ratio lies below 1"
     )
     drawn = plots.intervals(
         [f"{row['rule']}, {row['accuracy']:g}" for row in rows],
@@ -235,80 +193,61 @@ def _ratios(rows: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> Html:
         "labels needed, ratio to random",
         level=1.0,
     )
-    note = (
-        "Left of the dashed line, a rule saves labels. A bar that crosses the line shows no clear "
-        "difference from random picks."
+    return page.figure(
+        f"In {int((high < 1).sum())} of {len(rows)} comparisons, the whole interval of the ratio "
+        "lies below 1",
+        drawn,
+        "Left of the dashed line, a rule needs fewer labels. The intervals of all rules and "
+        "accuracies hold together with 95 %. Only accuracies that all seeds reached are shown. "
+        "The verdicts above do not rest on these ratios.",
     )
-    return page.figure(sentence, drawn, note)
 
 
 def _differences(curves: pa.Table, rules: Sequence[str]) -> list[Html]:
-    if RANDOM not in rules or len(rules) < 2:
-        return []
-    pairs = [(rule, _paired(curves, rule)) for rule in rules if rule != RANDOM]
-    drawn = [
-        _difference(rule, pair, rules.index(rule)) for rule, pair in pairs if pair.labels_L.size
-    ]
+    drawn = [_difference(each, rules.index(each.rule)) for each in differences(curves)]
     about = "Accuracy minus that of random picks with the same seed and the same number of labels."
     return [page.paragraph(about, "muted"), page.figures(drawn)] if drawn else []
 
 
-def _paired(curves: pa.Table, rule: str) -> _Curves:
-    """Return differences in percentage points, where every common seed has both."""
-    ours, theirs = (_curves(curves, name, "accuracy") for name in (rule, RANDOM))
-    seeds = sorted(set(ours.seeds) & set(theirs.seeds))
-    labels_L = np.intersect1d(ours.labels_L, theirs.labels_L)
-    mine, other = (
-        of.values_S_L[np.isin(of.seeds, seeds)][:, np.isin(of.labels_L, labels_L)]
-        for of in (ours, theirs)
-    )
-    difference_S_L = 100 * (mine - other)
-    known = ~np.isnan(difference_S_L).any(axis=0) & bool(seeds)
-    return _Curves(seeds, labels_L[known], difference_S_L[:, known])
-
-
-def _difference(rule: str, pair: _Curves, number: int) -> Html:
-    mean_L = pair.values_S_L.mean(axis=0)
-    average_S = pair.values_S_L.mean(axis=1)
-    each = [(pair.labels_L, values_L) for values_L in pair.values_S_L]
-    if len(pair.seeds) < 2:
-        line = Line(rule, pair.labels_L, mean_L, number=number)
-        told = "from one seed, which is no evidence"
+def _difference(difference: Difference, number: int) -> Html:
+    seeds = len(difference.points_S_L)
+    mean_L = difference.points_S_L.mean(axis=0)
+    each = [(difference.labels_L, points_L) for points_L in difference.points_S_L]
+    band, interval = interval_of_mean(difference.points_S_L), difference.interval
+    if band is None or interval is None:
+        known = "too few seeds for an interval"
+        note = f"Mean over {_seeds(seeds)}."
     else:
-        low_L, high_L = _bootstrap(pair.values_S_L)
-        ((low,), (high,)) = _bootstrap(average_S[:, None])
-        line = Line(rule, pair.labels_L, mean_L, low_L, high_L, each, number)
-        told = f"interval {low:+.1f} to {high:+.1f}"
-    sentence = f"{rule}: {average_S.mean():+.1f} percentage points over the whole curve ({told})"
+        known = f"95 % interval {interval[0]:+.1f} to {interval[1]:+.1f}"
+        note = (
+            f"Mean over {_seeds(seeds)}. The band is the 95 % interval at each number of labels, "
+            "taken by itself."
+        )
+    low_L, high_L = band or (None, None)
+    line = Line(difference.rule, difference.labels_L, mean_L, low_L, high_L, each, number)
+    sentence = (
+        f"{difference.rule}: {difference.mean:+.1f} percentage points over the whole curve "
+        f"({known})"
+    )
     drawn = plots.lines([line], "labels", "accuracy minus random, percentage points", level=[0])
-    return page.figure(sentence, drawn, f"Mean over {_seeds(len(pair.seeds))}, with its interval.")
-
-
-def _bootstrap(values_S_L: Values) -> tuple[Values, Values]:
-    """Return the 95 % percentile interval of the mean over seeds."""
-    seeds = len(values_S_L)
-    drawn = np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, seeds))
-    low, high = np.percentile(values_S_L[drawn].mean(axis=1), [2.5, 97.5], axis=0)
-    return low, high
+    return page.figure(sentence, drawn, note)
 
 
 def _calibration(curves: pa.Table, rules: Sequence[str]) -> list[Html]:
-    worst = max(rules, key=lambda rule: np.nan_to_num(_curves(curves, rule, "ece").median()[-1]))
-    ece = _curves(curves, worst, "ece").median()[-1]
-    lowest = min(
-        rules,
-        key=lambda rule: np.nan_to_num(_curves(curves, rule, "nll").median()[-1], nan=np.inf),
-    )
+    ece = {rule: _last(curves, rule, "ece") for rule in rules}
+    nll = {rule: _last(curves, rule, "nll") for rule in rules}
+    worst = max(rules, key=lambda rule: np.nan_to_num(ece[rule]))
+    lowest = min(rules, key=lambda rule: np.nan_to_num(nll[rule], nan=np.inf))
     return [
         page.figures(
             [
                 page.figure(
-                    f"With the most labels, confidence is off by {ece:.3f} at most, for {worst}",
+                    f"With the most labels, confidence is off by {ece[worst]:.3f} or less",
                     plots.lines(
                         _lines(curves, rules, "ece"), "labels", "calibration error", zero=True
                     ),
                     "Expected calibration error: how far confidence is from the share of correct "
-                    "predictions. Lower is better.",
+                    f"predictions. Lower is better. It is largest for {worst}.",
                 ),
                 page.figure(
                     f"With the most labels, {lowest} gives the right class the most probability",
@@ -329,9 +268,11 @@ def _time(curves: pa.Table, rules: Sequence[str]) -> list[Html]:
         [rule, *(_median_seconds(table, rule, name) for name in ("fit_seconds", "score_seconds"))]
         for rule in rules
     ]
-    slowest = max(
-        rules, key=lambda rule: np.nanmax(np.nan_to_num(_curves(table, rule, "seconds").median()))
-    )
+    longest = {
+        rule: np.nanmax(np.nan_to_num(curves_by_seed(table, rule, "seconds").median()))
+        for rule in rules
+    }
+    slowest = max(rules, key=lambda rule: longest[rule])
     drawn = plots.lines(_lines(table, rules, "seconds"), "labels", "seconds per round")
     sentence = f"A round takes longest with {slowest}"
     return [
@@ -366,16 +307,5 @@ def _count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
 def _rounded(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.3f}"
-
-
-def _span(low: float | None, high: float | None, shown: Any) -> str:
-    """Format an interval, one end of which may be unknown. A lower end of 0 says nothing."""
-    if not low:
-        return "–" if high is None else f"below {shown(high)}"
-    return f"from {shown(low)}" if high is None else f"{shown(low)} to {shown(high)}"

@@ -234,7 +234,7 @@ class _CurveActor(Curve):
 
 
 def _publish(config: ExperimentConfig, curves: pa.Table, pool: LabelledImages) -> None:
-    needed = labels_needed(curves, config.accuracies, config.seed)
+    needed = labels_needed(curves, config.accuracies)
     for name, table in (("curves", curves), ("labels_needed", needed)):
         storage.publish(storage.join(config.folder, f"{name}.parquet"), parquet_bytes(table))
     report_experiment(config, curves, needed, lambda: _look(config, curves, pool))
@@ -289,6 +289,7 @@ _NOTES = (
     "same for all rules of a seed and round.",
     "All rules of a seed start with the same labelled images, the same number of each class. An "
     "unlabelled pool does not give this head start.",
-    "The labels that a curve needs are counted where it first reaches an accuracy. This flatters "
-    "curves that fluctuate, including that of random picks.",
+    "The labels that a curve needs are counted where the rising curve that fits its points best "
+    "(isotonic regression) reaches an accuracy. A curve that has it at the start is counted with "
+    "the labels of the start.",
 )

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import isnan, nan
 
 import pyarrow as pa
 
@@ -12,6 +12,7 @@ from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
 from baal_ray.pool import PoolListing
 from baal_ray.report.comparison import Comparison, compare_picks
+from baal_ray.report.intervals import Interval, newcombe, wilson
 from baal_ray.report.score_summary import ScoreSummary, summarize_scores
 from baal_ray.score_names import SCORE_COLUMNS, column_of
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
@@ -44,13 +45,25 @@ class PastRound:
         """Return a metric by its name; NaN if there is none."""
         return float(self.result.metrics.get(name, nan))
 
-    def margin(self) -> float:
-        """Return the 95 % margin of error of its accuracy, given the number of evaluation images.
-
-        It is the normal approximation of a binomial.
-        """
+    def correct(self) -> tuple[float, float] | None:
+        """Return the number of images it was right about, and of all images; None if unknown."""
         accuracy, images = self.metric("accuracy"), self.metric("images")
-        return 1.96 * sqrt(accuracy * (1 - accuracy) / images) if images > 0 else nan
+        return (round(accuracy * images), images) if images > 0 and not isnan(accuracy) else None
+
+    def interval(self) -> Interval:
+        """Return Wilson's 95 % interval of its accuracy; NaN if the images are not known."""
+        correct = self.correct()
+        return wilson(*correct) if correct else (nan, nan)
+
+    def fell_below(self, earlier: "PastRound") -> bool:
+        """Return whether chance does not explain that its accuracy is below an earlier one's.
+
+        The whole interval of the difference lies below 0 then. Rounds keep how many images they
+        were right about, not which. So the interval is Newcombe's for different images, which is
+        too wide if the images are the same, and errs on the side of silence.
+        """
+        now, before = self.correct(), earlier.correct()
+        return now is not None and before is not None and newcombe(*now, *before)[1] < 0
 
 
 @dataclass(frozen=True)

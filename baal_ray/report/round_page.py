@@ -77,13 +77,13 @@ def _lead(facts: RoundFacts) -> str:
 
 
 def _accuracy(past: PastRound) -> str:
-    accuracy, error = past.metric("accuracy"), past.margin()
+    accuracy, (low, high) = past.metric("accuracy"), past.interval()
     if np.isnan(accuracy):
         return ""
     images = past.metric("images")
     return (
         f". The model is right on {accuracy:.1%} of {images:,.0f} evaluation images "
-        f"(±\u00a0{error:.1%})"
+        f"({low:.1%} to {high:.1%})"
     )
 
 

@@ -146,15 +146,16 @@ def learning_section(facts: RoundFacts) -> list[Html]:
     rounds = _evaluated(facts)
     if not rounds:
         return []
-    accuracy, margin = _metric(rounds, "accuracy"), np.array([past.margin() for past in rounds])
-    line = Line("", _labels(rounds), accuracy, accuracy - margin, accuracy + margin)
+    accuracy = _metric(rounds, "accuracy")
+    low, high = np.array([past.interval() for past in rounds]).T
+    line = Line("", _labels(rounds), accuracy, low, high)
     first, last = rounds[0], rounds[-1]
     sentence = f"Accuracy is {accuracy[-1]:.1%} with {last.result.labels:,} labels"
     if len(rounds) > 1:
         sentence += f"; it was {accuracy[0]:.1%} with {first.result.labels:,}"
     drawn = plots.lines([line], "labels", "accuracy")
     note = (
-        "The band is the 95 % margin of error of a measurement on "
+        "The band is the 95 % interval of each accuracy, by Wilson. The last one was measured on "
         f"{last.metric('images'):,.0f} evaluation images."
     )
     return [
@@ -169,14 +170,14 @@ def learning_section(facts: RoundFacts) -> list[Html]:
 
 
 def _table(rounds: Sequence[PastRound]) -> Html:
-    header = ["round", "rule", "labels", "accuracy", "±", "nll", "ece"]
+    header = ["round", "rule", "labels", "accuracy", "95 % interval", "nll", "ece"]
     rows = [
         [
             past.round_id,
             past.result.rule,
             f"{past.result.labels:,}",
             f"{past.metric('accuracy'):.3f}",
-            f"{past.margin():.3f}",
+            "{:.3f} to {:.3f}".format(*past.interval()),
             f"{past.metric('nll'):.3f}",
             f"{past.metric('ece'):.3f}",
         ]

@@ -75,7 +75,7 @@ class Picker:
         return _spread(best, control)
 
     def stability(self, picks: pa.Table, leave_out: IdSet, only: IdSet | None) -> Stability | None:
-        """Return the share of the picks that stay without each fifth of the posterior samples."""
+        """Estimate the share of the picks that other posterior samples would pick as well."""
         selection = self.config.selection
         if self.last_scores is None or selection.by not in BY_BALD or selection.narrows:
             return None

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from baal_ray.errors import SelectionError
 from baal_ray.ids import Ids, IdSet, hash_ids
 from baal_ray.score_names import BALD_WITHOUT, RANKING_RULES, column_of
+from baal_ray.selection.other_samples import of_other_samples
 from baal_ray.selection.ranking_rules import Scores, information, needed_by
 from baal_ray.workspace.scores import ScoredImages, files_of, read_scores
 
@@ -118,18 +119,18 @@ class Ranking:
         return sum(read_scores(files, {"id", "error", *self.needed}, count))
 
     def overlaps(self, files: Iterable[str], picks: Ids) -> list[float]:
-        """Return how much of a batch stays when a fifth of the posterior samples is left out.
+        """Estimate how much of a batch K other posterior samples would pick as well.
 
-        All fifths are ranked in one pass, with the same random draw.
+        There is an estimate for each fifth of the samples, from how BALD changes without it
+        (`baal_ray.selection.other_samples`). One pass ranks by all, with the same random draw.
 
         Args:
             files: Files of scores.
             picks: The first ids of this ranking, by "bald", "power_bald" or "softmax_bald".
 
         Returns:
-            For each fifth the share of the picks, 0 to 1, that would also have been picked without
-            it. If K is less than 5, some fifths have no scores and are left out. For K < 3 there
-            are none.
+            Shares of the picks, 0 to 1. If K is less than 5, some fifths have no scores and are
+            left out. For K < 3 there are none.
 
         Raises:
             SelectionError: As for `top_k`.
@@ -141,8 +142,9 @@ class Ranking:
         bests = [_Best(replace(self, column=name), len(picked)) for name in BALD_WITHOUT]
 
         def candidates(images: ScoredImages) -> list[pa.Table]:
-            _check_columns(images, set(BALD_WITHOUT))
-            return [best.candidates(ScoredImages.of(images.at_hand)) for best in bests]
+            _check_columns(images, {"bald", *BALD_WITHOUT})
+            others = ScoredImages.of(of_other_samples(images.at_hand))
+            return [best.candidates(others) for best in bests]
 
         at_hand = {"id", "error", *self.needed, *BALD_WITHOUT}
         for tables in read_scores(files, at_hand, candidates):

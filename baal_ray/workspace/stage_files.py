@@ -217,11 +217,11 @@ class CandidatesResult(StageResult):
 
 
 class Stability(_Part):
-    """The share of the picks, 0 to 1, that stay when a fifth of the posterior samples is left out.
+    """The estimated share of the picks, 0 to 1, that K other samples would pick as well.
 
     Attributes:
-        without: The share for each fifth that is left out.
-        mean: The mean of these shares.
+        without: The estimate from each fifth of the samples, by leaving it out.
+        mean: The mean of these estimates.
     """
 
     without: list[float]
@@ -273,9 +273,8 @@ class RoundResult(_Part):
             `predicted`.
         seconds: The duration of each stage, by name.
         further_stages: The further stages of scoring, in their order.
-        stability: The share of the picks, 0 to 1, that would also have been picked without a fifth
-            of the posterior samples, averaged over the fifths; None unless a rule by BALD alone
-            chose them.
+        stability: The estimated share of the picks, 0 to 1, that K other posterior samples would
+            pick as well; None unless a rule by BALD alone chose them.
         random: The number of picks that were drawn at random.
         evaluation_images: The number of images of the pool that could not be picked because they
             are evaluation images, by their ids or, as far as images were read, by their bytes.
@@ -309,7 +308,7 @@ class RoundResult(_Part):
             for stage in self.further_stages
         )
         stability = (
-            f"; {self.stability:.0%} of the picks stay when a fifth of the samples is left out"
+            f"; other samples would pick about {self.stability:.0%} of these images"
             if self.stability is not None
             else ""
         )

@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from baal_ray.experiment.config import ExperimentConfig
+from baal_ray.experiment.labels_needed import labels_needed
 from baal_ray.experiment.run import run_experiment
+from baal_ray.experiment.verdicts import verdicts
 from baal_ray.images import decode_many, encode_png
 
 GREY = {"mean": [0.1307] * 3, "std": [0.3081] * 3}
@@ -250,6 +252,13 @@ def one(folder, name):
     return str(found.resolve())
 
 
+def results(curves, accuracies):
+    """Return the labels needed and the verdicts, as in the files beside this script."""
+    needed = labels_needed(curves, accuracies)
+    table = needed.to_pandas().round(3).to_string(index=False)
+    return "\n\n".join([table, *(verdict.sentence for verdict in verdicts(curves, needed))])
+
+
 def main():
     """Run an experiment, and print its results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -273,8 +282,7 @@ def main():
             flush=True,
         )
 
-    run_experiment(config, watch=watch)
-    print(pq.read_table(folder / "labels_needed.parquet").to_pandas().to_string(index=False))
+    print(results(run_experiment(config, watch=watch), config.accuracies))
 
 
 if __name__ == "__main__":

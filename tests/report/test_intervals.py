@@ -1,8 +1,10 @@
 """Tests against the values that Newcombe published in 1998, and of what holds for all counts."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from baal_ray.report.intervals import newcombe, wilson
 
@@ -37,6 +39,22 @@ def test_wilson_as_published(count, of, low, high):
 def test_newcombe_as_published(counts, low, high):
     # Interval estimation for the difference between independent proportions, table II, 10.
     assert newcombe(*counts) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("images", [1, 10, 50, 200])
+@pytest.mark.parametrize("accuracy", [0.9, 0.95, 0.98])
+def test_equal_accuracies_are_seldom_told_apart(images, accuracy):
+    """The exact rate at which equal models seem to have become worse, nominally 2.5 %."""
+    counts = np.arange(images + 1)
+    weights = stats.binom.pmf(counts, images, accuracy)
+    likely = counts[weights > 1e-7]
+    false = sum(
+        weights[now] * weights[before]
+        for now in likely
+        for before in likely
+        if newcombe(now, images, before, images)[1] < 0
+    )
+    assert false <= 0.025
 
 
 def proportions():

@@ -36,7 +36,7 @@ def test_it_shows_what_was_acquired_and_what_the_model_thought(tmp_path):
     page = page_of(config)
     text = text_of(page)
     assert "3 of 30 images were acquired by bald, after a fit on 40 labels" in text
-    assert "right on 80.0% of 500 evaluation images (± 3.5%)" in text
+    assert "right on 80.0% of 500 evaluation images (76.3% to 83.3%)" in text
     assert "1 · 0.600 left · 50% = left image-0000" in text
     assert "2 · 0.550 middle · 50% ≠ left image-0001" in text
     assert "3 · 0.500 right · 50% image-0002" in text
@@ -97,7 +97,7 @@ def test_evaluation_images_in_the_pool_are_told_apart_from_unreadable_ones(tmp_p
     [
         ({}, "This is the first round"),
         ({"training": {}}, "Accuracy and calibration are biased"),
-        ({"result": {"stability": 0.4}}, "Only 40% of the picks stay"),
+        ({"result": {"stability": 0.4}}, "would pick only about 40% of these images"),
         ({"result": {"labels": 0, "metrics": {}}}, "The model was not fitted"),
         ({"result": {"acquired": 2}}, "Only 2 of the 3 wanted images were acquired"),
         ({"result": {"metrics": {"accuracy": 0.5, "ece": 0.3, "images": 9}}}, "off by 0.30"),
@@ -129,10 +129,27 @@ def test_classes_without_evaluation_images_are_counted_on_the_page(tmp_path):
 
 @pytest.mark.parametrize(("now", "reported"), [(0.7, True), (0.77, False)])
 def test_a_fall_that_chance_does_not_explain_is_told(tmp_path, now, reported):
-    # Two accuracies of 0.8 on 500 images differ by √2 · 1.96 · √(0.16/500) = 0.050 by chance.
+    # Two accuracies near 0.8 on 500 images differ by √2 · 1.96 · √(0.16/500) = 0.050 by chance.
     write_round(tmp_path, "night-1", ids=["a"], accuracy=0.8, training=FIXED)
     config = write_round(tmp_path, "night-2", ids=["b"], accuracy=now, training=FIXED)
     assert ("Accuracy fell by" in doubts_of(config, "night-2")) is reported
+
+
+def test_one_evaluation_image_is_no_certainty(tmp_path):
+    # Wilson: 0 of 1 is 0 to z²/(1 + z²) = 0.793, and 1 of 1 its mirror image.
+    metrics = {"ece": 0.0, "nll": 1.0, "images": 1}
+    for night, accuracy in (("night-1", 1.0), ("night-2", 0.0)):
+        config = write_round(
+            tmp_path,
+            night,
+            ids=[night],
+            training=FIXED,
+            result={"metrics": {**metrics, "accuracy": accuracy}},
+        )
+    assert "right on 0.0% of 1 evaluation images (0.0% to 79.3%)" in text_of(
+        page_of(config, night)
+    )
+    assert "Accuracy fell by" not in doubts_of(config, night)
 
 
 def test_picks_that_were_easy_are_told(tmp_path):

@@ -15,6 +15,7 @@ from baal_ray.errors import CorruptFileError, SelectionError
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.score_names import BALD_WITHOUT, RANKING_RULES, SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.selection import top_k
+from baal_ray.selection.other_samples import of_other_samples
 from baal_ray.selection.ranking import Ranking
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace.scores import score_files
@@ -91,7 +92,7 @@ def test_overlaps_are_those_of_a_global_sort_by_each_column(tmp_path_factory, wi
 
 @pytest.mark.parametrize("by", ["bald", "power_bald", "softmax_bald"])
 def test_overlaps_are_of_the_same_luck(tmp_path, by):
-    # The expected picks are those if each of these columns replaced `bald`.
+    # The expected picks are those if the BALD of other samples replaced `bald`.
     rng = np.random.default_rng(0)
     ids = [str(n) for n in range(200)]
     bald_N = rng.gamma(1, 0.1, 200).astype(np.float32)
@@ -102,7 +103,8 @@ def test_overlaps_are_of_the_same_luck(tmp_path, by):
     picked = picks(top_k(str(tmp_path), 40, **options))
     expected = []
     for name in BALD_WITHOUT:
-        without = table.set_column(table.column_names.index("bald"), "bald", table[name])
+        other = of_other_samples(table)[name]
+        without = table.set_column(table.column_names.index("bald"), "bald", other)
         others = picks(Ranking(**options).best_of([without], 40))
         expected.append(len({*others} & {*picked}) / 40)
     assert Ranking(**options).overlaps(score_files(str(tmp_path)), picked) == expected

@@ -37,9 +37,12 @@ def curves(better: Mapping[str, float], seeds: int = 6, rounds: int = 4) -> pa.T
 
 
 def needed(
-    *rows: tuple[str, float, tuple[float, float, float] | None], seeds: int = 6
+    *rows: tuple[str, float, tuple[float, float | None, float | None] | None], seeds: int = 6
 ) -> pa.Table:
-    """Return labels needed: rule, target, and the ratio to random with its interval, if any."""
+    """Return labels needed: rule, target, and the ratio to random with its interval, if any.
+
+    A ratio without an interval is an upper bound.
+    """
     return pa.Table.from_pylist(
         [
             {
@@ -48,9 +51,10 @@ def needed(
                 "seeds": seeds,
                 "reached": seeds if ratio or rule == "random" else 1,
                 "median": 100.0 * ratio[0] if ratio else None,
-                "low": 90.0 if ratio else None,
-                "high": 110.0 if ratio else None,
+                "fewest": 90.0 if ratio else None,
+                "most": 110.0 if ratio else None,
                 "ratio": ratio[0] if ratio else None,
+                "ratio_is": ("at most" if ratio[1] is None else "exact") if ratio else None,
                 "ratio_low": ratio[1] if ratio else None,
                 "ratio_high": ratio[2] if ratio else None,
             }

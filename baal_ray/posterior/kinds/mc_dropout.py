@@ -39,8 +39,9 @@ from baal_ray.posterior.trace_checks import Few, compare, is_due, spread
 
 MASKS = ("shared", "per_item")
 
-# Number of mini-batch shapes to stay prepared for. A pool has two, as its last one is smaller.
-_SHAPES = 4
+# Number of mini-batch shapes to stay prepared for. Each set of images has two, as its last one is
+# smaller.
+_SHAPES = 8
 # Number of traces for the same mini-batches at which a warning says so.
 _TRACES_TOLD = 3
 

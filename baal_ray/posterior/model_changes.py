@@ -1,11 +1,66 @@
 """Notice that a model has changed, and restore what a forward pass changes in it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+# The attributes of a model's modules, by the number of the module and the attribute's name.
+Attributes = dict[tuple[int, str], list[Any]]
+
+Change = Literal["nothing", "numbers", "structure"]
+
+
+class ModelChanges:
+    """What a model was like when it was last looked at, to notice changes since."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Prepare to look at a model."""
+        self._model = model
+        self._attributes: Attributes = {}
+        self._by_forward: set[tuple[int, str]] = set()
+        self._tensors = Watch([])
+
+    @property
+    def seen(self) -> bool:
+        """Whether the model has been looked at."""
+        return bool(self._attributes)
+
+    def notice(self, *, tensors: bool) -> Change:
+        """Look at the model, and return what has changed since the last time.
+
+        Args:
+            tensors: Whether to remember the model's tensors, to notice changes of them.
+        """
+        if differences(self._attributes, self._present()):
+            self._by_forward = set()
+            self._attributes = structure(self._model)
+            own = [*self._model.parameters(), *self._model.buffers()]
+            self._tensors = Watch(own if tensors else [])
+            return "structure"
+        if self._tensors.changed():
+            self._tensors.update()
+            return "numbers"
+        return "nothing"
+
+    def ignore_changes_by(self, run: Callable[[], object], device: torch.device) -> None:
+        """Run the model, and from now on ignore what that changes in it, such as counters."""
+        self._tensors.update()
+        with unchanged(self._model, device):
+            run()
+            self._by_forward |= differences(self._attributes, self._present())
+            self._tensors.drop_changed()
+        self._attributes = self._present()
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        """Notice changes of these tensors, too."""
+        self._tensors.add(tensors)
+
+    def _present(self) -> Attributes:
+        now = structure(self._model)
+        return {key: value for key, value in now.items() if key not in self._by_forward}
 
 
 class Watch:
@@ -59,10 +114,6 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
     """Compare as integers, because NaN is not equal to itself."""
     kind = _INTEGERS.get(one.itemsize, one.dtype)
     return torch.equal(one.detach().view(kind), other.view(kind))
-
-
-# The attributes of a model's modules, by the number of the module and the attribute's name.
-Attributes = dict[tuple[int, str], list[Any]]
 
 
 def structure(model: nn.Module) -> Attributes:

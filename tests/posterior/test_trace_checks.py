@@ -64,7 +64,7 @@ def test_the_samples_after_given_ones_are_compared_too() -> None:
 
 
 def test_a_right_model_agrees_at_each_mini_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baal_ray.posterior.kinds.mc_dropout.is_due", lambda _: True)
+    monkeypatch.setattr("baal_ray.posterior.traces.is_due", lambda _: True)
     posterior = MCDropout(peeking.Peeking().eval(), samples=4, frozen=True)
     plain = MCDropout(peeking.Peeking().eval(), samples=4, traced=False)
     for seed in range(5):

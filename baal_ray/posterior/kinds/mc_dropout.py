@@ -5,12 +5,10 @@ draws from an approximate posterior over the weights.
 """
 
 import warnings
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -31,19 +29,14 @@ from baal_ray.posterior.engine.trunk_once import TrunkOnce
 from baal_ray.posterior.evaluation_mode import evaluation_mode
 from baal_ray.posterior.guards import PROBE, check_posterior, rounding_of
 from baal_ray.posterior.memory import budget, is_out_of_memory
-from baal_ray.posterior.model_changes import Attributes, Watch, differences, structure, unchanged
+from baal_ray.posterior.model_changes import ModelChanges, unchanged
 from baal_ray.posterior.outputs import OUTPUTS, log_probs_of, prediction_of
 from baal_ray.posterior.posterior_sample import PosteriorSample
 from baal_ray.posterior.stochastic_depth import is_stochastic_depth
-from baal_ray.posterior.trace_checks import Few, compare, is_due, spread
+from baal_ray.posterior.trace_checks import Few, compare, spread
+from baal_ray.posterior.traces import Traces
 
 MASKS = ("shared", "per_item")
-
-# Number of mini-batch shapes to stay prepared for. Each set of images has two, as its last one is
-# smaller.
-_SHAPES = 8
-# Number of traces for the same mini-batches at which a warning says so.
-_TRACES_TOLD = 3
 
 
 class MCDropout:
@@ -110,15 +103,10 @@ class MCDropout:
         self._forget()
 
     def _forget(self) -> None:
-        self._structure: Attributes = {}
-        self._of_forward: set[tuple[int, str]] = set()
-        self._watch = Watch([])
+        self._changes = ModelChanges(self.model)
         self._sites: dict[Any, tuple[Site, ...]] = {}
         self._cache: MaskCache | None = None
-        self._prepared: OrderedDict[Any, TrunkOnce | None] = OrderedDict()
-        self._held_against_model: set[Any] = set()
-        self._drawn: WeakKeyDictionary[TrunkOnce, int] = WeakKeyDictionary()
-        self._traces: Counter[Any] = Counter()
+        self._traces = Traces()
 
     def refresh(self) -> None:
         """Forget the model as it was, after a change that is not noticed.
@@ -177,22 +165,10 @@ class MCDropout:
                         "weights, so it cannot have masks per image; use masks='shared'"
                     )
                 self._sites[key] = sites
-                self._watch.update()
                 if not self.frozen:
-                    self._ignore_changes_by_forward(images_N[:PROBE])
+                    probe = images_N[:PROBE].clone()
+                    self._changes.ignore_changes_by(lambda: self.model(probe), probe.device)
             return self._sites[key]
-
-    def _ignore_changes_by_forward(self, probe: Tensor) -> None:
-        """Stop watching what the model changes by itself as it runs, such as counters."""
-        with unchanged(self.model, probe.device):
-            self.model(probe.clone())
-            self._of_forward |= differences(self._structure, self._present_structure())
-            self._watch.drop_changed()
-        self._structure = self._present_structure()
-
-    def _present_structure(self) -> Attributes:
-        now = structure(self.model)
-        return {key: value for key, value in now.items() if key not in self._of_forward}
 
     def _check_stochastic_depth(self) -> None:
         if self.stochastic_depth and not any(map(is_stochastic_depth, self.model.modules())):
@@ -301,7 +277,9 @@ class MCDropout:
         ks = range(start, self.samples)
         if not ks:
             return
-        prepared = self._prepared_before(images_N, len(ks))
+        # With its trace at hand, a frozen model need not even be put in evaluation mode, which
+        # takes a millisecond.
+        prepared = self._traces.last(self._key(images_N, len(ks))) if self.frozen else None
         if prepared is None:
             self.check(images_N)
             with self._evaluation():
@@ -313,7 +291,7 @@ class MCDropout:
                             take(log_probs_of(predictions, self.output).unsqueeze(0))
                     return
         few = None
-        if self._is_due(prepared):
+        if self._traces.is_due(prepared):
             few = self._run_few(prepared, ks[0], images_N, ids)
         with torch.autocast(images_N.device.type, enabled=False):
             for predictions in prepared.draw(images_N, masks_of, ks):
@@ -328,13 +306,8 @@ class MCDropout:
             few.compare(traced_N_C)
         except TraceError:
             self.traced = False
-            self._prepared.clear()
+            self._traces.clear()
             raise
-
-    def _is_due(self, prepared: TrunkOnce) -> bool:
-        """Count a mini-batch, and return whether to hold it against the model."""
-        self._drawn[prepared] = drawn = self._drawn.get(prepared, 0) + 1
-        return is_due(drawn)
 
     def _run_few(
         self, prepared: TrunkOnce, k: int, images_N: Tensor, ids: Sequence[str] | None
@@ -355,33 +328,18 @@ class MCDropout:
 
     def _notice_changes(self) -> None:
         """Forget the findings about the model if it has changed since."""
-        if self.frozen and self._structure:
+        if self.frozen and self._changes.seen:
             return
         check_tensors(self.model)
-        now = self._present_structure()
-        if now != self._structure:
-            self._of_forward = set()
-            self._structure = structure(self.model)
+        change = self._changes.notice(tensors=not self.frozen)
+        if change != "nothing":
             self._sites.clear()
-            self._prepared.clear()
-            tensors = [] if self.frozen else [*self.model.parameters(), *self.model.buffers()]
-            self._watch = Watch(tensors)
-        elif self._watch.changed():
-            self._sites.clear()
-            self._held_against_model.clear()
-            self._watch.update()
+        if change == "structure":
+            self._traces.clear()
+        elif change == "numbers":
+            self._traces.weights_have_changed()
 
-    def _prepared_before(self, images_N: Tensor, samples: int) -> TrunkOnce | None:
-        """Return the fast way of the mini-batch before, if it is right for this one too.
-
-        Then the model itself need not even be put in evaluation mode, which takes a millisecond.
-        """
-        if not (self.frozen and self._prepared):
-            return None
-        last, prepared = next(reversed(self._prepared.items()))
-        return prepared if last == self._key(images_N, samples) else None
-
-    def _key(self, images_N: Tensor, samples: int) -> Any:
+    def _key(self, images_N: Tensor, samples: int) -> tuple[Any, ...]:
         """Return everything that a trace depends on, but the model."""
         device = images_N.device.type
         return (
@@ -396,48 +354,25 @@ class MCDropout:
         self, images_N: Tensor, ids: Sequence[str] | None, samples: int
     ) -> TrunkOnce | None:
         """Return the fast way to draw `samples` samples, or None if the model must run whole."""
-        key = self._key(images_N, samples)
         if not self.traced:
             return None
-        if key in self._prepared and key not in self._held_against_model:
-            self._hold_again(key, images_N, ids)
-        if key not in self._prepared:
-            self._prepared[key] = traced = self._trace(images_N, ids, samples)
-            if traced is not None and not self.frozen:
-                self._watch.add(traced.sources)
-            self._count_trace(key)
-            if len(self._prepared) > _SHAPES:
-                self._prepared.popitem(last=False)
-        self._held_against_model.add(key)
-        self._prepared.move_to_end(key)
-        *others, prepared = self._prepared.values()
-        for other in filter(None, others):
-            other.forget_recording()
-        return prepared
+        return self._traces.of(
+            self._key(images_N, samples),
+            make=lambda: self._trace(images_N, ids, samples),
+            still_right=lambda trace: self._still_right(trace, images_N, ids),
+        )
 
-    def _count_trace(self, key: Any) -> None:
-        """Say that tracing takes time, if such mini-batches have been traced several times."""
-        self._traces[key] += 1
-        if self._traces[key] == _TRACES_TOLD:
-            warnings.warn(
-                f"the model was traced {_TRACES_TOLD} times for mini-batches of shape "
-                f"{list(key[0])}, which takes longer than a forward pass each time. Either its "
-                "modules or their attributes change between calls, or mini-batches of more than "
-                f"{_SHAPES} shapes take turns. Draw them in the order of their shapes",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-    def _hold_again(self, key: Any, images_N: Tensor, ids: Sequence[str] | None) -> None:
-        """Keep an earlier trace if it is still right with the present weights, or drop it."""
-        prepared = self._prepared[key]
+    def _still_right(
+        self, prepared: TrunkOnce, images_N: Tensor, ids: Sequence[str] | None
+    ) -> bool:
+        """Compute the weights of a trace again, and return whether it agrees with the model."""
         try:
-            if prepared is not None:
-                prepared.refresh()
-                first_N_C = self._run_whole(0, images_N, ids)
-                self._hold_against_model(prepared, images_N, ids, first_N_C)
+            prepared.refresh()
+            first_N_C = self._run_whole(0, images_N, ids)
+            self._hold_against_model(prepared, images_N, ids, first_N_C)
         except PosteriorError:
-            del self._prepared[key]
+            return False
+        return True
 
     # Tracing would refuse tensors that are made in the caller's inference mode.
     @torch.inference_mode(False)
@@ -468,6 +403,8 @@ class MCDropout:
                     raise
                 reason = error
             else:
+                if not self.frozen:
+                    self._changes.watch(prepared.sources)
                 return prepared
         if not self._warned:
             _warn(samples, reason)

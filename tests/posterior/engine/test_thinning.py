@@ -76,7 +76,7 @@ def test_thinned_samples_are_the_masked_ones(shape, model, share):
     fast = posterior.log_probs(images_N)
     plain = torch.stack([posterior.sample(k)(images_N).detach() for k in range(5)], dim=1)
     torch.testing.assert_close(fast, plain, rtol=0, atol=1e-5)
-    (prepared,) = posterior._prepared.values()
+    (prepared,) = posterior._traces._by_key.values()
     assert prepared._thinned.share == pytest.approx(share)
 
 
@@ -133,7 +133,7 @@ def test_what_does_not_allow_it_is_masked(shape, model):
     fast = posterior.log_probs(images_N)
     plain = torch.stack([posterior.sample(k)(images_N).detach() for k in range(5)], dim=1)
     torch.testing.assert_close(fast, plain, rtol=0, atol=1e-5)
-    (prepared,) = posterior._prepared.values()
+    (prepared,) = posterior._traces._by_key.values()
     assert prepared._thinned is None
 
 
@@ -145,7 +145,7 @@ def test_samples_whose_copies_have_no_room_are_masked(monkeypatch):
     for _ in range(2):
         drawn = posterior.log_probs(inputs(6))
         torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-5)
-    (prepared,) = posterior._prepared.values()
+    (prepared,) = posterior._traces._by_key.values()
     assert sorted(prepared._thinned._copies) == [0, 1]
 
 

@@ -14,7 +14,7 @@ Change = Literal["nothing", "numbers", "structure"]
 
 
 class ModelChanges:
-    """What a model was like when it was last looked at, to notice changes since."""
+    """The state of a model when it was last looked at, to notice changes since then."""
 
     def __init__(self, model: nn.Module) -> None:
         """Prepare to look at a model."""

@@ -159,11 +159,14 @@ def _lines(together: Comparison) -> Iterator[str]:
     low, high = (100 * end for end in together.interval())
     yield f"  difference  {100 * together.difference:+.1f} points ({low:+.1f} to {high:+.1f})"
     if low > 0:
-        yield "So far, active picks beat random ones: the model was wrong about more of them."
+        yield (
+            "The model was wrong about more of the active picks. They are harder for it, be it "
+            "because it can learn from them, or because they are blurred or mislabelled."
+        )
     elif high < 0:
         yield (
-            "So far, active picks are worse than random ones: the model was wrong about fewer of "
-            "them. Try another selection.by."
+            "The model was wrong about fewer of the active picks than of the random ones, so "
+            "they correct it less. Try another selection.by."
         )
     else:
         yield f"No clear difference yet: {_what_it_takes(together.random_labels_missing())}."

@@ -192,7 +192,7 @@ class RuleConfig(Section):
 
     @property
     def ranked_by(self) -> Rule:
-        """The rule that ranks the pool. The candidates of a joint rule are the best by BALD."""
+        """The rule that ranks the pool, BALD for joint rules."""
         return "bald" if self.joint else self.by
 
     @model_validator(mode="after")

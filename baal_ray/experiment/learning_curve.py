@@ -22,7 +22,7 @@ from baal_ray.model import build_classifier
 from baal_ray.posterior import MCDropout
 from baal_ray.posterior.head_inputs import features
 from baal_ray.score_names import SCORE_COLUMNS
-from baal_ray.selection.joint_rules import best_together
+from baal_ray.selection.joint_rules import best_together, candidates_for
 from baal_ray.selection.near_duplicates import spread_out
 from baal_ray.selection.ranking import Ranking
 from baal_ray.training.evaluation import evaluation_sums, metrics, no_images
@@ -154,7 +154,12 @@ class Curve:
             scores = self._score(self._best(scores, round(stage.share * pool), seed), samples)
         if not rule.narrows:
             return self._best(scores, k, seed)
-        candidates = self._best(scores, self._config.candidates, seed)
+        candidates = candidates_for(
+            rule.by,
+            Ranking(rule.ranked_by, seed, coldness=rule.coldness),
+            max(self._config.candidates, k),
+            lambda ranking, size: ranking.best_of([scores], size),
+        )
         if rule.most_alike is not None:
             features_N_D = self._features(self._rows(candidates))
             picks = spread_out(features_N_D, k, rule.most_alike)

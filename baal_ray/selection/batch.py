@@ -16,7 +16,7 @@ from baal_ray.image_set import ImageSet
 from baal_ray.pool import PoolListing
 from baal_ray.score_names import BY_BALD
 from baal_ray.selection.batch_files import count_evaluation_images, write_batch
-from baal_ray.selection.joint_rules import best_together
+from baal_ray.selection.joint_rules import best_together, candidates_for
 from baal_ray.selection.near_duplicates import spread_out
 from baal_ray.selection.predictions import draw_features, draw_predictions
 from baal_ray.selection.ranking import Ranking
@@ -105,7 +105,9 @@ class Picker:
         selection = self.config.selection
         k = selection.k - less
         size = selection.candidate_count if selection.narrows else k
-        best = self._ranking(leave_out, only).best(score_files(self.last_scores), size)
+        files = score_files(self.last_scores)
+        ranking = self._ranking(leave_out, only)
+        best = candidates_for(selection.by, ranking, size, lambda by, n: by.best(files, n))
         if selection.joint and len(best):
             best = self._best_together(best, k)
         elif selection.narrows and len(best):

@@ -43,12 +43,15 @@ def epig(log_probs_N_K_C: Tensor, target_log_probs_M_K_C: Tensor) -> Tensor:
     target_probs_M_K_C = target_log_probs_M_K_C.double().exp()
     entropy_N = torch.special.entr(probs_N_K_C.mean(dim=1)).sum(dim=1)
     target_entropy = torch.special.entr(target_probs_M_K_C.mean(dim=1)).sum(dim=1).mean()
-    target_probs_K_MC = target_probs_M_K_C.transpose(0, 1).flatten(1)
-    at_once = max(1, _CHUNK_BYTES // (8 * targets * classes**2))
+    pairs = max(1, _CHUNK_BYTES // (8 * classes**2))
+    targets_at_once = min(targets, pairs)
+    at_once = max(1, pairs // targets_at_once)
     joint_entropy_N = entropy_N.new_zeros(len(entropy_N))
-    for start in range(0, len(entropy_N), at_once):
-        some_N_C_K = probs_N_K_C[start : start + at_once].transpose(1, 2)
-        joint_N_C_MC = some_N_C_K @ target_probs_K_MC / samples
-        entropies_N = torch.special.entr(joint_N_C_MC).sum(dim=(1, 2))
-        joint_entropy_N[start : start + at_once] = entropies_N / targets
+    for some_M_K_C in torch.split(target_probs_M_K_C, targets_at_once):
+        some_K_MC = some_M_K_C.transpose(0, 1).flatten(1)
+        for start in range(0, len(entropy_N), at_once):
+            some_N_C_K = probs_N_K_C[start : start + at_once].transpose(1, 2)
+            joint_N_C_MC = some_N_C_K @ some_K_MC / samples
+            entropies_N = torch.special.entr(joint_N_C_MC).sum(dim=(1, 2))
+            joint_entropy_N[start : start + at_once] += entropies_N / targets
     return torch.clamp(entropy_N + target_entropy - joint_entropy_N, min=0)

@@ -1,10 +1,38 @@
 """Acquisition rules that need the predictions of several images at once."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pyarrow as pa
 from torch import Tensor
 
+from baal_ray.ids import IdSet
 from baal_ray.selection.batch_bald import batch_bald
 from baal_ray.selection.epig import epig
+from baal_ray.selection.ranking import Ranking
+
+
+def candidates_for(
+    rule: str, ranking: Ranking, size: int, best: Callable[[Ranking, int], pa.Table]
+) -> pa.Table:
+    """Return the candidates of a joint rule: the best by BALD, for "epig" only half of them.
+
+    BALD is large for images that are unlike all that matters, so the best by BALD alone may have
+    no information about the targets. The other half for "epig" is drawn at random.
+
+    Args:
+        rule: The rule.
+        ranking: The ranking by BALD.
+        size: Number of candidates.
+        best: Function that returns the first images of a ranking, given their number.
+    """
+    if rule != "epig":
+        return best(ranking, size)
+    by_bald = best(ranking, size - size // 2)
+    left_out = (ranking.leave_out or IdSet.of([])) | IdSet.of(by_bald["id"])
+    # Another seed than that of the random control and the targets.
+    rest = replace(ranking, by="random", seed=ranking.seed + 3, leave_out=left_out)
+    return pa.concat_tables([by_bald, best(rest, size // 2)]) if size > 1 else by_bald
 
 
 def best_together(

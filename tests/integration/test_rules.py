@@ -104,7 +104,10 @@ def test_epig_picks_by_the_predictions_of_candidates_and_targets(workspace: Work
     taken = IdSet.of(workspace.acquired())
     selection = {"k": 4, "by": "epig", "candidates": 20, "target_images": 15}
     config, record, seed, rows = workspace.round(selection)
-    candidates = top_k(record["scores"], 20, seed=seed, leave_out=taken)["id"].to_pylist()
+    candidates = top_k(record["scores"], 10, seed=seed, leave_out=taken)["id"].to_pylist()
+    taken |= IdSet.of(candidates)
+    others = top_k(record["scores"], 10, "random", seed + 3, leave_out=taken)
+    candidates += others["id"].to_pylist()
     targets = top_k(record["scores"], 15, "random", seed)["id"].to_pylist()
     gain_N = epig(predictions(config, record, candidates), predictions(config, record, targets))
     assert set(rows["id"].to_pylist()) == {candidates[n] for n in gain_N.topk(4).indices}

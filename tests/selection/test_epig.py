@@ -25,7 +25,7 @@ def by_definition(probs_N_K_C, target_probs_M_K_C):
     return values
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 2**26])
+@pytest.mark.parametrize("chunk_bytes", [1, 8 * 3**2 * 3, 8 * 3**2 * 9, 2**26])
 def test_values_are_those_of_the_definition(chunk_bytes, monkeypatch):
     monkeypatch.setattr(module, "_CHUNK_BYTES", chunk_bytes)
     log_probs_N_K_C, targets_M_K_C = random_log_probs(5, 8, 3), random_log_probs(4, 8, 3)

@@ -262,7 +262,10 @@ class SelectionConfig(RuleConfig):
 
 
 class ResourcesConfig(Section):
-    """The resources requested from the cluster: they affect a round's duration, not its result."""
+    """The resources requested from the cluster.
+
+    They affect a round's duration and, by `training_workers`, the model as another seed would.
+    """
 
     training_workers: Annotated[int, Field(ge=0)] = 1
     training_cpus: Annotated[float, Field(gt=0)] = 1

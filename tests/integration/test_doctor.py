@@ -187,7 +187,7 @@ def test_where_much_is_wrong(half_blind: HalfBlind):
     found = findings(done.stdout)
     assert done.returncode == 1, done.stderr
     told = {check: text for check, (outcome, text) in found.items() if outcome == "FAILED"}
-    assert list(told) == ["pool", "evaluation set", "model", "cluster", "nodes", "dashboard"]
+    assert list(told) == ["evaluation set", "pool", "model", "cluster", "nodes", "dashboard"]
     assert "PNG of 50 bytes is truncated" in told["pool"]
     assert "label 'right' is not one of the 3 classes" in told["evaluation set"]
     assert "dropout" in told["model"]

@@ -55,7 +55,7 @@ def test_a_rehearsal_runs_every_part(tmp_path: Path) -> None:
 
 
 def test_a_cut_leaves_what_is_known_and_says_so(tmp_path: Path) -> None:
-    options = ("--device", "cpu", "--seconds", "6", "--only", "right", "passes")
+    options = ("--device", "cpu", "--seconds", "20", "--only", "right", "passes")
     entries = figures(tmp_path, *options)
     assert entries[0]["name"].startswith("shared masks")
     assert entries[0]["met"]

@@ -79,7 +79,7 @@ class Few:
             except PosteriorError as error:
                 raise TraceError(
                     f"the model gives a wrong prediction for {name} when traced: {error}. Its "
-                    "forward() depends on something that a trace does not see, such as the values "
-                    "of images, or on an object that has changed since, after which refresh() must "
-                    "be called. So earlier predictions may be wrong too"
+                    "forward() depends on something that a trace does not see, such as the "
+                    "values of images, or on an object that has changed since, after which "
+                    "refresh() must be called. So earlier predictions may be wrong too"
                 ) from error

@@ -1,8 +1,10 @@
 """The Ray Data stage that scores images: decode, score in actors, write Parquet."""
 
+import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -12,7 +14,7 @@ from baal_ray import storage
 from baal_ray.checkpoint import describe
 from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
-from baal_ray.errors import BaalRayError, ConfigError, TraceError, our_error
+from baal_ray.errors import ConfigError, TraceError, our_error
 from baal_ray.ids import IdSet
 from baal_ray.pool.decoding_task import decode, with_area
 from baal_ray.score_names import column_of
@@ -25,6 +27,8 @@ from baal_ray.scoring.trace_fault import may_be_traced
 from baal_ray.storage.datasink import PublishedParquet
 from baal_ray.workspace.scores import scored_already
 from baal_ray.workspace.table_schemas import EVALUATION_IMAGE, FINGERPRINT, SCORES
+
+Result = TypeVar("Result")
 
 # The size of a score file. A kill costs the work on the files that are being filled.
 _ROWS_PER_FILE, _BYTES_PER_ROW = 20_000, 100
@@ -160,25 +164,21 @@ class ScoreFolder:
         storage.publish(storage.join(self.uri, "_fingerprint.json"), job.fingerprint.to_json())
         if pool is None:
             return Scores(self.uri, 0, len(self.scored), 0)
-        rows = through_actors(pool, PoolScorer, job, keep_by, first)
         schema = SCORES.with_metadata({FINGERPRINT: storage.name(self.uri)})
         sink = PublishedParquet(self.uri, schema, _bytes_per_file(job, keep_by), EVALUATION_IMAGE)
-        fault: BaalRayError | None = None
-        try:
+
+        def write() -> None:
+            rows = through_actors(pool, PoolScorer, job, keep_by, first)
             rows.write_datasink(sink, ray_remote_args={"num_cpus": 0})
-        except Exception as error:
-            fault = our_error(error)
-            if fault is None:
-                raise
-        if isinstance(fault, TraceError):
+
+        try:
+            release_if_failed(write)
+        except TraceError as error:
             storage.delete_tree(self.uri)
-            fault = TraceError(
-                f"{fault}. All scores by this traced model were deleted. Run this again: it runs "
+            raise TraceError(
+                f"{error}. All scores by this traced model were deleted. Run this again: it runs "
                 "the model whole for each posterior sample, which takes longer"
-            )
-        if fault is not None:
-            # Not from Ray's error: while that is kept, so are the actors and their CPUs.
-            raise fault
+            ) from error
         written = sink.written
         return Scores(
             self.uri,
@@ -223,6 +223,25 @@ def through_actors(
         num_gpus=resources.scoring_gpus or None,
         runtime_env=runtime_env(resources.scoring_gpus, image_size),
     )
+
+
+def release_if_failed(run: Callable[[], Result]) -> Result:
+    """Run a dataset through actors to its end, and release the actors if that fails.
+
+    While Ray's error is kept, so are the frames that failed and with them the actors, their CPUs
+    and GPUs. So an error of our own is raised without it.
+
+    Args:
+        run: Function that makes the dataset and uses it up.
+    """
+    try:
+        return run()
+    except Exception as error:
+        fault = our_error(error)
+        if fault is None:
+            raise
+    gc.collect()  # the error and its frames refer to each other
+    raise fault
 
 
 def _decoded_blocks(

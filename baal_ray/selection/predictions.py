@@ -14,7 +14,7 @@ from baal_ray.posterior.memory import budget
 from baal_ray.scoring.actor import ModelActor
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.predictor import PoolFeatures, PoolPredictor
-from baal_ray.scoring.stage import through_actors
+from baal_ray.scoring.stage import release_if_failed, through_actors
 
 # Bytes per log-probability in double precision.
 _BYTES = 8
@@ -64,10 +64,12 @@ def _draw(
         missing = IdSet.of(
             image_id for image_id in wanted["id"].to_pylist() if image_id not in found
         )
-        pool = read_pool(place, only=missing)
-        made = through_actors(pool, actor, job)
-        for row in made.iter_rows():
-            found[row["id"]] = row[column]
+
+        def draw(place: PoolListing = place, missing: IdSet = missing) -> dict[str, bytes]:
+            made = through_actors(read_pool(place, only=missing), actor, job)
+            return {row["id"]: row[column] for row in made.iter_rows()}
+
+        found |= release_if_failed(draw)
         if len(found) == len(wanted):
             break
     rows = wanted.filter(pa.array([image_id in found for image_id in wanted["id"].to_pylist()]))

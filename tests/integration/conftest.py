@@ -1,5 +1,6 @@
-from collections.abc import Iterator
+from collections.abc import gc
 
+import Iterator
 import pyarrow as pa
 import pytest
 import ray
@@ -29,6 +30,12 @@ def ray_cluster(s3_environment: dict[str, str]) -> Iterator[None]:
         ray.init(num_cpus=2, include_dashboard=False, _system_config=_KEEP_WORKERS)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _free_failed_actors() -> None:
+    """Free the actors, and their CPUs, that errors of the test before referred to."""
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

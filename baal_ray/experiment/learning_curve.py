@@ -154,11 +154,9 @@ class Curve:
             scores = self._score(self._best(scores, round(stage.share * pool), seed), samples)
         if not rule.narrows:
             return self._best(scores, k, seed)
+        size = max(self._config.candidates, k)
         candidates = candidates_for(
-            rule.by,
-            Ranking(rule.ranked_by, seed, coldness=rule.coldness),
-            max(self._config.candidates, k),
-            lambda ranking, size: ranking.best_of([scores], size),
+            rule.by, self._ranking(seed), size, lambda by, n: by.best_of([scores], n)
         )
         if rule.most_alike is not None:
             features_N_D = self._features(self._rows(candidates))
@@ -169,8 +167,10 @@ class Curve:
         return best_together(rule.by, candidates, log_probs_N_K_C, k, seed, targets)
 
     def _best(self, scores: pa.Table, size: int, seed: int) -> pa.Table:
-        rule, size = self._rule, max(size, self._config.k)
-        return Ranking(rule.ranked_by, seed, coldness=rule.coldness).best_of([scores], size)
+        return self._ranking(seed).best_of([scores], max(size, self._config.k))
+
+    def _ranking(self, seed: int) -> Ranking:
+        return Ranking(self._rule.ranked_by, seed, coldness=self._rule.coldness)
 
     def _score(self, candidates: pa.Table, samples: int) -> pa.Table:
         posterior = self._posterior(samples)

@@ -159,26 +159,32 @@ def _add(parts: list[Any], value: Any) -> None:
 
 @contextmanager
 def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Undo the block's changes to the model's attributes and buffers, and to random states."""
-    attributes = [
-        (vars(module), dict(vars(module)), module._buffers, dict(module._buffers))
+    """Undo the block's changes to the model's attributes and buffers, and to random states.
+
+    Lists and dictionaries that are attributes get their items back.
+    """
+    containers = [
+        (container, container.copy())
         for module in model.modules()
         if not isinstance(module, torch.jit.ScriptModule)  # their attributes are not Python's
+        for container in (vars(module), *vars(module).values())
+        if type(container) in (list, dict)
     ]
     contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:
-            for now, before, buffers_now, buffers_before in attributes:
-                _put_back(now, before)
-                _put_back(buffers_now, buffers_before)
+            for container, before in containers:
+                _put_back(container, before)
             for buffer, content in contents:
                 if not torch.equal(buffer, content):
                     buffer.copy_(content)
 
 
-def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
-    if now.keys() != before.keys() or any(now[name] is not before[name] for name in before):
+def _put_back(now: Any, before: Any) -> None:
+    if isinstance(now, list):
+        now[:] = before
+    elif now.keys() != before.keys() or any(now[name] is not before[name] for name in before):
         now.clear()
         now.update(before)

@@ -160,8 +160,8 @@ def _lines(together: Comparison) -> Iterator[str]:
     yield f"  difference  {100 * together.difference:+.1f} points ({low:+.1f} to {high:+.1f})"
     if low > 0:
         yield (
-            "The model was wrong about more of the active picks. They are harder for it, be it "
-            "because it can learn from them, or because they are blurred or mislabelled."
+            "The model was wrong about more of the active picks. They are harder for it, whether "
+            "because it can learn from them or because they are blurred or mislabelled."
         )
     elif high < 0:
         yield (

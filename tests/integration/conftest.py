@@ -1,6 +1,6 @@
-from collections.abc import gc
+import gc
+from collections.abc import Iterator
 
-import Iterator
 import pyarrow as pa
 import pytest
 import ray

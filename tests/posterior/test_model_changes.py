@@ -177,7 +177,7 @@ class Keeping(nn.Module):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4))
-        self.calls, self.kept = 0, None
+        self.calls, self.kept, self.all, self.last = 0, None, [], {}
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, x):
@@ -186,6 +186,8 @@ class Keeping(nn.Module):
         if self.kept is None or len(self.kept) != len(x):
             self.kept = torch.ones(len(x), 8)
         torch.rand(1)
+        self.all.append(x)
+        self.last["x"] = x
         return self.net(x.clamp_(-1, 1) * self.kept)
 
 
@@ -198,6 +200,7 @@ def test_our_own_runs_change_nothing():
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(images_N, given)
     assert (model.calls, model.kept, model.seen.item()) == (0, None, 0)
+    assert (model.all, model.last) == ([], {})
     assert not any(module._forward_hooks for module in model.modules())
     plain = torch.stack([posterior.sample(k)(given.clone()).detach() for k in range(3)], dim=1)
     torch.testing.assert_close(fast, plain, rtol=0, atol=1e-5)

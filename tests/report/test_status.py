@@ -133,8 +133,8 @@ def test_the_summary_has_both_a_comparison_and_a_gain(tmp_path):
         "  active      60.0% of 60 (47.4% to 71.4%)",
         "  random      10.0% of 30 (3.5% to 25.6%)",
         "  difference  +50.0 points (+29.9 to +63.2)",
-        "The model was wrong about more of the active picks. They are harder for it, be it "
-        "because it can learn from them, or because they are blurred or mislabelled.",
+        "The model was wrong about more of the active picks. They are harder for it, whether "
+        "because it can learn from them or because they are blurred or mislabelled.",
     ]
     assert gained.splitlines() == [
         "Points of accuracy per 100 labels (95% intervals):",

@@ -121,48 +121,32 @@ def trace(
             depend neither on images nor on its weights.
         Exception: If the model cannot be traced for another reason. It may be of any type.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        images = len(images_N)
-        inputs = [
-            torch.empty_like(
-                images_N[:1].expand(images * samples, *images_N.shape[1:]), memory_format=layout
-            ),
-            *(
-                torch.empty(
-                    (samples, images if per_item else 1, *site.mask_shape),
-                    dtype=torch.bool,
-                    device=images_N.device,
-                )
-                for site in sites
-            ),
-        ]
-        axes = [site.axis for site in sites]
+    axes = [site.axis for site in sites]
 
-        def traced(weights: dict[str, Tensor]) -> GraphModule:
-            def predict(images_KN: Tensor, *masks_and_weights: Tensor) -> Tensor:
-                masks = _GivenMasks(masks_and_weights[: len(sites)])
-                given = dict(zip(weights, masks_and_weights[len(sites) :], strict=True))
-                images_KN = images_KN.clone()  # in case the model overwrites them
-                with _TracedDropout(masks, images, axes, samples):
-                    returned = (
-                        functional_call(model, given, images_KN) if given else model(images_KN)
-                    )
-                    return prediction_of(returned, output)
+    def graph_of(weights: dict[str, Tensor]) -> GraphModule:
+        def predict(images_KN: Tensor, *masks_and_weights: Tensor) -> Tensor:
+            masks = _GivenMasks(masks_and_weights[: len(sites)])
+            given = dict(zip(weights, masks_and_weights[len(sites) :], strict=True))
+            images_KN = images_KN.clone()  # in case the model overwrites them
+            with _TracedDropout(masks, len(images_N), axes, samples):
+                returned = functional_call(model, given, images_KN) if given else model(images_KN)
+                return prediction_of(returned, output)
 
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            inputs = _inputs(images_N, layout, sites, samples, per_item)
             graph = _pure_graph(predict, [*inputs, *map(torch.empty_like, weights.values())])
-            _read_as_attributes(graph, len(inputs), list(weights.values()))
-            return graph
+        _read_as_attributes(graph, len(inputs), list(weights.values()))
+        return graph
 
+    try:
+        graph = graph_of({})
+    except Exception as error:  # noqa: BLE001  a model's code may raise anything
+        # Only what depends on an input can be overwritten, so the weights become inputs. Python
+        # cannot read their values then.
         try:
-            graph = traced({})
-        except Exception as error:  # noqa: BLE001  a model's code may raise anything
-            # Only what depends on an input can be overwritten, so the weights become inputs.
-            # Python cannot read their values then.
-            weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-            try:
-                graph = traced(weights)
-            except Exception:  # noqa: BLE001
-                raise error from None
+            graph = graph_of({**dict(model.named_parameters()), **dict(model.named_buffers())})
+        except Exception:  # noqa: BLE001
+            raise error from None
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             node.meta["val"] = getattr(graph, node.target)
@@ -172,6 +156,27 @@ def trace(
     for copy in [user for user in given.users if user.target is torch.ops.aten.clone.default]:
         copy.replace_all_uses_with(given)
     return graph
+
+
+def _inputs(
+    images_N: Tensor,
+    layout: torch.memory_format,
+    sites: Sequence[Site],
+    samples: int,
+    per_item: bool,
+) -> list[Tensor]:
+    """Return images and masks of the right shapes and types, without values of their own."""
+    images = len(images_N)
+    images_KN = images_N[:1].expand(images * samples, *images_N.shape[1:])
+    masks = [
+        torch.empty(
+            (samples, images if per_item else 1, *site.mask_shape),
+            dtype=torch.bool,
+            device=images_N.device,
+        )
+        for site in sites
+    ]
+    return [torch.empty_like(images_KN, memory_format=layout), *masks]
 
 
 def _pure_graph(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> GraphModule:

@@ -133,6 +133,7 @@ class MCDropout:
         return PosteriorSample(self.model, k, partial(self._log_probs_under, k))
 
     def _log_probs_under(self, k: int, images_N: Tensor, ids: Sequence[str] | None) -> Tensor:
+        self.check(images_N)
         predictions = self._predict_under(self._masks_of(images_N, ids)((k,)), images_N)
         return log_probs_of(predictions, self.output)
 
@@ -154,8 +155,7 @@ class MCDropout:
         check_images(images_N)
         with self._evaluation():
             self._notice_changes()
-            key = (images_N.shape[1:], self.masks)
-            if key not in self._sites:
+            if self._kind_of(images_N) not in self._sites:
                 self._check_stochastic_depth()
                 with unchanged(self.model, images_N.device):
                     sites = check_posterior(self.model, images_N, self.output)
@@ -164,11 +164,14 @@ class MCDropout:
                         "a dropout of the model gets a tensor that belongs to no image, such as "
                         "weights, so it cannot have masks per image; use masks='shared'"
                     )
-                self._sites[key] = sites
+                self._sites[self._kind_of(images_N)] = sites
                 if not self.frozen:
                     probe = images_N[:PROBE].clone()
                     self._changes.ignore_changes_by(lambda: self.model(probe), probe.device)
-            return self._sites[key]
+            return self._sites[self._kind_of(images_N)]
+
+    def _kind_of(self, images_N: Tensor) -> Any:
+        return images_N.shape[1:], self.masks
 
     def _check_stochastic_depth(self) -> None:
         if self.stochastic_depth and not any(map(is_stochastic_depth, self.model.modules())):
@@ -233,8 +236,8 @@ class MCDropout:
         return self.predict(images_N, ids).columns()
 
     def _predict_under(self, masks: Masks, images_N: Tensor) -> Tensor:
-        """Return the output of the model itself under one posterior sample's masks."""
-        axes = [site.axis for site in self.sites(images_N)]
+        """Return the output of the model itself, which is checked, under one sample's masks."""
+        axes = [site.axis for site in self._sites[self._kind_of(images_N)]]
         with self._evaluation(), MaskedDropout(masks, len(images_N), axes):
             return self._call(images_N.clone())  # in case it overwrites them
 
@@ -391,7 +394,7 @@ class MCDropout:
                         self.model,
                         images_N,
                         layout,
-                        self.sites(images_N),
+                        self._sites[self._kind_of(images_N)],
                         samples,
                         output=self.output,
                         shared=self.masks == "shared",

@@ -1,6 +1,7 @@
 """A fitted model on disk, named by the sha256 of its weights."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import safetensors
@@ -10,12 +11,15 @@ from pydantic import BaseModel, ConfigDict
 
 from baal_ray import storage
 from baal_ray.config import ModelConfig
-from baal_ray.errors import CheckpointError, StorageError, described
+from baal_ray.errors import CheckpointError, LostCheckpointError, LostFileError, described
 from baal_ray.model import ImageClassifier, _build_network
 from baal_ray.workspace import checkpoint_uri
 from baal_ray.workspace.records import Record, Task
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+# The most that the safetensors library allows.
+_MOST_HEADER_BYTES = 100_000_000
 
 
 class FitSummary(BaseModel):
@@ -35,7 +39,7 @@ class FitSummary(BaseModel):
 
 
 class Description(Record):
-    """`model.json`.
+    """`model.json`, for people to read. All that a score depends on is in the weights file.
 
     Attributes:
         task: The task that the model is fitted for.
@@ -53,6 +57,19 @@ class Description(Record):
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """The network of a checkpoint, as the header of its weights file gives it.
+
+    Attributes:
+        config: Configuration of the model: how its network is built and fed.
+        classes: Names of the classes that its outputs stand for, in order.
+    """
+
+    config: ModelConfig
+    classes: list[str]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A fitted model.
 
@@ -60,14 +77,12 @@ class Checkpoint:
         sha256: Hash of `model.safetensors`, and the checkpoint's name everywhere.
         config: Configuration of the model: how its network is built and fed.
         classes: Names of the classes that its outputs stand for, in order.
-        description: Contents of `model.json`: config, classes and the facts about the fit.
         classifier: The network in evaluation mode, on the CPU.
     """
 
     sha256: str
     config: ModelConfig
     classes: list[str]
-    description: Description
     classifier: ImageClassifier
 
 
@@ -117,23 +132,13 @@ def load_checkpoint(uri: str) -> Checkpoint:
     """Read a checkpoint folder and check its weights against the sha256 in its name.
 
     Raises:
-        CheckpointError: If a file is missing or damaged, the weights do not have the sha256 in the
-            name, or they do not fit the model.
+        LostCheckpointError: If the weights are missing or do not have the sha256 in the name.
+        CheckpointError: If the weights do not fit the model, or were not written here.
         ModelError: If the model cannot be built.
     """
-    sha256 = storage.name(uri)
-    try:
-        weights = storage.read(storage.join(uri, WEIGHTS))
-        description = describe(uri)
-    except StorageError as error:
-        raise CheckpointError(f"checkpoint {uri} is incomplete: {error}") from error
-    found = storage.sha256(weights)
-    if found != sha256:
-        raise CheckpointError(
-            f"checkpoint {uri} holds weights with sha256 {found}; it must match the sha256 in the "
-            "folder's name. Fit again, or restore the folder"
-        )
-    config, classes = _architecture(weights, uri)
+    weights = _verified_weights(uri)
+    architecture = _architecture(weights[8 : 8 + _header_length(weights)], uri)
+    config, classes = architecture.config, architecture.classes
     network = _build_network(config, len(classes))
     try:
         network.load_state_dict(safetensors.torch.load(weights))
@@ -142,27 +147,73 @@ def load_checkpoint(uri: str) -> Checkpoint:
             f"checkpoint {uri} does not fit {config.factory!r}: {error}"
         ) from error
     classifier = ImageClassifier(network, config.mean, config.std, config.prediction_field).eval()
-    return Checkpoint(sha256, config, classes, description, classifier)
+    return Checkpoint(storage.name(uri), config, classes, classifier)
+
+
+def weights_uri(uri: str) -> str:
+    """Return the location of the weights file in a checkpoint folder."""
+    return storage.join(uri, WEIGHTS)
 
 
 def describe(uri: str) -> Description:
-    """Read the description in a checkpoint folder, without its weights.
+    """Read the description in a checkpoint folder.
 
     Raises:
-        CorruptFileError: If it is damaged.
+        LostFileError: If it is missing or damaged.
         FormatError: If another version wrote it.
-        StorageError: If it is missing or cannot be read.
+        StorageError: If it cannot be read.
     """
-    return Description.read(storage.join(uri, DESCRIPTION), "Fit again, or restore the folder.")
+    return Description.read(storage.join(uri, DESCRIPTION), "No score depends on it.")
 
 
-def _architecture(weights: bytes, uri: str) -> tuple[ModelConfig, list[str]]:
-    header_length = int.from_bytes(weights[:8], "little")
+def read_architecture(uri: str) -> Architecture:
+    """Read the header of a checkpoint's weights file, without the weights.
+
+    Its bytes are not checked. `load_checkpoint` checks them, before anything is scored.
+
+    Raises:
+        LostCheckpointError: If the weights are missing, or damaged in the header.
+        CheckpointError: If the header describes no model.
+    """
+    file = weights_uri(uri)
+    length = _header_length(_read(file, lambda file: storage.read_range(file, 0, 8)))
+    header = _read(file, lambda file: storage.read_range(file, 8, 8 + length))
     try:
-        header = json.loads(weights[8 : 8 + header_length])
-        architecture = json.loads(header["__metadata__"]["baal_ray"])
-        return ModelConfig.model_validate(architecture["model"]), architecture["classes"]
-    except (KeyError, TypeError, ValueError) as error:  # pydantic's errors are ValueErrors
+        return _architecture(header, uri)
+    except CheckpointError:
+        _verified_weights(uri)  # raises if they are damaged
+        raise
+
+
+def _verified_weights(uri: str) -> bytes:
+    file = weights_uri(uri)
+    weights = _read(file, storage.read_needed)
+    found = storage.sha256(weights)
+    if found != storage.name(uri):
+        raise LostCheckpointError(
+            file, f"is damaged: its sha256 is {found}, not the one in the folder's name"
+        )
+    return weights
+
+
+def _read(file: str, read: Callable[[str], bytes]) -> bytes:
+    try:
+        return read(file)
+    except LostFileError as error:
+        raise LostCheckpointError(file, error.fault) from error
+
+
+def _header_length(weights: bytes) -> int:
+    return min(int.from_bytes(weights[:8], "little"), _MOST_HEADER_BYTES)
+
+
+def _architecture(header: bytes, uri: str) -> Architecture:
+    try:
+        architecture = json.loads(json.loads(header)["__metadata__"]["baal_ray"])
+        config = ModelConfig.model_validate(architecture["model"])
+        return Architecture(config, architecture["classes"])
+    # pydantic's errors are ValueErrors.
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"checkpoint {uri} was not written by this version of baal_ray: its header does not "
             f"describe a model that can be built ({described(error)}). Fit again"

@@ -4,13 +4,15 @@
     ├── ConfigError               a configuration is wrong; carries every fault at once
     ├── StorageError              a path cannot be read or written
     │   ├── CorruptFileError      a file does not match the sha256 or the format its name promises
+    │   │   └── LostFileError     a file that the workspace needs is missing or damaged
     │   └── FormatError           a file was written by another version of baal_ray
     ├── PoolError                 the pool: a missing column, a wrong type, a null or duplicate id
     ├── ImageError                one image cannot be decoded; becomes its row's `error`
     ├── UnreadableImagesError     more images failed than `scoring.max_unreadable` allows
     ├── ModelError                the model cannot be built, loaded or used
     │   ├── TrainingError         the fit failed in its workers
-    │   ├── CheckpointError       a checkpoint is missing, corrupt or does not fit its model
+    │   ├── CheckpointError       a checkpoint does not fit its model or was not written here
+    │   │   └── LostCheckpointError   a checkpoint is missing or damaged; also a LostFileError
     │   └── PosteriorError        a model cannot be sampled, or its samples would be wrong
     │       └── TraceError        a traced model no longer agrees with the model itself
     ├── SelectionError            scores cannot be ranked as requested
@@ -58,6 +60,24 @@ class CorruptFileError(StorageError):
     """A file does not match the sha256 or the format that its name promises."""
 
 
+class LostFileError(CorruptFileError):
+    """A file that the workspace needs is missing or damaged.
+
+    A round makes the file again, if it can, so it raises this error only if it cannot.
+
+    Attributes:
+        uri: Location of the file.
+    """
+
+    def __init__(self, uri: str, fault: str) -> None:
+        super().__init__(uri, fault)
+        self.uri = uri
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"{self.uri} {self.fault}"
+
+
 class FormatError(StorageError):
     """A file was written by another version of baal_ray, in a format that this one cannot read."""
 
@@ -83,7 +103,11 @@ class TrainingError(ModelError):
 
 
 class CheckpointError(ModelError):
-    """A checkpoint is missing, corrupt or does not fit its model."""
+    """A checkpoint is missing or damaged, does not fit its model, or was not written here."""
+
+
+class LostCheckpointError(CheckpointError, LostFileError):
+    """A checkpoint is missing or damaged."""
 
 
 class PosteriorError(ModelError):

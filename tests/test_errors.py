@@ -5,7 +5,13 @@ import re
 import pytest
 
 from baal_ray import errors
-from baal_ray.errors import AlreadyAcquiredError, BaalRayError, ConfigError, _FaultsError
+from baal_ray.errors import (
+    AlreadyAcquiredError,
+    BaalRayError,
+    ConfigError,
+    LostFileError,
+    _FaultsError,
+)
 
 CLASSES = {
     name: kind
@@ -40,6 +46,8 @@ def test_errors_survive_pickling_as_they_cross_processes(kind):
     arguments = (["a", "b"],)
     if issubclass(kind, _FaultsError):
         arguments = ("round.yaml", ["k is 0", "by is 'x'"])
+    if issubclass(kind, LostFileError):
+        arguments = ("ws/scores/1.parquet", "is missing")
     error = kind(*arguments)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind

@@ -17,11 +17,19 @@ from baal_ray.checkpoint import (
     WEIGHTS,
     Description,
     FitSummary,
+    describe,
     load_checkpoint,
+    read_architecture,
     save_checkpoint,
 )
 from baal_ray.config import ModelConfig
-from baal_ray.errors import CheckpointError, ModelError, PosteriorError, StorageError
+from baal_ray.errors import (
+    CheckpointError,
+    LostCheckpointError,
+    ModelError,
+    PosteriorError,
+    StorageError,
+)
 from baal_ray.model import build_classifier, check_model, small_convnet
 from baal_ray.workspace import checkpoint_uri
 
@@ -232,7 +240,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path, factory):
     sha256 = save_checkpoint(str(tmp_path), classifier, config, CLASSES, fit)
     found = load_checkpoint(checkpoint_uri(str(tmp_path), sha256) + "/")
     assert (found.sha256, found.config, found.classes) == (sha256, config, CLASSES)
-    assert found.description.fit == fit
+    assert describe(checkpoint_uri(str(tmp_path), sha256)).fit == fit
     assert not any(module.training for module in found.classifier.modules())
     before, after = classifier.state_dict(), found.classifier.state_dict()
     assert before.keys() == after.keys()
@@ -264,19 +272,32 @@ def test_a_flipped_bit_is_noticed(checkpoint, at):
     data = bytearray((checkpoint / WEIGHTS).read_bytes())
     data[at] ^= 1
     (checkpoint / WEIGHTS).write_bytes(data)
-    with pytest.raises(CheckpointError, match="must match the sha256 in the folder's name"):
+    with pytest.raises(CheckpointError, match="not the one in the folder's name"):
         load_checkpoint(str(checkpoint))
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
-def test_a_checkpoint_with_a_file_missing_or_torn_is_refused(checkpoint, name):
-    data = (checkpoint / name).read_bytes()
-    (checkpoint / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError):
-        load_checkpoint(str(checkpoint))
-    (checkpoint / name).unlink()
-    with pytest.raises(CheckpointError, match="is incomplete"):
-        load_checkpoint(str(checkpoint))
+def test_a_checkpoint_whose_weights_are_torn_or_missing_is_refused(checkpoint):
+    file = checkpoint / WEIGHTS
+    architecture = read_architecture(str(checkpoint))
+    for size in (file.stat().st_size // 2, 100, 0):
+        file.write_bytes(file.read_bytes()[:size])
+        with pytest.raises(LostCheckpointError, match=f"{file} is damaged"):
+            load_checkpoint(str(checkpoint))
+    with pytest.raises(LostCheckpointError, match=f"{file} is damaged"):
+        read_architecture(str(checkpoint))
+    file.unlink()
+    for read in (load_checkpoint, read_architecture):
+        with pytest.raises(LostCheckpointError, match=f"{file} is missing"):
+            read(str(checkpoint))
+    assert (architecture.config, architecture.classes) == (model(), CLASSES)
+
+
+def test_no_score_depends_on_the_description(checkpoint):
+    file = checkpoint / DESCRIPTION
+    file.write_text(file.read_text().replace("16", "32"))
+    assert load_checkpoint(str(checkpoint)).config == model()
+    file.unlink()
+    assert load_checkpoint(str(checkpoint)).config == model()
 
 
 def named_by_itself(folder, data):

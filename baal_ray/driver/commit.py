@@ -1,11 +1,15 @@
 """Attempts at an acquisition batch, until one is in the manifest."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count, takewhile
 
+import pyarrow as pa
+
 from baal_ray import storage
-from baal_ray.errors import AlreadyAcquiredError, ManifestError, StorageError
+from baal_ray.errors import AlreadyAcquiredError, LostFileError, ManifestError
 from baal_ray.manifest import Manifest
 from baal_ray.workspace import batch_uri, manifest_uri
 from baal_ray.workspace.batches import read_batch
@@ -28,30 +32,43 @@ class Commit:
         self._results = results
         self._folder = batch_uri(workspace, round_id)
 
-    def acquire(self, pick: Callable[[int], BatchResult]) -> tuple[int, BatchResult]:
+    def acquire(
+        self, pick: Callable[[int], BatchResult], restore: Callable[[pa.Table], BatchResult]
+    ) -> tuple[int, BatchResult]:
         """Pick and commit a batch. The next best replace picks that another round has taken.
 
         Args:
             pick: Function that picks the batch of the n-th attempt, from 1, and writes its files.
+            restore: Function that writes the files of a batch that was committed and lost, given
+                its rows in the manifest.
 
         Returns:
             The number of the attempt that is in the manifest, and its batch.
 
         Raises:
             ManifestError: If the manifest refuses the batch.
-            StorageError: If the manifest has picks of this round that match none of its batches.
+            StorageError: If a batch that was committed and lost cannot be restored.
         """
         refused = 0
         while True:
-            attempt = self._committed_attempt() or max(self._last_attempt(), refused + 1)
-            batch = pick(attempt)
+            committed = self._manifest.rows(round_id=self._round_id)
+            if len(committed):
+                return self._attempt_of(committed) or self._restored(committed, restore)
+            attempt = max(self._last_attempt(), refused + 1)
+            picked_before = storage.exists(self._results.uri(BatchResult, attempt))
             try:
+                batch = pick(attempt)
                 self._manifest.acquire(read_batch(self._files(batch)), self._round_id)
+            except LostFileError as error:
+                if not picked_before or not self._is_of_batch(error.uri, attempt):
+                    raise
+                logger.warning("%s. The batch is picked again", error)
+                refused = attempt
             except AlreadyAcquiredError as error:
                 logger.warning("%s", error)
                 refused = attempt
             except ManifestError:
-                if self._committed_attempt() in (None, attempt):
+                if not len(self._manifest.rows(round_id=self._round_id)):
                     raise  # otherwise another machine has committed this round in the meantime
             else:
                 return attempt, batch
@@ -62,27 +79,50 @@ class Commit:
             if storage.is_named_by_sha256(file):
                 storage.delete(file)
 
+    def _is_of_batch(self, uri: str, attempt: int) -> bool:
+        """Return whether a file belongs to the batch of an attempt."""
+        in_folder = uri.rsplit("/", 1)[0] == self._folder
+        return in_folder or uri == self._results.uri(BatchResult, attempt)
+
     def _last_attempt(self) -> int:
-        """Return the number of attempts so far, all refused except perhaps the last."""
+        """Return the number of attempts so far, all refused or lost except perhaps the last."""
         there = (storage.exists(self._results.uri(BatchResult, n)) for n in count(1))
         return sum(takewhile(bool, there))
 
-    def _committed_attempt(self) -> int | None:
-        """Return the attempt whose picks are in the manifest, if this round's are there."""
-        committed = set(self._manifest.rows(round_id=self._round_id)["id"].to_pylist())
-        if not committed:
-            return None
+    def _attempt_of(self, committed: pa.Table) -> tuple[int, BatchResult] | None:
+        """Return the attempt whose picks are in the manifest, if its files are whole."""
+        ids = set(committed["id"].to_pylist())
         for attempt in range(self._last_attempt(), 0, -1):
-            batch = self._results.read(BatchResult, attempt)
-            files = self._files(batch) if batch else []
-            # Once the round is committed, the files of other attempts are removed.
-            there = all(map(storage.exists, files))
-            if there and set(read_batch(files)["id"].to_pylist()) == committed:
-                return attempt
-        raise StorageError(
-            f"round {self._round_id} is in the manifest with {len(committed)} picks, and no batch "
-            f"in {self._folder} has exactly these; restore its batch.json and batch/"
-        )
+            with suppress(LostFileError):
+                batch = self._results.read(BatchResult, attempt)
+                if batch and set(read_batch(self._files(batch))["id"].to_pylist()) == ids:
+                    return attempt, batch
+        return None
+
+    def _restored(
+        self, committed: pa.Table, restore: Callable[[pa.Table], BatchResult]
+    ) -> tuple[int, BatchResult]:
+        attempt = self._last_attempt() + 1
+        logger.warning("the batch in the manifest is lost here: its images are fetched again")
+        return attempt, self._results.create(restore(committed), attempt)
 
     def _files(self, batch: BatchResult) -> list[str]:
         return [storage.join(self._folder, name) for name in batch.files]
+
+
+def restored(committed: pa.Table, files: list[str]) -> BatchResult:
+    """Return the result of a batch that was made again from its rows in the manifest.
+
+    Args:
+        committed: Its rows in the manifest.
+        files: Names of its files.
+    """
+    rules = Counter(committed["rule"].to_pylist())
+    random = rules.pop("random", 0)
+    return BatchResult(
+        acquired=len(committed),
+        random=random,
+        rule=next(iter(rules), "random"),
+        stability=None,
+        files=files,
+    )

@@ -138,7 +138,7 @@ class _Preview:
         if job is None:
             return IdSet.of([])
         folder = job.folder(scores_uri(config.workspace))
-        return scored_already(folder, delete_damaged=False)
+        return scored_already(folder, delete_damaged=False).ids
 
 
 def _last_round(workspace: str, manifest: Manifest) -> RoundResult | None:

@@ -3,20 +3,25 @@
 Each stage leaves its result in the round's folder before the next one begins, and is not run again
 if its result is there. So a round that was killed continues where it stopped, and a finished round
 does nothing.
+
+A result names files, which whoever reads them checks. If one is missing or damaged, the stages run
+again, and each makes only what is missing.
 """
 
 import logging
 from functools import cached_property, partial
 
+import pyarrow as pa
 import ray
 
 import baal_ray
 from baal_ray import storage
 from baal_ray.cluster import check_resources, check_workspace, connect
 from baal_ray.config import RoundConfig
-from baal_ray.driver.commit import Commit
+from baal_ray.driver.commit import Commit, restored
 from baal_ray.driver.notification import notify, notifying_of_failure
 from baal_ray.driver.plan import follow_plan
+from baal_ray.driver.recovery import Recovery
 from baal_ray.driver.termination import exiting_on_sigterm
 from baal_ray.errors import UnreadableImagesError
 from baal_ray.ids import IdSet
@@ -28,6 +33,7 @@ from baal_ray.scoring.job import ScoringJob, decoder_version
 from baal_ray.scoring.progress import reporting_progress
 from baal_ray.scoring.stage import ScoreFolder
 from baal_ray.selection.batch import Picker, pick_batch
+from baal_ray.selection.batch_restoration import restore_batches, write_rows
 from baal_ray.selection.further_stages import score_candidates
 from baal_ray.storage.lock import exclusive
 from baal_ray.storage.parquet import open_parquet, publish_table
@@ -81,18 +87,19 @@ class _Round:
         self._folder = round_uri(config.workspace, round_id)
         self._manifest = Manifest(manifest_uri(config.workspace))
         self._results = StageResults(config.workspace, round_id)
+        self._recovery = Recovery(config.workspace, round_id, self._restore_batches)
 
     def run(self) -> RoundResult:
         """Run the stages in their order, and return the result of the round."""
         with exclusive(self._folder):
-            finished = self._finished()
+            finished = self._recovery.run(self._finished)
             if finished is not None:
                 return finished
             connect()
             with exiting_on_sigterm(self._where):
                 check_resources(self._config.resources)
                 check_workspace(self._config.workspace)
-                result = self._run()
+                result = self._recovery.run(self._run)
             report_round(self._config.workspace, self._round_id)
             return result
 
@@ -100,10 +107,11 @@ class _Round:
         decoder_version(self._config.scoring)  # raises if the decoder is not installed
         plan = follow_plan(self._config, self._round_id, self._results, self._evaluation.ids)
         fit = self._results.once(FitResult, lambda: self._fit(plan))
-        job = self._job(fit)
-        scores = self._results.once(ScoresResult, lambda: self._score(plan, job))
+        scores = self._results.once(ScoresResult, lambda: self._score(plan, fit))
         commit = Commit(self._config.workspace, self._round_id, self._results)
-        attempt, batch = commit.acquire(lambda number: self._batch(plan, fit, scores, job, number))
+        attempt, batch = commit.acquire(
+            lambda number: self._batch(plan, fit, scores, number), self._restored
+        )
         commit.delete_strays(batch)
         candidates = self._results.read(CandidatesResult, attempt)
         return self._finish(plan, fit, scores, candidates, batch)
@@ -114,6 +122,19 @@ class _Round:
             return None
         logger.info("round %s is already committed: nothing to do", self._round_id)
         return finished.result.model_copy(update={"committed_before": True})
+
+    def _restore_batches(self) -> None:
+        restore_batches(self._config, self._listing(), self._manifest)
+
+    def _restored(self, rows: pa.Table) -> BatchResult:
+        """Return this round's batch, made again from its rows in the manifest."""
+        files = write_rows(self._config, self._listing(), rows, self._round_id)
+        return restored(rows, [storage.name(file) for file in files])
+
+    def _listing(self) -> PoolListing:
+        plan = self._results.read(Plan)
+        assert plan is not None  # the stage that lost a file follows it
+        return PoolListing.of(plan.pool)
 
     def _where(self) -> str:
         return (
@@ -140,19 +161,15 @@ class _Round:
         )
 
     def _job(self, fit: FitResult) -> ScoringJob | None:
-        """Return the job that scores with the round's model; None if there is no model.
-
-        Its mini-batch size is fixed here, for the rest of the round.
-        """
-        config = self._config
+        """Return the job that scores with the round's model; None if there is no model."""
         if fit.checkpoint is None:
             return None
-        checkpoint = checkpoint_uri(config.workspace, fit.checkpoint)
-        job = with_batch_size(ScoringJob.of_round(checkpoint, config))
-        self._config = config.model_copy(update={"scoring": job.config})
-        return job
+        checkpoint = checkpoint_uri(self._config.workspace, fit.checkpoint)
+        job = ScoringJob.of_round(checkpoint, self._config)
+        return with_batch_size(job, scores_uri(self._config.workspace))
 
-    def _score(self, plan: Plan, job: ScoringJob | None) -> ScoresResult:
+    def _score(self, plan: Plan, fit: FitResult) -> ScoresResult:
+        job = self._job(fit)
         if job is None:
             return ScoresResult(scores=None, scored=0, unreadable=0)
         config = self._config
@@ -179,6 +196,7 @@ class _Round:
         scores = folder.uri if done.rows else None
         return ScoresResult(
             scores=scores,
+            files=done.files,
             scored=done.scored,
             unreadable=done.unreadable,
             evaluation_images=done.evaluation_images,
@@ -189,27 +207,34 @@ class _Round:
         plan: Plan,
         fit: FitResult,
         scores: ScoresResult,
-        job: ScoringJob | None,
         attempt: int,
     ) -> BatchResult:
         """Run the further stages of scoring, then pick. Random picks need no further stages."""
         candidates = None
         staged = self._config.scoring.further_stages and self._config.selection.by != "random"
-        if staged and job is not None and scores.scores is not None:
-            run = partial(self._score_candidates, plan, job, scores.scores)
+        if staged and scores.scores is not None:
+            run = partial(self._score_candidates, plan, fit, scores)
             candidates = self._results.once(CandidatesResult, run, attempt)
         return self._results.once(
             BatchResult, lambda: self._pick(plan, fit, scores, candidates), attempt
         )
 
-    def _score_candidates(self, plan: Plan, job: ScoringJob, scores: str) -> CandidatesResult:
+    def _score_candidates(
+        self, plan: Plan, fit: FitResult, scores: ScoresResult
+    ) -> CandidatesResult:
+        job, folder = self._job(fit), scores.scores
+        assert job is not None
+        assert folder is not None
+        config = self._config.model_copy(update={"scoring": job.config})
         listing, leave_out = PoolListing.of(plan.pool), self._left_out()
         stages = list(
-            score_candidates(self._config, listing, job, scores, leave_out, plan.draw_seed)
+            score_candidates(config, listing, job, scores.uris, leave_out, plan.draw_seed)
         )
         last = stages[-1]
+        found = len(last.candidates) > 0
         return CandidatesResult(
-            scores=last.uri if len(last.candidates) else scores,
+            scores=last.uri if found else folder,
+            files=[storage.name(file) for file in last.files] if found else scores.files,
             ids=publish_table(storage.join(self._folder, "candidates"), last.candidates),
             stages=[stage.figures for stage in stages],
         )
@@ -223,14 +248,16 @@ class _Round:
     ) -> BatchResult:
         only = None
         if candidates is not None:
-            with open_parquet(candidates.ids) as ids:
+            with open_parquet(candidates.ids, verified=True) as ids:
                 only = IdSet.of(ids.read()["id"])
+        job = self._job(fit)
+        config = self._config.model_copy(update={"scoring": job.config}) if job else self._config
         picker = Picker(
-            config=self._config,
+            config=config,
             listing=PoolListing.of(plan.pool),
             model=fit.checkpoint,
-            scores=scores.scores,
-            last_scores=candidates.scores if candidates else scores.scores,
+            scores=scores.uris,
+            last_scores=candidates.uris if candidates else scores.uris,
             candidates=only,
             draw_seed=plan.draw_seed,
             evaluation=self._evaluation.images,

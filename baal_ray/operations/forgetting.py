@@ -5,7 +5,6 @@ even if only half of the work is done. Each run looks only for what is left, so 
 and run again. Files are never changed, but replaced by files without the images.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -21,6 +20,7 @@ from baal_ray.errors import CorruptFileError, StorageError
 from baal_ray.manifest import Manifest
 from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
 from baal_ray.workspace import manifest_uri, rounds_uri, scores_uri
+from baal_ray.workspace.records import encoded
 from baal_ray.workspace.rounds import refuse_unfinished
 
 #: The consequences of forgetting images, as the command line shows them.
@@ -167,7 +167,7 @@ def _rename(round_folder: str, name: str, new: str) -> None:
         before = storage.read_json(uri)
         after = _renamed(before, name, storage.name(new), listed)
         if after != before:
-            storage.publish(uri, json.dumps(after, indent=2, ensure_ascii=False).encode())
+            storage.publish(uri, encoded(after))
 
 
 def _renamed(value: Any, name: str, new: str, listed: dict[str, Any]) -> Any:

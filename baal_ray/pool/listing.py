@@ -36,7 +36,7 @@ class PoolListing(ListedPool):
         """Yield every image's `id` and `source`, in pieces. No image is read."""
         for file in self.files:
             columns = ["id", "uri"] if self.images_are_files else ["id"]
-            with open_parquet(file.uri) as parquet:
+            with open_parquet(file.uri, verified=self.images_are_files) as parquet:
                 for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns):
                     everywhere = pa.repeat(pa.scalar(file.uri), len(batch))
                     source = batch["uri"] if self.images_are_files else everywhere
@@ -47,7 +47,12 @@ class PoolListing(ListedPool):
         return IdSet.of_hashes(hash_ids(rows["id"]) for rows in self.read_ids())
 
     def changes(self) -> list[str]:
-        """Return what has changed in the files since they were listed. No image is read."""
+        """Return what has changed in the files since they were listed. No image is read.
+
+        A listing of image files is ours, and is checked whenever it is read.
+        """
+        if self.images_are_files:
+            return []
         with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
             return [change for change in threads.map(_change, self.files) if change is not None]
 

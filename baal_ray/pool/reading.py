@@ -225,7 +225,7 @@ def _reader(
         # Here, because links may differ on each node.
         fetch = _Fetcher(Roots(own, further))
         for part in parts:
-            for rows in _read_part(part, column, wanted):
+            for rows in _read_part(part, column, wanted, ours=images_are_files):
                 if column == "image":
                     yield wanted.withhold(_with_image(rows, part.file.uri))
                     continue
@@ -237,9 +237,9 @@ def _reader(
     return read
 
 
-def _read_part(part: _Part, column: str, wanted: _Wanted) -> Iterator[pa.Table]:
+def _read_part(part: _Part, column: str, wanted: _Wanted, *, ours: bool) -> Iterator[pa.Table]:
     """Yield `id` and the other column of the wanted rows, a few at a time."""
-    with open_parquet(part.file.uri) as parquet:
+    with open_parquet(part.file.uri, verified=ours) as parquet:
         ids = id_column(parquet.read_row_group(part.group, columns=["id"]), part.file.uri)
         keep = np.zeros(len(ids), dtype=bool)
         these = slice(part.rows.start, part.rows.stop)

@@ -17,7 +17,7 @@ from baal_ray.report.score_summary import ScoreSummary, summarize_scores
 from baal_ray.score_names import SCORE_COLUMNS, column_of
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.workspace import batch_uri, manifest_uri
-from baal_ray.workspace.batches import read_batch
+from baal_ray.workspace.batches import batch_files, read_batch
 from baal_ray.workspace.rounds import FinishedRound, check_round, read_finished, read_stage
 from baal_ray.workspace.scores import score_files
 from baal_ray.workspace.stage_files import Plan, RoundRecord, RoundResult
@@ -134,7 +134,7 @@ def gather(workspace: str, round_id: str) -> RoundFacts:
     finished = _finished(workspace, round_id)
     plan, record = finished.plan, finished.record
     manifest = Manifest(manifest_uri(workspace))
-    files = score_files(batch_uri(workspace, round_id))  # named by their sha256, like score files
+    files = batch_files(batch_uri(workspace, round_id))
     batch = read_batch(files)
     rows = manifest.rows(round_id=round_id)
     scores, last_scores = _summaries(record, plan.config, batch)

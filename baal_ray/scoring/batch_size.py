@@ -9,7 +9,7 @@ from collections.abc import Callable
 import ray
 
 from baal_ray import storage
-from baal_ray.checkpoint import describe
+from baal_ray.checkpoint import read_architecture
 from baal_ray.cluster import actor_cpus, runtime_env
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.scorer import PoolScorer
@@ -36,18 +36,26 @@ class BatchSizeTrial(Record):
     images_per_second: dict[str, float]
 
 
-def with_batch_size(job: ScoringJob) -> ScoringJob:
+def with_batch_size(job: ScoringJob, scores: str) -> ScoringJob:
     """Return the job with a mini-batch size: as configured, or found by a trial.
 
     A trial takes seconds of a scoring actor's share of the cluster. Its result is kept with the
-    checkpoint, for this K and precision. If several trials race, the first result counts.
+    checkpoint, for this K and precision. If several trials race, the first result counts. If the
+    result is lost, the size is that of the scores that this model has already.
+
+    Args:
+        job: Model and settings.
+        scores: Folder under which each fingerprint has its own.
 
     Raises:
         BaalRayError: As `PoolScorer` does, if the checkpoint cannot be used.
     """
     uri, gpus = _uri(job), job.resources.scoring_gpus
     if job.config.batch_size is None and not storage.exists(uri):
-        image_size = describe(job.checkpoint).model.image_size
+        size = _size_of_scores(job, scores)
+        if size is not None:
+            return _sized(job, size)
+        image_size = read_architecture(job.checkpoint).config.image_size
         task = ray.remote(
             num_cpus=actor_cpus(job.resources),
             num_gpus=gpus,
@@ -71,7 +79,17 @@ def with_known_batch_size(job: ScoringJob) -> ScoringJob | None:
         return None
     found = BatchSizeTrial.read(uri, "Delete it: the next run finds the mini-batch size again.")
     logger.info("mini-batches have %d images, the size found for this model", found.batch_size)
-    return job.with_config(job.config.model_copy(update={"batch_size": found.batch_size}))
+    return _sized(job, found.batch_size)
+
+
+def _sized(job: ScoringJob, size: int) -> ScoringJob:
+    return job.with_config(job.config.model_copy(update={"batch_size": size}))
+
+
+def _size_of_scores(job: ScoringJob, scores: str) -> int | None:
+    """Return the mini-batch size of scores by this job; None if there are none."""
+    folders = ((size, _sized(job, size).folder(scores)) for size in _SIZES)
+    return next((size for size, folder in folders if storage.exists(folder)), None)
 
 
 def try_sizes(seconds_of: Callable[[int], float | None]) -> dict[int, float]:

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,10 +11,10 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from baal_ray import storage
-from baal_ray.checkpoint import describe
+from baal_ray.checkpoint import read_architecture
 from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
-from baal_ray.errors import ConfigError, TraceError, our_error
+from baal_ray.errors import BaalRayError, ConfigError, TraceError, our_error
 from baal_ray.ids import IdSet
 from baal_ray.pool.decoding_task import decode, with_area
 from baal_ray.score_names import column_of
@@ -55,6 +55,7 @@ class Scores:
             they are tried again each time.
         evaluation_images: Number of those that have the bytes of an evaluation image, also from
             this call.
+        files: Names of the files that hold all of them, sorted.
     """
 
     uri: str
@@ -62,6 +63,7 @@ class Scores:
     rows: int
     unreadable: int
     evaluation_images: int = 0
+    files: list[str] = field(default_factory=list)
 
 
 def score_pool(
@@ -110,7 +112,7 @@ def score_pool(
         raise ConfigError("scoring.decode_on", [unfit])
     decoder_version(job.config)  # raises if the decoder is not installed
     check_resources(job.resources)
-    folder = ScoreFolder(with_batch_size(job), scores)
+    folder = ScoreFolder(with_batch_size(job, scores), scores)
     leave_out = ray.put(folder.scored.hashes)
 
     def not_scored_yet(rows: pa.Table) -> pa.Table:
@@ -127,6 +129,7 @@ class ScoreFolder:
     Attributes:
         uri: Location of the folder.
         scored: Ids of the images that have scores in the folder. They are to be left out.
+        files: The files that hold these scores.
     """
 
     def __init__(self, job: ScoringJob, scores: str) -> None:
@@ -138,7 +141,8 @@ class ScoreFolder:
         """
         self._job = job
         self.uri = job.folder(scores)
-        self.scored = scored_already(self.uri)
+        before = scored_already(self.uri)
+        self.scored, self.files = before.ids, before.files
 
     def add(
         self,
@@ -163,7 +167,7 @@ class ScoreFolder:
         keep_by = column_of(keep_by) if keep_by and job.config.further_stages else None
         storage.publish(storage.join(self.uri, "_fingerprint.json"), job.fingerprint.to_json())
         if pool is None:
-            return Scores(self.uri, 0, len(self.scored), 0)
+            return Scores(self.uri, 0, len(self.scored), 0, files=_names(self.files))
         schema = SCORES.with_metadata({FINGERPRINT: storage.name(self.uri)})
         sink = PublishedParquet(self.uri, schema, _bytes_per_file(job, keep_by), EVALUATION_IMAGE)
 
@@ -186,7 +190,12 @@ class ScoreFolder:
             written.rows + len(self.scored),
             written.errors,
             written.withheld,
+            _names([*self.files, *written.files]),
         )
+
+
+def _names(files: list[str]) -> list[str]:
+    return sorted({storage.name(file) for file in files})
 
 
 def through_actors(
@@ -201,7 +210,7 @@ def through_actors(
         *more: Further arguments of the actor's constructor.
     """
     config, resources = job.config, job.resources
-    image_size = describe(job.checkpoint).model.image_size
+    image_size = read_architecture(job.checkpoint).config.image_size
     decoded = config.decode_on == "cpu"
     blocks = (
         _decoded_blocks(pool, image_size, config) if decoded else _encoded_blocks(pool, config)
@@ -209,8 +218,8 @@ def through_actors(
     # Else Ray Data hides an actor's error, and with it the remedy that its message names.
     blocks.context.raise_original_map_exception = True
     return blocks.map_batches(
-        actor,
-        fn_constructor_args=(job, *more),
+        Worker,
+        fn_constructor_args=(actor, job, *more),
         batch_format="numpy" if decoded else "pyarrow",
         batch_size=config.mini_batch,
         compute=ActorPoolStrategy(
@@ -223,6 +232,29 @@ def through_actors(
         num_gpus=resources.scoring_gpus or None,
         runtime_env=runtime_env(resources.scoring_gpus, image_size),
     )
+
+
+class Worker:
+    """An actor of Ray Data around one of ours.
+
+    If a constructor fails, Ray raises an error of its own that has ours only in its text. So the
+    error is kept, and raised by the first call.
+    """
+
+    def __init__(self, actor: type[ModelActor], job: ScoringJob, *more: Any) -> None:
+        """Create the actor; arguments as for `through_actors`."""
+        self._fault: BaalRayError | None = None
+        try:
+            self._actor: Any = actor(job, *more)
+        except BaalRayError as error:
+            self._fault = error
+
+    def __call__(self, rows: Any) -> pa.Table:
+        """Run a mini-batch through the actor."""
+        if self._fault is not None:
+            raise self._fault
+        table: pa.Table = self._actor(rows)
+        return table
 
 
 def release_if_failed(run: Callable[[], Result]) -> Result:
@@ -274,6 +306,6 @@ def _bytes_per_file(job: ScoringJob, keep_by: str | None) -> int:
     """
     per_row: float = _BYTES_PER_ROW
     if keep_by is not None:
-        log_probs = job.config.samples * len(describe(job.checkpoint).classes) * 4
+        log_probs = job.config.samples * len(read_architecture(job.checkpoint).classes) * 4
         per_row += kept_share(job.config) * log_probs
     return min(int(_ROWS_PER_FILE * per_row), _MOST_BYTES_PER_FILE)

@@ -22,7 +22,6 @@ from baal_ray.selection.predictions import draw_features, draw_predictions
 from baal_ray.selection.ranking import Ranking
 from baal_ray.workspace import checkpoint_uri
 from baal_ray.workspace.batches import read_batch
-from baal_ray.workspace.scores import score_files
 from baal_ray.workspace.stage_files import BatchResult, Stability
 from baal_ray.workspace.table_schemas import SELECTION
 
@@ -37,8 +36,8 @@ class Picker:
         config: Configuration of the round.
         listing: The pool.
         model: Sha256 of the checkpoint that scored the pool; None without one.
-        scores: Folder of the pool's scores; None to pick at random.
-        last_scores: Folder of the last stage's scores, which the best are picked by; the same as
+        scores: Files of the pool's scores; none to pick at random.
+        last_scores: Files of the last stage's scores, which the best are picked by; the same as
             `scores` if there is one stage.
         candidates: Ids to pick the best from; None for the whole pool.
         draw_seed: Seed of the round's draws.
@@ -49,8 +48,8 @@ class Picker:
     config: RoundConfig
     listing: PoolListing
     model: str | None
-    scores: str | None
-    last_scores: str | None
+    scores: list[str]
+    last_scores: list[str]
     candidates: IdSet | None
     draw_seed: int
     evaluation: ImageSet | None = None
@@ -59,7 +58,7 @@ class Picker:
     @property
     def rule(self) -> str:
         """The rule that ranks the picks, except the control; "random" without scores."""
-        return "random" if self.scores is None else self.config.selection.by
+        return self.config.selection.by if self.scores else "random"
 
     def picks(self, leave_out: IdSet, only: IdSet | None) -> pa.Table:
         """Return the k picks: a random control from the whole pool, and the best of all others.
@@ -67,32 +66,32 @@ class Picker:
         The control is drawn first, so that it is a uniform sample of the pool. Drawn from the
         images that the rule leaves, it would have too few informative ones.
         """
-        if self.scores is None:
+        if not self.scores:
             ids, k = self.listing.read_ids(), self.config.selection.k
             return self._named(Ranking("random", self.draw_seed, leave_out).best_of(ids, k))
-        control = self._control(self.scores, leave_out, only)
+        control = self._control(leave_out, only)
         best = self._best(leave_out | IdSet.of(control["id"]), only, less=len(control))
         return _spread(best, control)
 
     def stability(self, picks: pa.Table, leave_out: IdSet, only: IdSet | None) -> Stability | None:
         """Estimate the share of the picks that other posterior samples would pick as well."""
         selection = self.config.selection
-        if self.last_scores is None or selection.by not in BY_BALD or selection.narrows:
+        if not self.last_scores or selection.by not in BY_BALD or selection.narrows:
             return None
         random = pc.equal(picks["rule"], "random")
         ranking = self._ranking(leave_out | IdSet.of(picks.filter(random)["id"]), only)
         active = picks.filter(pc.invert(random))["id"]
-        without = ranking.overlaps(score_files(self.last_scores), active)
+        without = ranking.overlaps(self.last_scores, active)
         return Stability(without=without, mean=fmean(without)) if without else None
 
-    def _control(self, scores: str, leave_out: IdSet, only: IdSet | None) -> pa.Table:
+    def _control(self, leave_out: IdSet, only: IdSet | None) -> pa.Table:
         """Return the random share of the batch, from all images scored without an error."""
         count = self.config.selection.random_count
         if not count:
             return SELECTION.empty_table()
         # Ties and noise are hashes of the same ids, under the round's own seed.
         ranking = Ranking("random", self.draw_seed + 1, leave_out, only)
-        return self._named(ranking.best(score_files(scores), count))
+        return self._named(ranking.best(self.scores, count))
 
     def _ranking(self, leave_out: IdSet, only: IdSet | None) -> Ranking:
         selection = self.config.selection
@@ -101,12 +100,11 @@ class Picker:
 
     def _best(self, leave_out: IdSet, only: IdSet | None, less: int) -> pa.Table:
         """Return the best by the configured rule: k images, minus `less` for the control."""
-        assert self.last_scores is not None
         selection = self.config.selection
         k = selection.k - less
         size = selection.candidate_count if selection.narrows else k
-        files = score_files(self.last_scores)
         ranking = self._ranking(leave_out, only)
+        files = self.last_scores
         best = candidates_for(selection.by, ranking, size, lambda by, n: by.best(files, n))
         if selection.joint and len(best):
             best = self._best_together(best, k)

@@ -19,7 +19,6 @@ from baal_ray.scoring.kept_samples import kept_log_probs
 from baal_ray.scoring.stage import ScoreFolder
 from baal_ray.selection.ranking import Ranking
 from baal_ray.workspace import scores_uri
-from baal_ray.workspace.scores import score_files
 from baal_ray.workspace.stage_files import FurtherStage
 
 logger = logging.getLogger(__name__)
@@ -32,11 +31,13 @@ class ScoredCandidates:
     Attributes:
         uri: The folder of their scores. It is the same as for a pool scored with this many samples
             from the start.
+        files: The files of their scores.
         candidates: Their `id` and `source`, most promising first.
         figures: The numbers for the round's record.
     """
 
     uri: str
+    files: list[str]
     candidates: pa.Table
     figures: FurtherStage
 
@@ -45,7 +46,7 @@ def score_candidates(
     config: RoundConfig,
     listing: PoolListing,
     job: ScoringJob,
-    scores: str,
+    scores: list[str],
     leave_out: IdSet,
     draw_seed: int,
 ) -> Iterator[ScoredCandidates]:
@@ -59,14 +60,14 @@ def score_candidates(
         config: Configuration of the round.
         listing: The pool.
         job: Job that scored the pool in the first stage.
-        scores: Folder of the first stage's scores.
+        scores: Files of the first stage's scores.
         leave_out: Ids that cannot be candidates.
         draw_seed: Seed of the round's draws.
     """
     selection = config.selection
     least = selection.candidate_count if selection.narrows else selection.k
     ranking = Ranking(selection.ranked_by, draw_seed, leave_out, coldness=selection.coldness)
-    eligible = ranking.count(score_files(scores))
+    eligible = ranking.count(scores)
     for number, stage in enumerate(config.scoring.further_stages):
         size = max(least, math.ceil(stage.share * eligible))
         then = job.with_config(config.scoring.at_stage(number))
@@ -75,7 +76,7 @@ def score_candidates(
         yield done
         if not len(done.candidates):
             return
-        scores, job = done.uri, then
+        scores, job = done.files, then
         ranking = replace(ranking, only=IdSet.of(done.candidates["id"]))
 
 
@@ -87,11 +88,11 @@ class _Stage:
     job: ScoringJob
     scores: str
     samples_before: int
-    scores_before: str
+    scores_before: list[str]
     size: int
 
     def __call__(self, ranking: Ranking) -> ScoredCandidates:
-        files = score_files(self.scores_before)
+        files = self.scores_before
         scored = kept = 0
         while True:
             candidates = ranking.ids(files, self.size)
@@ -111,7 +112,7 @@ class _Stage:
                     scored=scored,
                     kept=kept,
                 )
-                return ScoredCandidates(folder.uri, candidates, figures)
+                return ScoredCandidates(folder.uri, folder.files, candidates, figures)
             logger.warning(
                 "%d candidates are no longer in the pool: the next best replace them", len(lost)
             )

@@ -19,7 +19,7 @@ import fsspec
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
-from baal_ray.errors import CorruptFileError, StorageError
+from baal_ray.errors import CorruptFileError, LostFileError, StorageError
 from baal_ray.storage.redaction import redacted
 from baal_ray.storage.remedies import explained
 
@@ -188,6 +188,21 @@ def read(uri: str) -> bytes:
         return bytes(fs.cat_file(path))
 
 
+def read_range(uri: str, start: int, end: int) -> bytes:
+    """Return the bytes of a file that the workspace needs, from `start` to before `end`.
+
+    Raises:
+        LostFileError: If the file is missing.
+        StorageError: If the file cannot be read.
+    """
+    fs, path = filesystem(uri)
+    try:
+        with storage_errors(uri, "read"):
+            return bytes(fs.cat_file(path, start=start, end=end))
+    except StorageError as error:
+        raise _lost(uri, error) from error
+
+
 def read_at_most(uri: str, limit: int) -> bytes:
     """Return the bytes of a file if it is no larger than a limit.
 
@@ -227,22 +242,39 @@ def read_verified(uri: str) -> bytes:
     """Return the bytes of a file named by its sha256, checked against that name.
 
     Raises:
-        CorruptFileError: If the name contains no sha256, or not that of the bytes.
-        StorageError: If the file is missing or cannot be read.
+        LostFileError: If the file is missing, or its sha256 is not the one in its name.
+        CorruptFileError: If the name contains no sha256.
+        StorageError: If the file cannot be read.
     """
     named = _SHA256.fullmatch(name(uri))
     if named is None:
         raise CorruptFileError(
             f"{uri} is not named by a sha256, so it was not written by baal_ray"
         )
-    data = read(uri)
+    data = read_needed(uri)
     found = sha256(data)
     if found != named.group(1):
-        raise CorruptFileError(
-            f"{uri} is damaged: its sha256 is {found}, not the one in its name. Delete it; the "
-            "next run recreates it."
-        )
+        raise LostFileError(uri, f"is damaged: its sha256 is {found}, not the one in its name")
     return data
+
+
+def read_needed(uri: str) -> bytes:
+    """Return the bytes of a file that the workspace needs.
+
+    Raises:
+        LostFileError: If the file is missing.
+        StorageError: If the file cannot be read.
+    """
+    try:
+        return read(uri)
+    except StorageError as error:
+        raise _lost(uri, error) from error
+
+
+def _lost(uri: str, error: StorageError) -> StorageError:
+    """Return the error to raise for a needed file that cannot be read."""
+    missing = isinstance(error.__cause__, FileNotFoundError)
+    return LostFileError(uri, "is missing") if missing else error
 
 
 def read_json(uri: str, remedy: str = "Restore an intact copy of it.") -> dict[str, Any]:
@@ -253,18 +285,18 @@ def read_json(uri: str, remedy: str = "Restore an intact copy of it.") -> dict[s
         remedy: Advice to give if the file is damaged.
 
     Raises:
-        CorruptFileError: If the file does not hold a JSON object.
-        StorageError: If the file is missing or cannot be read.
+        LostFileError: If the file is missing, or does not hold a JSON object.
+        StorageError: If the file cannot be read.
     """
-    data = read(uri)
+    data = read_needed(uri)
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise CorruptFileError(
-            f"{uri} ({len(data)} bytes) is not valid JSON ({error}). {remedy}"
+        raise LostFileError(
+            uri, f"({len(data)} bytes) is not valid JSON ({error}). {remedy}"
         ) from error
     if not isinstance(found, dict):
-        raise CorruptFileError(f"{uri} does not hold a JSON object. {remedy}")
+        raise LostFileError(uri, f"does not hold a JSON object. {remedy}")
     return found
 
 

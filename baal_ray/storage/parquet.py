@@ -20,14 +20,23 @@ _PICKLED = "ray.data.arrow_pickled_object"
 
 
 @contextmanager
-def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
+def open_parquet(uri: str, *, verified: bool = False) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file. Row groups are streamed page by page, not held in memory.
 
+    Args:
+        uri: Location of the file.
+        verified: Whether to read the whole file first, and to check it against the sha256 that is
+            its name. It is then held in memory.
+
     Raises:
+        LostFileError: If a file to verify is missing, or its sha256 is not the one in its name.
         CorruptFileError: If the file contains pickled Python objects.
         StorageError: If the file cannot be read or is not Parquet. This may show on opening or
             while it is open.
     """
+    if verified:
+        yield _checked(pa.BufferReader(storage.read_verified(uri)), uri)
+        return
     with _opened(uri) as (parquet, _):
         yield parquet
 

@@ -1,6 +1,5 @@
 """The evaluation images, which must be neither picked from the pool nor trained on."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,11 +9,9 @@ from baal_ray.config import RoundConfig
 from baal_ray.errors import LabelError
 from baal_ray.ids import IdSet
 from baal_ray.image_set import ImageSet
-from baal_ray.storage.parquet import open_parquet
 from baal_ray.storage.read_ahead import read_ahead
 from baal_ray.training.examples import Examples, evaluation_examples
 
-_ROWS_AT_A_TIME = 64
 _MOST_NAMED = 5
 
 
@@ -36,7 +33,7 @@ class EvaluationImages:
     @classmethod
     def of(cls, examples: Examples) -> "EvaluationImages":
         """Read the images of an evaluation set, a few at a time."""
-        rows = (some["image"] for file in examples.files for some in _rows(file))
+        rows = (some["image"] for file in examples.files for some in examples.read(file))
         return cls(IdSet.of(map(str, examples.class_of)), ImageSet(rows))
 
 
@@ -93,15 +90,7 @@ def shared_images(evaluation: EvaluationImages, labelled: Examples) -> list[str]
 def _shared(evaluation: EvaluationImages, labelled: Examples, file: str) -> list[str]:
     """Return the ids of the labelled images in a file that are evaluation images."""
     shared: list[str] = []
-    for rows in _rows(file):
+    for rows in labelled.read(file):
         same = evaluation.ids.contains(rows["id"]) | evaluation.images.contains(rows["image"])
         shared += rows["id"].filter(pa.array(same)).to_pylist()
     return [image_id for image_id in shared if image_id in labelled.class_of]
-
-
-def _rows(file: str) -> Iterator[pa.Table]:
-    """Yield `id` and `image` of a file, a few rows at a time."""
-    schema = pa.schema([pa.field("id", pa.string()), pa.field("image", pa.binary())])
-    with open_parquet(file) as parquet:
-        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=schema.names):
-            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from baal_ray import images, storage
 from baal_ray.config import ModelConfig
-from baal_ray.errors import LabelError, StorageError
+from baal_ray.errors import LabelError, LostFileError, StorageError
 from baal_ray.ids import hash_ids
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace import batch_uri
+from baal_ray.workspace.batches import batch_files
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,25 @@ class Examples:
         files: Parquet files of `id` and `image` (encoded bytes) that hold the images, among
             others.
         class_of: Class index of each image, by id.
+        batches: Pattern of the files of acquisition batches, if these are such files. Each is
+            named by its sha256, and checked against that when it is read.
     """
 
     files: list[str]
     class_of: dict[str, int]
+    batches: str | None = None
+
+    def read(self, file: str) -> Iterator[pa.Table]:
+        """Yield `id` and `image` of one of the files, a few rows at a time.
+
+        Raises:
+            LostFileError: If a file of a batch is missing or damaged.
+            StorageError: If a file is missing or cannot be read.
+        """
+        schema = pa.schema([pa.field("id", pa.string()), pa.field("image", pa.binary())])
+        with open_parquet(file, verified=self.batches is not None) as parquet:
+            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=schema.names):
+                yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
 
 
 def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]) -> Examples:
@@ -50,9 +66,8 @@ def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]
     class_of = _class_indices(labelled, classes, "the manifest")
     rounds = sorted(set(labelled["round"].to_pylist()))
     folders = [batch_uri(workspace, round_id) for round_id in rounds]
-    return Examples(
-        [file for folder in folders for file in storage.list_files(folder, ".parquet")], class_of
-    )
+    files = [file for folder in folders for file in batch_files(folder)]
+    return Examples(files, class_of, batches=storage.join(batch_uri(workspace, "*"), "*.parquet"))
 
 
 def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
@@ -130,13 +145,13 @@ def load_share(
         cannot be decoded.
 
     Raises:
-        StorageError: If an image is in none of the files.
+        LostFileError: If a file of a batch is damaged, or an image is in none of them.
     """
     ids = sorted(examples.class_of)[rank::workers]
     images_N = _mapped(len(ids), *model.image_size)
     row_of = {image_id: row for row, image_id in enumerate(ids)}
     undecodable: dict[str, str] = {}
-    for found in _wanted(examples.files, row_of):
+    for found in _wanted(examples, row_of):
         pixels, faults = images.decode_many(
             list(found.values()), *model.image_size, max_pixels=max_pixels
         )
@@ -145,10 +160,11 @@ def load_share(
                 undecodable[image_id] = fault
             images_N[row_of.pop(image_id)] = torch.from_numpy(image)
     if row_of:
-        raise StorageError(
-            f"{len(row_of)} labelled images, such as {min(row_of)!r}, are in none of the "
-            f"{len(examples.files)} files that should hold them; restore rounds/<round>/batch/"
+        fault = (
+            f"lack {len(row_of)} labelled images, such as {min(row_of)!r}: they are in none of "
+            f"the {len(examples.files)} files"
         )
+        raise LostFileError(examples.batches or "the evaluation set's files", fault)
     _warn(undecodable)
     classes = [LEFT_OUT if id in undecodable else examples.class_of[id] for id in ids]
     return images_N, torch.tensor(classes, dtype=torch.int64)
@@ -166,13 +182,12 @@ def _warn(undecodable: Mapping[str, str]) -> None:
         )
 
 
-def _wanted(files: Sequence[str], row_of: Mapping[str, int]) -> Iterator[dict[str, bytes | None]]:
+def _wanted(examples: Examples, row_of: Mapping[str, int]) -> Iterator[dict[str, bytes | None]]:
     """Yield the encoded images that `row_of` still names, by id, a few at a time."""
-    for file in files:
-        with open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id", "image"]):
-                rows = zip(batch["id"].to_pylist(), batch["image"].to_pylist(), strict=True)
-                yield {image_id: image for image_id, image in rows if image_id in row_of}
+    for file in examples.files:
+        for some in examples.read(file):
+            rows = zip(some["id"].to_pylist(), some["image"].to_pylist(), strict=True)
+            yield {image_id: image for image_id, image in rows if image_id in row_of}
 
 
 def _mapped(rows: int, height: int, width: int) -> Tensor:
@@ -183,7 +198,8 @@ def _mapped(rows: int, height: int, width: int) -> Tensor:
 
 
 def _part(examples: Examples, ids: Sequence[str]) -> Examples:
-    return Examples(examples.files, {image_id: examples.class_of[image_id] for image_id in ids})
+    class_of = {image_id: examples.class_of[image_id] for image_id in ids}
+    return Examples(examples.files, class_of, examples.batches)
 
 
 def _class_indices(rows: pa.Table, classes: Sequence[str], where: str) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,16 +12,16 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from baal_ray import storage
-from baal_ray.checkpoint import encoded_weights, save_checkpoint
+from baal_ray.checkpoint import encoded_weights, save_checkpoint, weights_uri
 from baal_ray.cluster import runtime_env
 from baal_ray.config import RoundConfig
-from baal_ray.errors import TrainingError
+from baal_ray.errors import LostFileError, TrainingError
 from baal_ray.model import trained_classifier
 from baal_ray.storage.lock import exclusive
 from baal_ray.training.evaluation_images import EvaluationImages, refuse_labelled
 from baal_ray.training.examples import Examples, evaluation_examples, hold_out, labelled_examples
 from baal_ray.training.worker import FitJob, train_worker
-from baal_ray.workspace import fits_uri
+from baal_ray.workspace import checkpoint_uri, fits_uri
 from baal_ray.workspace.records import ClassCounts, FitRecord
 
 logger = logging.getLogger(__name__)
@@ -79,11 +80,13 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
         return Fit(sha256, labels=0, history=[], by_class=None, reused=False)
     job = _job(config, labelled)
     with exclusive(job.record):  # two rounds with the same labels share a fit
-        reused = storage.exists(job.record)
-        if not reused:
-            _check(job)
-            _train(job)
-    return _read(job, reused)
+        done = _done(job)
+        if done is not None:
+            return done
+        storage.delete(job.record)  # it is damaged, or names a checkpoint that is gone
+        _check(job)
+        _train(job)
+    return _read(job, reused=False)
 
 
 def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
@@ -101,14 +104,23 @@ def find_fit(config: RoundConfig, labelled: pa.Table) -> Fit | None:
         sha256 = storage.sha256(encoded_weights(given, config.model, config.classes))
         return Fit(sha256, labels=0, history=[], by_class=None, reused=False)
     job = _job(config, labelled)
-    if storage.exists(job.record):
-        return _read(job, reused=True)
-    _check(job)
+    done = _done(job)
+    if done is None:
+        _check(job)
+    return done
+
+
+def _done(job: FitJob) -> Fit | None:
+    """Return the fit if it was made before and its checkpoint is there."""
+    with suppress(LostFileError):
+        done = _read(job, reused=True)
+        if storage.exists(weights_uri(checkpoint_uri(job.config.workspace, done.checkpoint))):
+            return done
     return None
 
 
 def _read(job: FitJob, reused: bool) -> Fit:
-    found = FitRecord.read(job.record, "Delete it; the next run repeats the fit.")
+    found = FitRecord.read(job.record, "The next run repeats the fit.")
     return Fit(found.checkpoint, found.labels, found.history, found.by_class, reused)
 
 
@@ -181,7 +193,7 @@ def _train(job: FitJob) -> None:
     try:
         fault = trainer.fit().return_value  # type: ignore[attr-defined]  # typed as Train V1
     except TrainingFailedError as error:
-        raise TrainingError(_reason(error)) from error
+        raise _lost(error) or TrainingError(_reason(error)) from error
     if fault:
         rate = job.config.training.learning_rate
         raise TrainingError(
@@ -190,6 +202,13 @@ def _train(job: FitJob) -> None:
             "calculation of the model in 16 bits, which overflows, and for numbers in "
             "model.weights that are not finite"
         )
+
+
+def _lost(error: TrainingFailedError) -> LostFileError | None:
+    """Return the error of a worker that met a file that is lost."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    causes = (getattr(failure, "_base_exc", failure) for failure in failures)
+    return next((cause for cause in causes if isinstance(cause, LostFileError)), None)
 
 
 def _reason(error: TrainingFailedError) -> str:

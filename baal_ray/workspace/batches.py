@@ -5,31 +5,28 @@ from collections.abc import Collection, Iterable
 import pyarrow as pa
 
 from baal_ray import storage
-from baal_ray.errors import CorruptFileError
 from baal_ray.storage.parquet import LoadedParquet, open_parquet
 from baal_ray.workspace.table_schemas import SELECTION
 
 _ROWS_AT_A_TIME = 64
 
 
+def batch_files(folder: str) -> list[str]:
+    """Return the files of acquisition batches in a folder, each named by its sha256."""
+    return list(filter(storage.is_named_by_sha256, storage.list_files(folder, ".parquet")))
+
+
 def read_batch(files: Iterable[str]) -> pa.Table:
     """Read the rows of an acquisition batch without their images, in order of rank.
 
     Raises:
-        CorruptFileError: If a file is damaged.
-        StorageError: If a file is missing or cannot be read.
+        LostFileError: If a file is missing or damaged.
+        StorageError: If a file cannot be read.
     """
     tables = [SELECTION.empty_table()]
     for file in files:
-        try:
-            data = storage.read_verified(file)
-        except CorruptFileError as error:
-            raise CorruptFileError(
-                f"{file} is damaged. Restore an intact copy of it. If the manifest has no picks "
-                "of its round yet, you may delete the round's folder instead, and run it again."
-            ) from error
-        rows = LoadedParquet(data, file, verified=True).read(SELECTION.names)
-        tables.append(rows.cast(SELECTION))
+        rows = LoadedParquet(storage.read_verified(file), file, verified=True)
+        tables.append(rows.read(SELECTION.names).cast(SELECTION))
     return pa.concat_tables(tables).sort_by("rank")
 
 

@@ -1,19 +1,24 @@
 """JSON files of a workspace: typed, with the number of their format, and checked when read."""
 
 import json
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from baal_ray import storage
-from baal_ray.errors import FormatError
+from baal_ray.errors import FormatError, LostFileError
 
 #: The task that a workspace's models are fitted for. There is one so far.
 Task = Literal["classification"]
 
+_CHECKSUM = "checksum"
+
 
 class Record(BaseModel):
     """The content of a JSON file.
+
+    The file's last field, `checksum`, is the sha256 of the others. Files without one are not
+    checked.
 
     A version that only adds fields keeps the number of its format, so unknown fields are
     ignored. Files without a number are of format 1.
@@ -37,8 +42,7 @@ class Record(BaseModel):
 
     def to_json(self) -> bytes:
         """Return the content of the file."""
-        plain = self.model_dump(mode="json", by_alias=True)
-        return json.dumps(plain, indent=2, ensure_ascii=False).encode()
+        return encoded(self.model_dump(mode="json", by_alias=True))
 
     @classmethod
     def read(cls, uri: str, remedy: str) -> Self:
@@ -49,11 +53,16 @@ class Record(BaseModel):
             remedy: Sentence that says what to do if it is damaged.
 
         Raises:
-            CorruptFileError: If it is damaged.
+            LostFileError: If it is missing or damaged.
             FormatError: If another version wrote it, with another format.
-            StorageError: If it is missing or cannot be read.
+            StorageError: If it cannot be read.
         """
         plain = storage.read_json(uri, remedy)
+        checksum = plain.pop(_CHECKSUM, None)
+        if checksum is not None and checksum != _checksum(plain):
+            raise LostFileError(
+                uri, f"is damaged or was changed by hand: its checksum is wrong. {remedy}"
+            )
         try:
             return cls.model_validate(plain, context={"uri": uri})
         except ValidationError as error:
@@ -64,6 +73,17 @@ class Record(BaseModel):
                 f"{uri} cannot be read as format {cls.FORMAT} ({what}). It was probably written "
                 "by another version of baal_ray. Use that version, or begin a new workspace"
             ) from error
+
+
+def encoded(plain: dict[str, Any]) -> bytes:
+    """Return the content of a JSON file with these fields and their checksum."""
+    fields = {name: value for name, value in plain.items() if name != _CHECKSUM}
+    whole = fields | {_CHECKSUM: _checksum(fields)}
+    return json.dumps(whole, indent=2, ensure_ascii=False).encode()
+
+
+def _checksum(plain: dict[str, Any]) -> str:
+    return storage.sha256(json.dumps(plain, sort_keys=True).encode())
 
 
 class ClassCounts(BaseModel):

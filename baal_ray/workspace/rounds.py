@@ -9,7 +9,15 @@ from typing import TypeVar
 from baal_ray import storage
 from baal_ray.errors import ConfigError, UnfinishedRoundError
 from baal_ray.workspace.layout import is_round_id, round_uri, rounds_uri, stage_uri
-from baal_ray.workspace.stage_files import Plan, RoundRecord, StageFile, StageResult
+from baal_ray.workspace.stage_files import (
+    CandidatesResult,
+    FitResult,
+    Plan,
+    RoundRecord,
+    ScoresResult,
+    StageFile,
+    StageResult,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +27,9 @@ Result = TypeVar("Result", bound=StageResult)
 # Files and folders of a round: first the listings of its pool and targets, then one per stage.
 _BEGUN = {"pool", "targets", "plan.json", "fit.json", "scores.json", "batch.json", "round.json"}
 _OURS = _BEGUN | {"batch"}
+
+# Stages whose results are deleted if a file that one of them names is lost.
+_MADE_AGAIN = {kind.STAGE for kind in (FitResult, ScoresResult, CandidatesResult, RoundRecord)}
 
 # Most rounds that an error names.
 _NAMED = 5
@@ -37,27 +48,19 @@ def read_stage(workspace: str, round_id: str, kind: type[File], attempt: int = 1
         Its content; None if the stage has not run.
 
     Raises:
-        CorruptFileError: If the file is damaged.
+        LostFileError: If the file is damaged.
         FormatError: If another version wrote it.
     """
     uri = stage_uri(workspace, round_id, attempted(kind.STAGE, attempt))
     if not storage.exists(uri):
         return None
-    return kind.read(uri, _remedy(round_id, kind.STAGE))
+    again = f"Run round {round_id} again, which recreates it."
+    return kind.read(uri, f"{again} If the round is finished, delete its round.json first.")
 
 
 def attempted(stage: str, attempt: int) -> str:
     """Return the name of a stage's file for the n-th attempt at it."""
     return stage if attempt == 1 else f"{stage}-{attempt}"
-
-
-def _remedy(round_id: str, stage: str) -> str:
-    if stage in ("fit", "scores", "round"):
-        return f"Delete it and run round {round_id} again, which recreates it."
-    return (
-        f"Restore an intact copy of it. If the manifest has no picks of round {round_id} yet, you "
-        "may delete the round's folder instead, and run it again."
-    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def read_finished(workspace: str, round_id: str) -> FinishedRound | None:
     """Read a round that ran to its end; None if there is no such round.
 
     Raises:
-        CorruptFileError: If a file is damaged.
+        LostFileError: If a file is damaged.
         FormatError: If another version wrote one.
     """
     plan = read_stage(workspace, round_id, Plan)
@@ -151,17 +154,38 @@ class StageResults:
         return read_stage(self._workspace, self._round_id, kind, attempt)
 
     def once(self, kind: type[Result], run: Callable[[], Result], attempt: int = 1) -> Result:
-        """Return the stage's result if it is there; otherwise run the stage and write it."""
+        """Return the stage's result if it is there; otherwise run the stage and write it.
+
+        The files that a result names are checked when they are read. If one is lost, `discard`
+        makes the stages run again.
+        """
         stage = self.running = attempted(kind.STAGE, attempt)
         found = self.read(kind, attempt)
-        if found is not None:
+        if found is not None and found.complete:
             logger.info("%s: done before", stage)
             return found
+        if found is not None:
+            storage.delete(self.uri(kind, attempt))
         begun = time.monotonic()
         result = run()
         result = result.model_copy(update={"seconds": round(time.monotonic() - begun, 3)})
         logger.info("%s: %s", stage, ", ".join([f"{result.seconds:,.1f} s", *result.figures()]))
         return self.create(result, attempt)
+
+    def discard(self, *, plan: bool = False) -> None:
+        """Delete the results of the round, so that its stages run again.
+
+        Each makes only what is missing. Batches stay, because a driver on another machine may be
+        committing one.
+
+        Args:
+            plan: Whether the plan is to be made again, too.
+        """
+        folder = round_uri(self._workspace, self._round_id)
+        for uri in storage.list_files(folder, ".json"):
+            stage = storage.name(uri).removesuffix(".json").partition("-")[0]
+            if stage in _MADE_AGAIN or (plan and stage == Plan.STAGE):
+                storage.delete(uri)
 
     def create(self, content: File, attempt: int = 1) -> File:
         """Write a file; if a driver on another machine wrote it first, return that one's."""

@@ -79,7 +79,8 @@ def read_scores(
             large.
 
     Raises:
-        CorruptFileError: If a file's bytes do not match its name, or are not Parquet.
+        LostFileError: If a file is missing, or its bytes do not match its name.
+        CorruptFileError: If a file is not Parquet.
     """
 
     def read(file: str) -> Result | None:
@@ -111,8 +112,21 @@ def most_frequent_error(folder: str) -> str | None:
     return counts.most_common(1)[0][0] if counts else None
 
 
-def scored_already(folder: str, *, delete_damaged: bool = True) -> IdSet:
-    """Return the images that have scores in a folder. Those with an error are to be tried again.
+@dataclass(frozen=True)
+class ScoredAlready:
+    """The scores that a folder holds.
+
+    Attributes:
+        ids: The images that have scores. Those with an error are to be tried again.
+        files: The whole files of scores.
+    """
+
+    ids: IdSet
+    files: list[str]
+
+
+def scored_already(folder: str, *, delete_damaged: bool = True) -> ScoredAlready:
+    """Return the scores that a folder holds.
 
     A file that is damaged or holds no scores does not count, nor does a file with scores of
     another fingerprint.
@@ -122,14 +136,17 @@ def scored_already(folder: str, *, delete_damaged: bool = True) -> IdSet:
         delete_damaged: Whether damaged files are deleted, so that their images are scored again.
     """
     scored_in = partial(_scored_in, delete_damaged=delete_damaged)
-    return IdSet.of_hashes(read_ahead(scored_in, score_files(folder)))
+    files = score_files(folder)
+    found = dict(zip(files, read_ahead(scored_in, files), strict=True))
+    whole = {file: hashes for file, hashes in found.items() if hashes is not None}
+    return ScoredAlready(IdSet.of_hashes(whole.values()), list(whole))
 
 
-def _scored_in(file: str, *, delete_damaged: bool) -> Hashes:
+def _scored_in(file: str, *, delete_damaged: bool) -> Hashes | None:
     try:
         rows = _ids_and_errors(file)
     except CorruptFileError as error:
-        logger.warning("%s Its images are scored again.", error)
+        logger.warning("%s. Its images are scored again.", error)
         if delete_damaged:
             storage.delete(file)
     else:
@@ -138,14 +155,14 @@ def _scored_in(file: str, *, delete_damaged: bool) -> Hashes:
         logger.warning(
             "%s has scores for a different fingerprint, so its images count as unscored", file
         )
-    return hash_ids([])
+    return None
 
 
 def _ids_and_errors(file: str) -> pa.Table:
     wanted = pa.schema([SCORES.field("id"), SCORES.field("error")])
     rows = LoadedParquet(storage.read_verified(file), file, verified=True).read(wanted.names)
     if rows.schema != wanted:
-        raise CorruptFileError(f"{file} is not a file of scores.")
+        raise CorruptFileError(f"{file} is not a file of scores")
     return rows
 
 

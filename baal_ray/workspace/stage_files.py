@@ -119,6 +119,11 @@ class StageResult(StageFile):
 
     seconds: float = 0.0
 
+    @property
+    def complete(self) -> bool:
+        """Whether the result names all its files. One of an earlier version may not."""
+        return True
+
     def figures(self) -> Iterator[str]:
         """Yield the figures that the log shows."""
         yield from ()
@@ -154,11 +159,32 @@ class FitResult(StageResult):
         yield from (f"{name} {value:.4g}" for name, value in self.metrics.items())
 
 
-class ScoresResult(StageResult):
-    """`scores.json`: the scores of the pool.
+class _ScoreFiles(StageResult):
+    """A stage that leaves scores in a folder.
 
     Attributes:
         scores: The folder of the scores; None if no image has one.
+        files: The names of its files that hold them; None in rounds of earlier versions.
+    """
+
+    scores: str | None
+    files: list[str] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the result names all its files."""
+        return self.scores is None or self.files is not None
+
+    @property
+    def uris(self) -> list[str]:
+        """The files of the scores."""
+        return [f"{self.scores}/{name}" for name in self.files or ()]
+
+
+class ScoresResult(_ScoreFiles):
+    """`scores.json`: the scores of the pool.
+
+    Attributes:
         scored: The number of images that this round scored.
         unreadable: The number of images that could not be read.
         evaluation_images: The number of images that have the bytes of an evaluation image and are
@@ -167,7 +193,6 @@ class ScoresResult(StageResult):
 
     STAGE = "scores"
 
-    scores: str | None
     scored: int
     unreadable: int
     evaluation_images: int = 0
@@ -196,7 +221,7 @@ class FurtherStage(_Part):
     kept: int
 
 
-class CandidatesResult(StageResult):
+class CandidatesResult(_ScoreFiles):
     """`candidates.json`: the most promising images, scored with more samples.
 
     Attributes:

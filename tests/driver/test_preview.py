@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from baal_ray import storage
-from baal_ray.checkpoint import load_checkpoint
+from baal_ray.checkpoint import load_checkpoint, weights_uri
 from baal_ray.driver.preview import preview_round
 from baal_ray.errors import LabelError, ModelError
 from baal_ray.manifest import Manifest
@@ -156,6 +156,7 @@ def test_what_is_fitted_and_scored_already_is_not_done_again(config, tmp_path, c
     record = FitRecord(checkpoint=CHECKPOINT, labels=27, history=[])
     storage.publish(_job(config, manifest_of(config).labelled()).record, record.to_json())
     checkpoint = checkpoint_uri(config.workspace, CHECKPOINT)
+    storage.publish(weights_uri(checkpoint), b"")
     folder = ScoringJob(checkpoint, config.scoring).folder(scores_uri(config.workspace))
     ids = pa.array([f"image-{i:04}" for i in range(60)])
     nulls = {f.name: pa.nulls(60, f.type) for f in SCORES if f.name != "id"}

@@ -6,9 +6,8 @@ import pyarrow as pa
 import pytest
 
 from baal_ray import storage
-from baal_ray.driver.commit import Commit
+from baal_ray.driver.commit import Commit, restored
 from baal_ray.driver.round import _Round
-from baal_ray.errors import StorageError
 from baal_ray.ids import IdSet
 from baal_ray.manifest import Manifest
 from baal_ray.storage.parquet import publish_table
@@ -47,7 +46,15 @@ class Driver:
 
     def commit(self):
         """Commit, as a driver does that is killed before it writes the round's record."""
-        return self.commits.acquire(self.attempt)[1]
+        return self.commits.acquire(self.attempt, self.restore)[1]
+
+    def restore(self, rows):
+        """Write a batch with the rows of the manifest."""
+        columns = {name: rows[name] for name in BATCH.names if name in rows.column_names}
+        columns |= {"predicted": pa.nulls(len(rows)), "image": [picture(0, 0)] * len(rows)}
+        table = pa.table({name: columns[name] for name in BATCH.names}).cast(BATCH)
+        uri = publish_table(self.folder, table)
+        return restored(rows, [uri.rsplit("/", 1)[1]])
 
     def finish(self):
         batch = self.commit()
@@ -126,9 +133,24 @@ def test_the_committed_batch_counts_when_a_later_one_was_picked_beside_it(config
     assert driver.finish().acquired == 5
 
 
-def test_a_committed_round_whose_batch_is_lost_is_told_so(config):
+@pytest.mark.parametrize("lost", ["batch.json", "batch"])
+def test_a_committed_batch_that_is_lost_is_made_from_the_manifest(config, lost):
     driver = Driver(config, "night")
-    driver.commit()
-    storage.delete(driver.results.uri(BatchResult))
-    with pytest.raises(StorageError, match=r"with 5 picks.*restore its batch\.json"):
-        driver.commit()
+    before = driver.commit()
+    storage.delete_tree(f"{driver.folder.removesuffix('/batch')}/{lost}")
+    again = driver.commit()
+    assert (again.acquired, again.random, again.rule) == (5, 5, "random")
+    assert ids_of(config) == RANKING[:5]
+    assert driver.commit() == again
+    assert driver.finish().acquired == before.acquired == 5
+
+
+@pytest.mark.parametrize("lost", ["batch.json", "batch"])
+def test_a_batch_that_is_lost_before_its_commit_is_picked_again(config, lost):
+    driver = Driver(config, "night")
+    driver.attempt()
+    (file,) = storage.list_files(driver.folder)
+    storage.publish(driver.results.uri(BatchResult) if lost == "batch.json" else file, b"damaged")
+    batch = driver.commit()
+    assert ids_of(config) == RANKING[:5]
+    assert driver.results.read(BatchResult, 2) == batch

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from baal_ray import storage
-from baal_ray.checkpoint import load_checkpoint
+from baal_ray.checkpoint import describe, load_checkpoint
 from baal_ray.config import RoundConfig
 from baal_ray.errors import BaalRayError, LabelError, TrainingError
 from baal_ray.manifest import Manifest
@@ -55,7 +55,9 @@ def test_two_workers_use_every_row_and_go_on_from_the_epoch_on_disk_when_one_die
     assert fit.history[-1]["train_loss"] < fit.history[0]["train_loss"]
     checkpoint = load_checkpoint(checkpoint_uri(config.workspace, fit.checkpoint))
     assert checkpoint.classes == config.classes
-    assert checkpoint.description.fit.metrics == fit.history[-1]
+    description = describe(checkpoint_uri(config.workspace, fit.checkpoint))
+    assert description.fit is not None
+    assert description.fit.metrics == fit.history[-1]
     assert fit.by_class is not None
     assert fit.by_class.images == [7, 7, 7]
     assert sum(fit.by_class.correct) == round(21 * fit.history[-1]["accuracy"])

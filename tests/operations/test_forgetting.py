@@ -15,6 +15,7 @@ from baal_ray.errors import StorageError, UnfinishedRoundError
 from baal_ray.manifest import Manifest
 from baal_ray.operations.forgetting import find_traces, forget_images
 from baal_ray.storage.parquet import publish_table
+from baal_ray.workspace.records import encoded
 
 IDS = [f"{number}/canary.jpg" for number in range(6)]
 FORGOTTEN = [IDS[1], IDS[4]]
@@ -117,6 +118,8 @@ def test_a_round_names_the_files_that_took_the_place_of_others(workspace):
     (candidates,) = storage.list_files(f"{round_}/candidates")
     (batch,) = storage.list_files(f"{round_}/batch")
     stages = {name: json.loads(storage.read(f"{round_}/{name}.json")) for name in STAGES}
+    for stage in stages.values():
+        assert encoded(stage).endswith(f'"checksum": "{stage.pop("checksum")}"\n}}'.encode())
     assert stages["plan"]["pool"]["files"] == [{"uri": listing, "row_groups": [4]}]
     assert stages["plan"]["manifest_version"] == 0
     assert stages["candidates"] == stages["round"]["candidates"] == {"ids": candidates}

@@ -36,9 +36,8 @@ def publish_scores(folder, ids=IDS):
     columns |= dict.fromkeys(BALD_WITHOUT, columns["bald"])
     nulls = [None] * len(ids)
     rows = pa.table([pa.array(columns.get(f.name, nulls), f.type) for f in SCORES], schema=SCORES)
-    publish_table(str(folder), rows[: len(rows) // 2])
-    publish_table(str(folder), rows[len(rows) // 2 :])
-    return str(folder)
+    halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    return [publish_table(str(folder), half) for half in halves]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +139,7 @@ def test_without_scores_all_picks_are_random(tmp_path):
     write_pool(tmp_path, images=30)
     config = round_config(tmp_path, selection={"random_share": 0.2})
     listing = list_pool(config.pool, str(tmp_path / "listing"))
-    picks = Picker(config, listing, None, None, None, None, 0).picks(IdSet.of([]), None)
+    picks = Picker(config, listing, None, [], [], None, 0).picks(IdSet.of([]), None)
     assert picks["rule"].to_pylist() == ["random"] * 10
     assert picks["predicted"].null_count == 10
 

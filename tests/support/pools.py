@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from baal_ray.checkpoint import describe
+from baal_ray.checkpoint import read_architecture
 from baal_ray.config import RoundConfig
 from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.images import encode_png
@@ -86,7 +86,7 @@ def round_config(folder: Path, **sections: Any) -> RoundConfig:
 
 def score_without_ray(rows: pa.Table, job: ScoringJob) -> pd.DataFrame:
     """Return the scores of images by a job in this process, by id."""
-    height, width = describe(job.checkpoint).model.image_size
+    height, width = read_architecture(job.checkpoint).config.image_size
     scorer, size = PoolScorer(job), job.config.mini_batch
     parts = [
         scorer(decode(rows[start : start + size], height, width, job.config.max_pixels))

@@ -6,9 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from baal_ray import storage
 from baal_ray.config import ModelConfig
-from baal_ray.errors import LabelError, StorageError
+from baal_ray.errors import LabelError, LostFileError, StorageError
 from baal_ray.images import decode_many
+from baal_ray.storage.parquet import publish_table
 from baal_ray.training.examples import (
     LEFT_OUT,
     Examples,
@@ -41,7 +43,7 @@ def decoded(rows):
 def test_labelled_rows_find_their_images_where_their_rounds_left_them(tmp_path):
     workspace = str(tmp_path)
     for round_id, rows in {"1": table(0, 5), "2": table(5, 9), "3": table(9, 12)}.items():
-        write(f"{batch_uri(workspace, round_id)}/a.parquet", rows.drop_columns("label"))
+        publish_table(batch_uri(workspace, round_id), rows.drop_columns("label"))
     labelled = table(0, 9).take([8, 1, 6]).drop_columns("image")
     labelled = labelled.append_column("round", [["2", "1", "2"]])
     examples = labelled_examples(workspace, labelled, CLASSES)
@@ -49,6 +51,15 @@ def test_labelled_rows_find_their_images_where_their_rounds_left_them(tmp_path):
     images_N, labels_N = load(examples)
     assert labels_N.tolist() == [1 % 3, 6 % 3, 8 % 3]
     assert torch.equal(images_N, decoded(table(0, 9).take([1, 6, 8])))
+    (file,) = (file for file in examples.files if "/1/" in file)
+    data = bytearray(storage.read(file))
+    data[20] ^= 1
+    storage.publish(file, bytes(data))
+    with pytest.raises(LostFileError, match=f"{file} is damaged"):
+        load(examples)
+    storage.delete(file)
+    with pytest.raises(LostFileError, match=r"rounds/\*/batch/\*.parquet lack 1 labelled images"):
+        load(labelled_examples(workspace, labelled, CLASSES))
 
 
 def test_shares_are_apart_and_together_everything(tmp_path):
@@ -75,7 +86,7 @@ def test_an_image_in_two_files_counts_once(tmp_path):
 
 def test_an_image_that_is_in_no_file_stops_the_fit(tmp_path):
     file = write(tmp_path / "1.parquet", table(0, 3))
-    with pytest.raises(StorageError, match="1 labelled images, such as 'x', are in none of the 1"):
+    with pytest.raises(StorageError, match="1 labelled images, such as 'x': they are in none of"):
         load(Examples([file], {"image-0001": 1, "x": 1}))
 
 

@@ -6,7 +6,7 @@ import stage_files
 from baal_ray import storage
 from baal_ray.checkpoint import Description
 from baal_ray.config import ModelConfig
-from baal_ray.errors import ConfigError, CorruptFileError, FormatError
+from baal_ray.errors import ConfigError, CorruptFileError, FormatError, LostFileError
 from baal_ray.experiment.run import ExperimentRecord
 from baal_ray.scoring.batch_size import BatchSizeTrial
 from baal_ray.workspace.records import Fingerprint, FitRecord
@@ -33,6 +33,13 @@ def kind_of(record):
     return type(record).__name__
 
 
+def fields_of(record):
+    """Return the fields in the file, without their checksum."""
+    plain = json.loads(record.to_json())
+    del plain["checksum"]
+    return plain
+
+
 @pytest.fixture
 def uri(tmp_path):
     return str(tmp_path / "record.json")
@@ -47,7 +54,7 @@ def test_a_record_comes_back_as_it_was_written(uri, record):
 
 @pytest.mark.parametrize("record", RECORDS, ids=kind_of)
 def test_a_file_without_a_number_is_of_format_1_and_unknown_fields_are_ignored(uri, record):
-    plain = json.loads(record.to_json())
+    plain = fields_of(record)
     del plain["format"]
     plain.pop("task", None)
     storage.publish(uri, json.dumps({**plain, "new": 1}).encode())
@@ -56,7 +63,7 @@ def test_a_file_without_a_number_is_of_format_1_and_unknown_fields_are_ignored(u
 
 @pytest.mark.parametrize("record", RECORDS, ids=kind_of)
 def test_a_file_of_another_version_is_refused_by_name(uri, record):
-    plain = json.loads(record.to_json())
+    plain = fields_of(record)
     needed = next(name for name, field in type(record).model_fields.items() if field.is_required())
     alias = type(record).model_fields[needed].alias or needed
     older = {key: value for key, value in plain.items() if key != alias}
@@ -66,6 +73,21 @@ def test_a_file_of_another_version_is_refused_by_name(uri, record):
             type(record).read(uri, "")
 
 
+@pytest.mark.parametrize("record", RECORDS, ids=kind_of)
+def test_a_change_anywhere_in_a_file_is_noticed(uri, record):
+    data = record.to_json()
+    for at in range(data.index(b'"checksum"')):
+        flipped = bytearray(data)
+        flipped[at] ^= 1
+        storage.publish(uri, bytes(flipped))
+        try:
+            found = type(record).read(uri, "")
+        except (ConfigError, FormatError, LostFileError):
+            continue
+        # White space does not count.
+        assert found == record
+
+
 def test_a_damaged_file_is_named_with_its_remedy(uri):
     storage.publish(uri, b'{"checkpoint": ')
     with pytest.raises(CorruptFileError, match=r"record\.json \(15 bytes\) is .* Delete it\."):
@@ -73,7 +95,7 @@ def test_a_damaged_file_is_named_with_its_remedy(uri):
 
 
 def test_a_plan_with_a_setting_that_is_unknown_says_so(uri):
-    plain = json.loads(stage_files.plan().to_json())
+    plain = fields_of(stage_files.plan())
     plain["config"]["training"]["epoch"] = 3
     storage.publish(uri, json.dumps(plain).encode())
     with pytest.raises(ConfigError, match=r"record\.json:\n.*training\.epoch is not a setting"):

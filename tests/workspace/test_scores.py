@@ -20,8 +20,8 @@ def test_a_file_that_holds_no_scores_is_deleted_though_its_name_is_right(tmp_pat
         strange = publish_table(folder, pa.table({"id": ["c"], "rank": [1]}))
     else:
         strange = storage.publish_by_sha256(folder, data, ".parquet")
-    assert scored_already(folder).contains(["a", "b", "c"]).tolist() == [True, False, False]
-    assert score_files(folder) == [ours]
+    assert scored_already(folder).ids.contains(["a", "b", "c"]).tolist() == [True, False, False]
+    assert scored_already(folder).files == score_files(folder) == [ours]
     assert strange in caplog.text
 
 
@@ -29,7 +29,7 @@ def test_files_of_others_are_left_where_they_are_and_not_opened(tmp_path):
     ours = publish_table(str(tmp_path), scores("ab", [0.1, 0.2]))
     for name in (".DS_Store", "._a.parquet", "torn.parquet", "_SUCCESS"):
         (tmp_path / name).write_bytes(b"\0\0\0\1Bud1")
-    assert len(scored_already(str(tmp_path))) == 2
+    assert len(scored_already(str(tmp_path)).ids) == 2
     assert score_files(str(tmp_path)) == [ours]
     assert (tmp_path / "torn.parquet").exists()
 
@@ -42,10 +42,12 @@ def test_scores_of_another_model_count_for_nothing_and_stay_where_they_are(tmp_p
         publish_table(folder, scores(ids, [0.1, 0.2]).replace_schema_metadata(metadata))
     (foreign,) = score_files(folders[0])
     storage.publish(f"{folders[1]}/{foreign[-72:].split('/')[-1]}", storage.read(foreign))
-    assert scored_already(folders[1]).contains(list("cdef")).tolist() == [False] * 2 + [True] * 2
+    found = scored_already(folders[1]).ids.contains(list("cdef"))
+    assert found.tolist() == [False, False, True, True]
     assert sorted(top_k(folders[1], 9)["id"].to_pylist()) == ["e", "f"]
     assert Ranking("bald").count(score_files(folders[1])) == 2
     assert len(score_files(folders[1])) == 2
+    assert len(scored_already(folders[1]).files) == 1
     assert "scores for a different fingerprint" in caplog.text
     elsewhere = [storage.join(str(tmp_path), "mine", foreign.split("/")[-1])]
     storage.publish(elsewhere[0], storage.read(foreign))

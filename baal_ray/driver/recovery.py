@@ -68,10 +68,13 @@ class Recovery:
     def _make_way(self, uri: str) -> None:
         """Remove what keeps the stages from making a lost file again."""
         folder = uri.rsplit("/", 1)[0]
+        plan = self._results.uri(Plan)
+        listings = [storage.join(self._folder, name) for name in _LISTINGS]
         if folder.endswith("/batch"):
             self._restore_batches()
-            return
-        if not uri.startswith(f"{rounds_uri(self._workspace)}/"):
+        elif folder == self._folder and uri != plan:
             storage.delete(uri)
-        listings = [storage.join(self._folder, name) for name in _LISTINGS]
-        self._results.discard(plan=folder in listings or uri == self._results.uri(Plan))
+        else:
+            if not uri.startswith(f"{rounds_uri(self._workspace)}/"):
+                storage.delete(uri)
+            self._results.discard(plan=folder in listings or uri == plan)

@@ -43,13 +43,17 @@ def lost(workspace: str, name: str) -> LostFileError:
     return LostFileError(f"{workspace}/{name}", "is missing")
 
 
-@pytest.mark.parametrize("name", ["scores/0123/4567.parquet", "rounds/night/fit.json"])
-def test_results_are_made_again_but_neither_the_plan_nor_batches(
-    workspace: str, name: str
-) -> None:
+def test_results_are_made_again_but_neither_the_plan_nor_batches(workspace: str) -> None:
     recovery = Recovery(workspace, "night", restored_nothing)
-    assert recovery.run(losing(lost(workspace, name))) == "done"
+    assert recovery.run(losing(lost(workspace, "scores/0123/4567.parquet"))) == "done"
     assert files_of(workspace) == {"plan", "batch", "batch-2"}
+
+
+@pytest.mark.parametrize("name", ["fit", "scores", "candidates-2", "round"])
+def test_of_a_damaged_result_only_that_is_made_again(workspace: str, name: str) -> None:
+    recovery = Recovery(workspace, "night", restored_nothing)
+    assert recovery.run(losing(lost(workspace, f"rounds/night/{name}.json"))) == "done"
+    assert files_of(workspace) == set(FILES) - {name}
 
 
 @pytest.mark.parametrize("name", ["plan.json", "pool/0123.parquet", "targets/0123.parquet"])

@@ -1,6 +1,8 @@
 """The labelled set in the workers of a fit. Each worker has the pixels and classes of a share."""
 
 import logging
+import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -130,7 +132,7 @@ def load_share(
         cannot be decoded.
 
     Raises:
-        StorageError: If an image is in none of the files.
+        StorageError: If an image is in none of the files, or the temporary folder has no room.
     """
     ids = sorted(examples.class_of)[rank::workers]
     images_N = _mapped(len(ids), *model.image_size)
@@ -179,7 +181,21 @@ def _mapped(rows: int, height: int, width: int) -> Tensor:
     if not rows:
         return torch.empty((0, 3, height, width), dtype=torch.uint8)
     with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(rows, 3, height, width)))
+        _allocate(file.fileno(), rows * 3 * height * width)
+        return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(rows, 3, height, width)))
+
+
+def _allocate(file: int, size: int) -> None:
+    """Give a temporary file its blocks on disk. Without them, writing to its map is a SIGBUS."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise StorageError(
+            f"{folder} has no room for the decoded labelled images of a worker: they need {size} "
+            f"bytes, and {shutil.disk_usage(folder).free} are free ({error.strerror}). Free some "
+            "space there, or set TMPDIR to a folder on a larger disk, on every node"
+        ) from error
 
 
 def _part(examples: Examples, ids: Sequence[str]) -> Examples:

@@ -1,6 +1,7 @@
 """The Ray Data stage that scores images: decode, score in actors, write Parquet."""
 
 import gc
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +10,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
+from ray.exceptions import ActorDiedError
 
-from baal_ray import storage
+from baal_ray import errors, storage
 from baal_ray.checkpoint import describe
 from baal_ray.cluster import actor_cpus, check_resources, runtime_env
 from baal_ray.config import ResourcesConfig, ScoringConfig
-from baal_ray.errors import ConfigError, TraceError, our_error
+from baal_ray.errors import BaalRayError, ConfigError, TraceError, our_error
 from baal_ray.ids import IdSet
 from baal_ray.pool.decoding_task import decode, with_area
 from baal_ray.score_names import column_of
@@ -37,6 +39,9 @@ _MOST_BYTES_PER_FILE = 128 * 1024**2
 # Mini-batches per actor at once: it prepares one while its device works on the other. An actor
 # that decodes has more to prepare.
 _CALLS_AT_ONCE = {"cpu": 2, "gpu": 6}
+
+# The last line of an error of ours in a traceback, with its class and its message.
+_FAULT = re.compile(r"^baal_ray\.errors\.(\w+): (.*)", re.MULTILINE)
 
 # Bytes per block of decoded images. Blocks hold whole mini-batches, because an actor would pad any
 # others.
@@ -237,11 +242,17 @@ def release_if_failed(run: Callable[[], Result]) -> Result:
     try:
         return run()
     except Exception as error:
-        fault = our_error(error)
+        fault = our_error(error) or _fault_of_start(error)
         if fault is None:
             raise
     gc.collect()  # the error and its frames refer to each other
     raise fault
+
+
+def _fault_of_start(error: Exception) -> BaalRayError | None:
+    """Return the error of ours that an actor's constructor raised. Ray passes on only its text."""
+    found = _FAULT.findall(str(error)) if isinstance(error, ActorDiedError) else []
+    return getattr(errors, found[-1][0])(found[-1][1].strip()) if found else None
 
 
 def _decoded_blocks(

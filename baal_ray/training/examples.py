@@ -138,7 +138,7 @@ def load_share(
     images_N = _mapped(len(ids), *model.image_size)
     row_of = {image_id: row for row, image_id in enumerate(ids)}
     undecodable: dict[str, str] = {}
-    for found in _wanted(examples.files, row_of):
+    for found in encoded_images(examples.files, row_of):
         pixels, faults = images.decode_many(
             list(found.values()), *model.image_size, max_pixels=max_pixels
         )
@@ -168,13 +168,15 @@ def _warn(undecodable: Mapping[str, str]) -> None:
         )
 
 
-def _wanted(files: Sequence[str], row_of: Mapping[str, int]) -> Iterator[dict[str, bytes | None]]:
-    """Yield the encoded images that `row_of` still names, by id, a few at a time."""
+def encoded_images(
+    files: Sequence[str], wanted: Mapping[str, int]
+) -> Iterator[dict[str, bytes | None]]:
+    """Yield the encoded images that `wanted` still names, by id, a few at a time."""
     for file in files:
         with open_parquet(file) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id", "image"]):
                 rows = zip(batch["id"].to_pylist(), batch["image"].to_pylist(), strict=True)
-                yield {image_id: image for image_id, image in rows if image_id in row_of}
+                yield {image_id: image for image_id, image in rows if image_id in wanted}
 
 
 def _mapped(rows: int, height: int, width: int) -> Tensor:

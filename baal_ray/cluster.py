@@ -1,7 +1,6 @@
 """Checks of the Ray cluster against what a round needs."""
 
 import math
-import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from baal_ray import storage
 from baal_ray.config import ResourcesConfig
+from baal_ray.connection import connect
 from baal_ray.errors import ResourceError, StorageError
 from baal_ray.storage.scratch import scratch_folder
 
@@ -34,20 +34,13 @@ _KEEP_MEMORY = {
 _WORTH_KEEPING = 32 * 32
 
 
-def connect() -> None:
-    """Join the cluster that this job or machine belongs to, or start a local one."""
-    # Without a terminal, Ray Data by default logs ten lines of progress every 10 seconds.
-    os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")
-    if not ray.is_initialized():
-        ray.init()
-
-
 def check_resources(resources: ResourcesConfig) -> None:
     """Refuse a fit or a scoring stage that the cluster can never run.
 
     For an autoscaling cluster its limits count, for any other its present resources.
 
     Raises:
+        ClusterError: If no cluster can be joined or started.
         ResourceError: If the cluster is too small. The message gives what is needed and what there
             is.
     """

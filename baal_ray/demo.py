@@ -17,6 +17,7 @@ from rich.console import Console
 
 from baal_ray import storage
 from baal_ray.config import RoundConfig
+from baal_ray.connection import connect
 from baal_ray.errors import BaalRayError
 from baal_ray.images import encode_png
 from baal_ray.manifest import Manifest
@@ -197,7 +198,8 @@ def _start_ray() -> None:
     # Otherwise each fit starts a process that watches for nodes about to be preempted. The only
     # node here stays.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    ray.init(
+    connect(
+        address="local",
         num_cpus=max(2, os.cpu_count() or 2),
         include_dashboard=False,
         log_to_driver=False,

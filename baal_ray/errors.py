@@ -21,6 +21,7 @@
     ├── LabelError                a label file is wrong; carries every fault at once
     ├── PlanMismatchError         a round's plan differs from this run; carries every difference
     ├── UnfinishedRoundError      an unfinished round still needs what was about to be changed
+    ├── ClusterError              no Ray cluster can be joined or started
     ├── ResourceError             the cluster can never provide what the configuration requests
     └── SubmissionError           a Ray job could not be submitted or followed
 
@@ -165,6 +166,10 @@ class UnfinishedRoundError(BaalRayError):
             "the manifest as they were when they began. Finish each of them first. To give up one "
             "whose picks are not in the manifest, delete its folder below rounds/."
         )
+
+
+class ClusterError(BaalRayError):
+    """No Ray cluster can be joined or started. Nothing was begun."""
 
 
 class ResourceError(BaalRayError):

@@ -16,8 +16,9 @@ import ray
 
 import baal_ray
 from baal_ray import storage
-from baal_ray.cluster import check_resources, check_workspace, connect
+from baal_ray.cluster import check_resources, check_workspace
 from baal_ray.config import RoundConfig
+from baal_ray.connection import connect
 from baal_ray.driver.commit import Commit, restored
 from baal_ray.driver.notification import notify, notifying_of_failure
 from baal_ray.driver.plan import follow_plan

@@ -18,8 +18,8 @@ from pydantic import JsonValue
 
 import baal_ray
 from baal_ray import storage
-from baal_ray.cluster import connect
 from baal_ray.config import differences
+from baal_ray.connection import connect
 from baal_ray.errors import ConfigError, PlanMismatchError, ResourceError
 from baal_ray.experiment.config import ExperimentConfig, TrialConfig
 from baal_ray.experiment.labelled_images import LabelledImages, read_images

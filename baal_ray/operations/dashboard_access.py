@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ray._private.services import get_webui_url_from_internal_kv
 
-from baal_ray.cluster import connect
+from baal_ray.connection import connect
 
 Answers = Literal["nobody", "this machine", "holders of the token", "everybody", "unknown"]
 

@@ -1,8 +1,6 @@
 """Checks of everything that a round relies on, before a night needs it: one finding per check."""
 
 import logging
-import os
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -18,7 +16,8 @@ from rich.text import Text
 from baal_ray import storage
 from baal_ray.cluster import check_resources, check_workspace
 from baal_ray.config import RoundConfig
-from baal_ray.errors import BaalRayError, ResourceError, StorageError, our_error
+from baal_ray.connection import connect
+from baal_ray.errors import BaalRayError, StorageError, our_error
 from baal_ray.ids import IdSet
 from baal_ray.image_set import ImageSet
 from baal_ray.images import decode_many
@@ -111,17 +110,7 @@ class _Checks:
         return f"{len(self.config.classes)} classes; {k} images per round by {by}"
 
     def ray(self) -> str:
-        address = os.environ.get("RAY_ADDRESS", "")
-        try:
-            _check_reachable(address)
-            ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:
-            raise ResourceError(
-                f"no cluster answers at RAY_ADDRESS={address} ({error}); start one there, or "
-                "unset RAY_ADDRESS to use this machine"
-                if address
-                else f"Ray does not start on this machine: {error}"
-            ) from error
+        connect(log_to_driver=False, logging_level=logging.ERROR)
         return f"{ray.__version__}, {_count(sum(node['Alive'] for node in ray.nodes()), 'node')}"
 
     def workspace(self) -> str:
@@ -285,13 +274,6 @@ _CHECKS = (
     _Check("nodes", _Checks.nodes, needs=("configuration", "Ray", "workspace")),
     _Check("dashboard", _Checks.dashboard, needs=("Ray",)),
 )
-
-
-def _check_reachable(address: str) -> None:
-    """Raise at once if nobody listens at the address. Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if "/" not in host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _count(number: int, name: str, plural: str = "s") -> str:

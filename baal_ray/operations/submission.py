@@ -18,6 +18,7 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from baal_ray.config import RoundConfig
+from baal_ray.connection import check_cluster
 from baal_ray.errors import SubmissionError
 from baal_ray.storage.files import sha256
 from baal_ray.workspace import round_uri
@@ -78,6 +79,7 @@ def submit_round(
 
     Raises:
         ConfigError: If the round's id is not valid.
+        ClusterError: If the cluster in RAY_ADDRESS does not answer, or cannot be joined.
         SubmissionError: If there is no cluster, it refuses the job, or a variable is not set.
     """
     round_uri(config.workspace, round_id)  # raises if the id is not valid
@@ -143,6 +145,8 @@ def _connect(address: str | None) -> JobSubmissionClient:
     if address is not None:
         # Ray prefers RAY_ADDRESS to the client's argument, and this variable to everything else.
         os.environ["RAY_API_SERVER_ADDRESS"] = address
+    elif "://" not in os.environ.get("RAY_API_SERVER_ADDRESS", os.environ.get("RAY_ADDRESS", "")):
+        check_cluster()  # Ray asks the head for its dashboard's URL, and would wait for minutes
     return JobSubmissionClient(address)
 
 

@@ -19,6 +19,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from baal_ray import storage
+from baal_ray.deaths import refuse_more_deaths
 from baal_ray.errors import StorageError
 from baal_ray.ids import Hashes, IdSet
 from baal_ray.image_set import ImageSet
@@ -224,6 +225,7 @@ def _reader(
     def read() -> Iterator[pa.Table]:
         # Here, because links may differ on each node.
         fetch = _Fetcher(Roots(own, further))
+        refuse_more_deaths(f"{len(parts)} parts of the pool, the first of {parts[0].file.uri}")
         for part in parts:
             for rows in _read_part(part, column, wanted, ours=images_are_files):
                 if column == "image":

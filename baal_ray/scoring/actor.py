@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from baal_ray.checkpoint import load_checkpoint
+from baal_ray.deaths import SUSPICIOUS, Starts, deaths, killed, refuse_more_deaths, search
 from baal_ray.errors import ResourceError, TraceError
-from baal_ray.pool.decoding_task import columns_with
+from baal_ray.pool.decoding_task import columns_with, without
 from baal_ray.posterior import MCDropout
 from baal_ray.posterior.memory import is_out_of_memory
 from baal_ray.scoring.gpu_decoding import DeviceDecoder
@@ -37,7 +39,12 @@ class ModelActor:
     """
 
     def __init__(self, job: ScoringJob) -> None:
-        """Load the model, onto the GPU that Ray has given this actor, if any."""
+        """Load the model, onto the GPU that Ray has given this actor, if any.
+
+        Raises:
+            ResourceError: If this actor has died in each of its last few starts.
+        """
+        self._starts = Starts()
         loaded = load_checkpoint(job.checkpoint)
         self._job, self._config = job, job.config
         self._sha256 = loaded.sha256
@@ -80,10 +87,39 @@ class ModelActor:
             raise
 
     def _decoded(self, rows: Columns | pa.Table) -> Mapping[str, Any]:
+        self._starts.succeeded()
+        if deaths() >= SUSPICIOUS:
+            rows = self._spared(rows)
         if not isinstance(rows, pa.Table):
             return rows
         assert self._decode is not None
         return columns_with(rows, *self._decode(rows))
+
+    def _spared(self, rows: Columns | pa.Table) -> Columns | pa.Table:
+        """Return a mini-batch without the images on which this actor dies.
+
+        If none does it alone, the device or node has no room for so many at once.
+
+        Raises:
+            ResourceError: If the actor has died too often on this mini-batch.
+        """
+        ids = list(map(str, rows["id"]))
+        refuse_more_deaths(f"images such as {ids[0]!r}")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        found = search(
+            len(ids),
+            partial(Rehearsal, self._job),
+            lambda group: (_part(rows, group), min(self._at_once, max(_FEWEST, len(group)))),
+        )
+        if not found.killers and found.fewest < min(self._at_once, len(ids)):
+            self._run_at_once(max(_FEWEST, found.fewest))
+        if isinstance(rows, pa.Table):
+            return without(rows, found.killers)
+        spared = {name: values.copy() for name, values in rows.items()}
+        for row, count in found.killers.items():
+            spared["image"][row], spared["error"][row] = 0, killed(count)
+        return spared
 
     def _padded(self, images_N: npt.NDArray[np.uint8] | Tensor) -> Tensor:
         """Pad a mini-batch to its fixed size, so that scores are the same bit for bit."""
@@ -139,15 +175,18 @@ class ModelActor:
         """
         if self._at_once <= _FEWEST:
             raise self._no_memory(error) from error
-        self._at_once //= 2
+        self._run_at_once(self._at_once // 2)
+
+    def _run_at_once(self, images: int) -> None:
         logger.warning(
             "the %s does not have enough memory for %d images at once, so it now runs %d at a "
             "time. Set scoring.batch_size to that for the next round, so that no time is lost on "
             "larger ones",
             self._device.type,
-            2 * self._at_once,
             self._at_once,
+            images,
         )
+        self._at_once = images
 
     def _no_memory(self, error: Exception) -> ResourceError:
         return ResourceError(
@@ -159,3 +198,27 @@ class ModelActor:
         return torch.autocast(
             self._device.type, self._precision, enabled=self._precision != torch.float32
         )
+
+
+class Rehearsal(ModelActor):
+    """The work on mini-batches in a process that may die of it, with nothing to return."""
+
+    def __init__(self, job: ScoringJob) -> None:
+        """Load the model."""
+        super().__init__(job)
+        self._samples = self._posterior(job.config.samples)
+
+    def __call__(self, rows: Columns | pa.Table, at_once: int) -> None:
+        """Decode images and draw their samples, some at once."""
+        self._at_once = at_once
+        images_N = self._decoded(rows)["image"] if len(rows["id"]) else self._no_images()
+        self._in_parts(self._padded(images_N), list(rows["id"]), self._samples.log_probs)
+
+    def _no_images(self) -> npt.NDArray[np.uint8]:
+        return np.empty((0, 3, *self._image_size), np.uint8)
+
+
+def _part(rows: Columns | pa.Table, group: Sequence[int]) -> Columns | pa.Table:
+    if isinstance(rows, pa.Table):
+        return rows.take(pa.array(group, pa.int64()))
+    return {name: values[list(group)] for name, values in rows.items()}

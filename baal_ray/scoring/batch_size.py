@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable
 
 import ray
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from baal_ray import storage
 from baal_ray.checkpoint import read_architecture
 from baal_ray.cluster import actor_cpus, runtime_env
+from baal_ray.errors import ResourceError
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.scorer import PoolScorer
 from baal_ray.workspace.records import Record
@@ -49,6 +51,7 @@ def with_batch_size(job: ScoringJob, scores: str) -> ScoringJob:
 
     Raises:
         BaalRayError: As `PoolScorer` does, if the checkpoint cannot be used.
+        ResourceError: If the process that tries is killed each time.
     """
     uri, gpus = _uri(job), job.resources.scoring_gpus
     if job.config.batch_size is None and not storage.exists(uri):
@@ -61,7 +64,14 @@ def with_batch_size(job: ScoringJob, scores: str) -> ScoringJob:
             num_gpus=gpus,
             runtime_env=runtime_env(gpus, image_size),
         )(_try)
-        rates: dict[int, float] = ray.get(task.remote(job))
+        try:
+            rates: dict[int, float] = ray.get(task.remote(job))
+        except (WorkerCrashedError, OutOfMemoryError) as error:
+            raise ResourceError(
+                "the process that tries mini-batch sizes is killed each time; it must survive. "
+                "Most likely the memory of its node is too small: set scoring.batch_size to a "
+                f"small number, such as {_SIZES[0]}, so that none is tried, or enlarge the nodes"
+            ) from error
         trial = BatchSizeTrial(
             batch_size=fastest(rates),
             images_per_second={str(size): rate for size, rate in rates.items()},

@@ -1,6 +1,8 @@
 """The labelled set in the workers of a fit. Each worker has the pixels and classes of a share."""
 
 import logging
+import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,12 +148,13 @@ def load_share(
 
     Raises:
         LostFileError: If a file of a batch is damaged, or an image is in none of them.
+        StorageError: If the temporary folder has no room.
     """
     ids = sorted(examples.class_of)[rank::workers]
     images_N = _mapped(len(ids), *model.image_size)
     row_of = {image_id: row for row, image_id in enumerate(ids)}
     undecodable: dict[str, str] = {}
-    for found in _wanted(examples, row_of):
+    for found in encoded_images(examples, row_of):
         pixels, faults = images.decode_many(
             list(found.values()), *model.image_size, max_pixels=max_pixels
         )
@@ -182,19 +185,35 @@ def _warn(undecodable: Mapping[str, str]) -> None:
         )
 
 
-def _wanted(examples: Examples, row_of: Mapping[str, int]) -> Iterator[dict[str, bytes | None]]:
-    """Yield the encoded images that `row_of` still names, by id, a few at a time."""
+def encoded_images(
+    examples: Examples, wanted: Mapping[str, int]
+) -> Iterator[dict[str, bytes | None]]:
+    """Yield the encoded images that `wanted` still names, by id, a few at a time."""
     for file in examples.files:
         for some in examples.read(file):
             rows = zip(some["id"].to_pylist(), some["image"].to_pylist(), strict=True)
-            yield {image_id: image for image_id, image in rows if image_id in row_of}
+            yield {image_id: image for image_id, image in rows if image_id in wanted}
 
 
 def _mapped(rows: int, height: int, width: int) -> Tensor:
     if not rows:
         return torch.empty((0, 3, height, width), dtype=torch.uint8)
     with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(rows, 3, height, width)))
+        _allocate(file.fileno(), rows * 3 * height * width)
+        return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(rows, 3, height, width)))
+
+
+def _allocate(file: int, size: int) -> None:
+    """Give a temporary file its blocks on disk. Without them, writing to its map is a SIGBUS."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise StorageError(
+            f"{folder} has no room for the decoded labelled images of a worker: they need {size} "
+            f"bytes, and {shutil.disk_usage(folder).free} are free ({error.strerror}). Free some "
+            "space there, or set TMPDIR to a folder on a larger disk, on every node"
+        ) from error
 
 
 def _part(examples: Examples, ids: Sequence[str]) -> Examples:

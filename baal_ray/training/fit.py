@@ -7,8 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
+import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from baal_ray import storage
@@ -20,6 +22,7 @@ from baal_ray.model import trained_classifier
 from baal_ray.storage.lock import exclusive
 from baal_ray.training.evaluation_images import EvaluationImages, refuse_labelled
 from baal_ray.training.examples import Examples, evaluation_examples, hold_out, labelled_examples
+from baal_ray.training.killers import find_killer
 from baal_ray.training.worker import FitJob, train_worker
 from baal_ray.workspace import checkpoint_uri, fits_uri
 from baal_ray.workspace.records import ClassCounts, FitRecord
@@ -193,7 +196,7 @@ def _train(job: FitJob) -> None:
     try:
         fault = trainer.fit().return_value  # type: ignore[attr-defined]  # typed as Train V1
     except TrainingFailedError as error:
-        raise _lost(error) or TrainingError(_reason(error)) from error
+        raise _lost(error) or TrainingError(_reason(error) + _blame(job, error)) from error
     if fault:
         rate = job.config.training.learning_rate
         raise TrainingError(
@@ -209,6 +212,21 @@ def _lost(error: TrainingFailedError) -> LostFileError | None:
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
     causes = (getattr(failure, "_base_exc", failure) for failure in failures)
     return next((cause for cause in causes if isinstance(cause, LostFileError)), None)
+
+
+def _blame(job: FitJob, error: TrainingFailedError) -> str:
+    """Return what can be said of the images if a worker was killed, to follow the reason."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    if not any(isinstance(failure, WorkerHealthCheckFailedError) for failure in failures):
+        return ""
+    logger.warning("a worker of the fit was killed: looking for an image that does it")
+    resources = job.config.resources
+    task = ray.remote(num_cpus=resources.training_cpus, num_gpus=resources.training_gpus)
+    killer = ray.get(task(find_killer).remote(job))
+    return killer or (
+        ". No single image kills the process. Most likely the memory of its node is too small: "
+        "lower training.batch_size, or enlarge the nodes"
+    )
 
 
 def _reason(error: TrainingFailedError) -> str:

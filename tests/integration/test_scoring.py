@@ -31,7 +31,7 @@ from baal_ray.scoring import score_pool
 from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.kept_samples import kept_log_probs
 from baal_ray.scoring.scorer import NOT_FINITE, Columns, PoolScorer
-from baal_ray.scoring.stage import through_actors
+from baal_ray.scoring.stage import release_if_failed, through_actors
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import checkpoint_uri
 from pools import CLASSES, round_config, score_without_ray, table, write_pool
@@ -108,6 +108,23 @@ def test_mini_batches_are_whole_and_made_apart_from_the_actor(
     made = "decode" if decode_on == "cpu" else "with_area"
     assert f"ReadPool->MapBatches({made})->StreamingRepartition" in done.stats()
     assert "->MapBatches(RowsOfEach)" not in done.stats()
+
+
+class Refusing(PoolScorer):
+    """A scorer that cannot start."""
+
+    def __init__(self, job: ScoringJob) -> None:
+        raise ResourceError("there is no room; enlarge the node")
+
+
+def test_an_error_of_ours_in_the_start_of_an_actor_is_raised(
+    tmp_path: Path, checkpoint: str
+) -> None:
+    write_pool(tmp_path, images=10)
+    pool = read_pool(list_pool(round_config(tmp_path).pool, ""))
+    job = ScoringJob(checkpoint, ScoringConfig(batch_size=8))
+    with pytest.raises(ResourceError, match=r"^there is no room; enlarge the node$"):
+        release_if_failed(through_actors(pool, Refusing, job).materialize)
 
 
 def test_images_may_be_decoded_where_they_are_scored(tmp_path: Path, checkpoint: str) -> None:

@@ -3,6 +3,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -11,11 +13,12 @@ from baal_ray import storage
 from baal_ray.checkpoint import describe, load_checkpoint
 from baal_ray.config import RoundConfig
 from baal_ray.errors import BaalRayError, LabelError, TrainingError
+from baal_ray.images import encode_png
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.training.fit import _job, fit_model
 from baal_ray.workspace import checkpoint_uri, manifest_uri
-from pools import round_config, write_labelled
+from pools import round_config, table, write_labelled
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -64,6 +67,33 @@ def test_two_workers_use_every_row_and_go_on_from_the_epoch_on_disk_when_one_die
 
     again = fit_model(config, manifest.labelled())
     assert (again.checkpoint, again.reused) == (fit.checkpoint, True)
+
+
+def test_the_image_that_kills_a_fit_is_named(tmp_path: Path) -> None:
+    rows = table(0, 3)
+    images = rows["image"].to_pylist()
+    images[1] = encode_png(np.full((3, 12, 12), 255, np.uint8))
+    pq.write_table(rows.set_column(1, "image", pa.array(images)), tmp_path / "labelled.parquet")
+    config = round_config(
+        tmp_path,
+        model={"factory": "pools:Deadly"},
+        training={
+            "evaluation_set": write_labelled(tmp_path, start=7000, images=3),
+            "epochs": 1,
+            "max_failures": 0,
+        },
+        resources={"training_workers": 1},
+    )
+    manifest = Manifest(manifest_uri(config.workspace))
+    import_labelled_set(
+        manifest,
+        str(tmp_path / "labelled.parquet"),
+        workspace=config.workspace,
+        classes=config.classes,
+    )
+    blame = r"The labelled image 'image-0001' is to blame: it killed the process \d times"
+    with pytest.raises(TrainingError, match=blame):
+        fit_model(config, manifest.labelled())
 
 
 def flipped(data: bytes) -> bytes:

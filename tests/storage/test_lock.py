@@ -64,14 +64,44 @@ def test_another_round_waits_for_nobody(tmp_path, holder, caplog):
     assert not caplog.text
 
 
-def test_a_link_that_was_planted_is_not_followed(tmp_path, monkeypatch):
+def planted_link(folder: Path) -> None:
+    (folder.parent / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(folder.parent / "elsewhere")
+
+
+def foreign_folder(folder: Path) -> None:
+    """Make the folder as another user would, or skip the test."""
+    if os.getuid():
+        pytest.skip("only root may act as another user")
+    folder.mkdir(mode=0o777)
+    os.chown(folder, 65534, 65534)
+
+
+def open_to_all(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+@pytest.mark.parametrize("plant", [planted_link, foreign_folder, open_to_all, Path.touch])
+def test_what_others_plant_is_not_used_and_denies_nothing(tmp_path, monkeypatch, caplog, plant):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = tmp_path / f"baal_ray-{os.getuid()}"
+    plant(folder)
+    with exclusive("round"):
+        assert f"{folder} is not a folder that only its user may write to" in caplog.text
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_the_folder_of_locks_is_private(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with exclusive("round"):
-        (lock,) = tmp_path.iterdir()
-    lock.unlink()
-    precious = tmp_path / "precious"
-    precious.write_text("keep me")
-    lock.symlink_to(precious)
+        (folder,) = tmp_path.iterdir()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert [lock.suffix for lock in folder.iterdir()] == [".lock"]
+    assert not caplog.text
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
     with pytest.raises(StorageError, match="cannot be locked"), exclusive("round"):
         pass
-    assert precious.read_text() == "keep me"

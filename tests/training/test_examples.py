@@ -20,6 +20,7 @@ from baal_ray.training.examples import (
     load_share,
 )
 from baal_ray.workspace import batch_uri
+from disks import mounted
 from pools import CLASSES, picture, table
 
 MODEL = ModelConfig(image_size=[12, 12])
@@ -60,6 +61,20 @@ def test_labelled_rows_find_their_images_where_their_rounds_left_them(tmp_path):
     storage.delete(file)
     with pytest.raises(LostFileError, match=r"rounds/\*/batch/\*.parquet lack 1 labelled images"):
         load(labelled_examples(workspace, labelled, CLASSES))
+
+
+def test_a_temporary_disk_that_is_too_small_is_named(tmp_path, monkeypatch):
+    examples = evaluation_examples(write(tmp_path / "e.parquet", table(0, 3)), CLASSES)
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk") as disk:  # of one megabyte
+        monkeypatch.setattr("tempfile.tempdir", disk)
+        with pytest.raises(StorageError) as caught:
+            load_share(examples, 0, 1, ModelConfig(image_size=[500, 500]), 10**6)
+        load(examples)
+    told = str(caught.value)
+    assert f"{disk} has no room for the decoded labelled images" in told
+    assert "they need 2250000 bytes, and 1048576 are free (No space left on device)" in told
+    assert "set TMPDIR to a folder on a larger disk" in told
 
 
 def test_shares_are_apart_and_together_everything(tmp_path):

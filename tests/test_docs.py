@@ -28,6 +28,7 @@ from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.experiment.labels_needed import LABELS_NEEDED
 from baal_ray.experiment.learning_curve import CURVE
 from baal_ray.experiment.run import ExperimentRecord
+from baal_ray.image_formats import FORMATS
 from baal_ray.manifest import Manifest
 from baal_ray.model import small_convnet
 from baal_ray.posterior import MCDropout
@@ -192,6 +193,12 @@ def test_every_field_of_every_record_is_described() -> None:
         for name, field in kind.model_fields.items():
             if not field.exclude:
                 assert f"`{field.alias or name}`" in formats, (kind, name)
+
+
+def test_the_image_formats_are_those_that_are_decoded() -> None:
+    formats = (ROOT / "docs" / "reference" / "formats.md").read_text()
+    rows = [f"| {known.name} | `{'`, `'.join(known.extensions)}` |" for known in FORMATS]
+    assert re.findall(r"^(\| \w+ \| `\.[^|]+ \|)", formats, re.MULTILINE) == rows
 
 
 @pytest.mark.parametrize("table", [SCORES, MANIFEST, BATCH])

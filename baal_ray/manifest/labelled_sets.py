@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from baal_ray import images, storage
+from baal_ray import images
 from baal_ray.config import ScoringConfig
 from baal_ray.errors import ImageError, LabelError
 from baal_ray.manifest.label_files import (
@@ -25,6 +25,7 @@ from baal_ray.manifest.labels import answer_table, check_same, in_manifest
 from baal_ray.manifest.table import Manifest
 from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.storage.redaction import redacted
+from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
 from baal_ray.workspace.table_schemas import BATCH, RELEASED
 
@@ -75,7 +76,7 @@ def import_labelled_set(
         StorageError: If a file cannot be read or written.
     """
     faults: list[str] = []
-    files = storage.list_files(path, ".parquet") or [path]
+    files = find_table(path).files or [path]
     rows = list(answers(_set_rows(files, faults), faults))
     for row in rows:
         check_class(row, classes, faults)

@@ -165,6 +165,7 @@ class _Checks:
             sample = sample_pool(listing, _PLACES, _IMAGES)
         sampled, errors = len(sample), self._unreadable(sample)
         images = f"{_count(listing.rows, 'image')} with unique ids"
+        images += f"; {listing.note}" * bool(listing.note)
         found = f"{images}; {len(errors)} of {sampled} sampled"
         told = f"{found} cannot be decoded" + (f", such as {errors[0]}" if errors else "")
         allowed = self.config.scoring.max_unreadable

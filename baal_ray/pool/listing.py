@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import compress, islice
 from typing import Literal
 
 import pyarrow as pa
@@ -11,11 +11,12 @@ from baal_ray import storage
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet, hash_ids
+from baal_ray.image_formats import EXTENSIONS, HEAD_BYTES, NAMES, recognise
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
+from baal_ray.storage.other_files import OtherFiles, extension_of
 from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
+from baal_ray.storage.tables import PARQUET_EXTENSIONS, Table, find_table
 from baal_ray.workspace.stage_files import ListedPool, PoolFile
-
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
 _ROWS_AT_A_TIME = 100_000
 
@@ -51,6 +52,15 @@ class PoolListing(ListedPool):
         with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
             return [change for change in threads.map(_change, self.files) if change is not None]
 
+    @property
+    def note(self) -> str:
+        """The files left out of the listing, with the remedy; "" if there are none."""
+        if not self.other_files:
+            return ""
+        if self.images_are_files:
+            return f"{self.other_files}. If they are images, convert them to {NAMES}"
+        return f"{self.other_files}. If they are Parquet, name them .parquet"
+
     def only(self, sources: set[str]) -> "PoolListing":
         """Return the part of the pool that holds images with these sources, unless they moved."""
         if self.images_are_files:
@@ -72,21 +82,16 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
         StorageError: If the pool cannot be read.
     """
     images_are_files = config.format == "files"
-    if images_are_files:
-        uris = _write_listing(config.uri, folder)
-    else:
-        # Spark and Ray write folders whose names end like a file's.
-        uris = storage.list_files(config.uri, ".parquet")
-        if not uris and config.uri.endswith(".parquet") and storage.exists(config.uri):
-            uris = [config.uri]
-    if not uris:
-        wanted = ", ".join(IMAGE_EXTENSIONS) if images_are_files else ".parquet"
+    table = _write_listing(config.uri, folder) if images_are_files else find_table(config.uri)
+    if not table.files:
+        wanted = EXTENSIONS if images_are_files else PARQUET_EXTENSIONS
+        others = f" ({table.others})" if table.others else ""
         raise PoolError(
-            f"pool.uri is {config.uri!r}, where there are no {wanted} files; correct it or "
-            "pool.format"
+            f"pool.uri is {config.uri!r}, where there are no {', '.join(wanted)} files{others}; "
+            "correct it or pool.format"
         )
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
-        found = list(threads.map(_inspect, uris))
+        found = list(threads.map(_inspect, table.files))
     by_column = {column: file.uri for file, column in found}
     if len(by_column) > 1:
         raise PoolError(
@@ -94,13 +99,13 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
             f"({by_column['uri']}); write all of them with the same column"
         )
     (column,) = by_column
-    root = config.uri.rsplit("/", 1)[0] if uris == [config.uri] else config.uri
     return PoolListing(
         files=[file for file, _ in found],
         column=column,
-        root=root,
+        root=table.root,
         images_are_files=images_are_files,
         roots=config.roots,
+        other_files=table.others,
     )
 
 
@@ -169,10 +174,10 @@ def _change(file: PoolFile) -> str | None:
     return f"{file.uri} had {before} when the round was planned; it now has {after}"
 
 
-def _write_listing(root: str, folder: str) -> list[str]:
-    """Write `id` and `uri` of every image file below a root as Parquet, and return the files."""
-    written = []
-    found = (n for n in storage.walk_files(root) if n.lower().endswith(IMAGE_EXTENSIONS))
+def _write_listing(root: str, folder: str) -> Table:
+    """Write `id` and `uri` of every image file below a root as Parquet."""
+    written, others = [], OtherFiles()
+    found = _image_names(root, others)
     while names := list(islice(found, _ROWS_AT_A_TIME)):
         try:
             ids = pa.array(names)
@@ -183,7 +188,29 @@ def _write_listing(root: str, folder: str) -> list[str]:
             ) from error
         uris = [storage.join(root, name) for name in names]
         written.append(publish_table(folder, pa.table({"id": ids, "uri": uris})))
-    return written
+    return Table(written, root, others)
+
+
+def _image_names(root: str, others: OtherFiles) -> Iterator[str]:
+    """Yield the names of the image files below a root, and note the others.
+
+    A file whose name has no extension is an image if it starts like one. On an object store, that
+    takes a request for each such file.
+    """
+
+    def is_image(name: str) -> bool:
+        return recognise(storage.read_head(storage.join(root, name), HEAD_BYTES)) is not None
+
+    names = storage.walk_files(root)
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
+        while some := list(islice(names, _ROWS_AT_A_TIME)):
+            unnamed = [name for name in some if not extension_of(name)]
+            known = set(compress(unnamed, threads.map(is_image, unnamed)))
+            for name in some:
+                if extension_of(name) in EXTENSIONS or name in known:
+                    yield name
+                else:
+                    others.note(name)
 
 
 def places(listing: PoolListing, wanted: pa.Table) -> Iterator[PoolListing]:

@@ -216,6 +216,16 @@ def read_at_most(uri: str, limit: int) -> bytes:
     return data
 
 
+def read_head(uri: str, size: int) -> bytes:
+    """Return the first bytes of a file; none of a file that is empty or cannot be read."""
+    fs, path = filesystem(uri)
+    with suppress(StorageError), storage_errors(uri, "read"):
+        if isinstance(fs, LocalFileSystem):
+            _refuse_special(path)
+        return bytes(fs.cat_file(path, start=0, end=size))
+    return b""
+
+
 def _refuse_special(path: str) -> None:
     """Raise OSError for a pipe, socket or device, which could block its reader forever."""
     mode = os.stat(path).st_mode
@@ -329,6 +339,17 @@ def exists(uri: str) -> bool:
     fs.invalidate_cache()  # other processes write too
     with storage_errors(uri, "looked up"):
         return bool(fs.exists(path))
+
+
+def is_file(uri: str) -> bool:
+    """Return whether a URI names a file, not a folder or nothing.
+
+    Raises:
+        StorageError: If the store does not answer.
+    """
+    fs, path = filesystem(uri)
+    with storage_errors(uri, "looked up"):
+        return bool(fs.isfile(path))
 
 
 @contextmanager

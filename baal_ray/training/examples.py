@@ -16,6 +16,7 @@ from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError, StorageError
 from baal_ray.ids import hash_ids
 from baal_ray.storage.parquet import open_parquet
+from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
 
 logger = logging.getLogger(__name__)
@@ -63,13 +64,9 @@ def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
             one of the classes.
         StorageError: If there is no such file.
     """
-    files = storage.list_files(uri, ".parquet")
+    files = find_table(uri).files
     if not files:
-        if not uri.endswith(".parquet") or not storage.exists(uri):
-            raise StorageError(
-                f"training.evaluation_set is {uri!r}, where there is no Parquet file"
-            )
-        files = [uri]
+        raise StorageError(f"training.evaluation_set is {uri!r}, where there is no Parquet file")
     class_of: dict[str, int] = {}
     for file in files:
         where = f"evaluation set {file}"

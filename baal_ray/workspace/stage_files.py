@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from baal_ray.config import RoundConfig
+from baal_ray.storage.other_files import OtherFiles
 from baal_ray.workspace.records import ClassCounts, Record, Task
 
 
@@ -48,6 +49,7 @@ class ListedPool(_Part):
         root: The location at which relative URIs begin.
         images_are_files: Whether the pool is a folder of image files, each its own `source`.
         roots: Further locations where images may lie.
+        other_files: The files below `root` that are not part of the pool.
     """
 
     files: list[PoolFile]
@@ -55,6 +57,7 @@ class ListedPool(_Part):
     root: str
     images_are_files: bool
     roots: list[str] = []
+    other_files: OtherFiles = OtherFiles()
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,5 @@
 import os
+from io import BytesIO
 from pathlib import Path
 
 import boto3
@@ -7,10 +8,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from baal_ray import storage
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
+from baal_ray.image_formats import FORMATS
 from baal_ray.pool import PoolListing, list_pool
 from baal_ray.pool import listing as pool_listing
 from baal_ray.pool.reading import _fetched, _Fetcher
@@ -71,6 +74,21 @@ def test_uris_are_relative_to_the_folder_or_to_the_one_file_in_it(tmp_path):
     file = write(tmp_path / "pool.parquet", {"id": ["a"], "uri": ["images/a.jpg"]})
     assert listed(file).column == "uri"
     assert listed(file).root == listed(tmp_path).root == str(tmp_path)
+
+
+def test_parquet_is_known_by_extension_in_any_case_or_by_content(tmp_path):
+    names = ["1.PARQUET", "2.parq", "3.Pq", "part-0000", "part-0001.c000.snappy.parquet"]
+    for name in names:
+        write(tmp_path / name, {"id": [name], "image": [b""]})
+    touch(tmp_path, "notes.txt", "more.txt", "LICENSE", "_SUCCESS", ".part-0000.crc")
+    listing = listed(tmp_path)
+    assert ids(listing) == names
+    assert listing.note == (
+        "3 files left out: 2 .txt, 1 without an extension, such as "
+        f"'{tmp_path}/LICENSE', '{tmp_path}/more.txt'. If they are Parquet, name them .parquet"
+    )
+    assert PoolListing.of(ListedPool.model_validate(listing.model_dump(mode="json"))) == listing
+    assert listed(tmp_path / "part-0000").note == ""
 
 
 def test_a_folder_may_be_named_like_a_file_as_spark_does(tmp_path):
@@ -218,16 +236,35 @@ def test_a_column_that_is_there_twice_is_told(tmp_path):
 def test_a_folder_of_images_is_listed_with_the_paths_below_it_as_ids(tmp_path, monkeypatch):
     monkeypatch.setattr(pool_listing, "_ROWS_AT_A_TIME", 3)  # several listing files
     shown = ["a.JPG", "_MG_1.jpeg", "b/c/d.png", "b/日本 1.webp", "b/x#1%20?.Png", "z::y.jpg"]
-    hidden = ["._a.jpg", ".thumbs/a.jpg", "a.gif", "jpg", "b/Thumbs.db", "a.jpg.part"]
-    touch(tmp_path / "pool", *shown, *hidden)
+    shown += ["a.gif", "a.BMP", "a.tif", "a.TIFF", "a.avif", "a.jfif", "a.jpe"]
+    hidden = ["._a.jpg", ".thumbs/a.jpg", "jpg", "b/Thumbs.db", "a.jpg.part", "_SUCCESS"]
+    touch(tmp_path / "pool", *shown, *hidden, *(f"b/{number}.HEIC" for number in range(3)))
     listing = listed(f"{tmp_path}/pool/", tmp_path / "listing", "files")
     assert sorted(ids(listing)) == sorted(shown)
-    assert len(listing.files) == 2
+    assert len(listing.files) == 5
     assert all(storage.read_verified(file.uri) for file in listing.files)
     rows = pa.concat_tables(listing.read_ids())
     assert all(storage.read(uri) == b"x" for uri in rows["source"].to_pylist())
     assert listing.ids().contains(rows["id"]).all()
     assert listing.only({"anything"}) is listing
+    assert listing.note == (
+        "6 files left out: 3 .heic, 1 without an extension, 1 .db, 1 .part, such as "
+        "'a.jpg.part', 'jpg', 'b/0.HEIC'. If they are images, convert them to JPEG, PNG, WebP, "
+        "TIFF, BMP, GIF or AVIF"
+    )
+
+
+@pytest.mark.parametrize("known", FORMATS, ids=lambda known: known.name)
+def test_an_image_without_an_extension_is_known_by_its_content(known, tmp_path):
+    content = BytesIO()
+    Image.new("RGB", (4, 4)).save(content, known.name)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "0a1b2c").write_bytes(content.getvalue())
+    touch(tmp_path / "pool", "README", "empty")
+    os.truncate(tmp_path / "pool" / "empty", 0)
+    listing = listed(tmp_path / "pool", tmp_path / "listing", "files")
+    assert ids(listing) == ["0a1b2c"]
+    assert listing.note.startswith("2 files left out: 2 without an extension, such as 'README'. ")
 
 
 def test_images_that_arrive_after_the_listing_are_for_the_next_round(tmp_path):
@@ -251,11 +288,15 @@ def test_a_bucket_of_images(bucket, tmp_path):
     client = boto3.client("s3")
     for key in ("pool/a.jpg", "pool/é/b.PNG", "pool/é/", "pool/.x/c.jpg", "pool2/d.jpg"):
         client.put_object(Bucket="bucket", Key=key, Body=b"x")
+    client.put_object(Bucket="bucket", Key="pool/unnamed", Body=b"GIF89a")
+    client.put_object(Bucket="bucket", Key="pool/empty", Body=b"")
     for uri in (f"{bucket}/pool", f"{bucket}/pool/"):
         listing = listed(uri, tmp_path, "files")
-        assert sorted(ids(listing)) == ["a.jpg", "é/b.PNG"]
+        names = ["a.jpg", "unnamed", "é/b.PNG"]
+        assert sorted(ids(listing)) == names
         sources = [s for rows in listing.read_ids() for s in rows["source"].to_pylist()]
-        assert sorted(sources) == [f"{bucket}/pool/a.jpg", f"{bucket}/pool/é/b.PNG"]
+        assert sorted(sources) == [f"{bucket}/pool/{name}" for name in names]
+        assert len(listing.other_files) == 1
 
 
 def test_rows_without_an_id_are_counted_through_all_row_groups(tmp_path, monkeypatch):

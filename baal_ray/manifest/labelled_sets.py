@@ -16,20 +16,18 @@ from baal_ray.manifest.label_files import (
     Answer,
     Row,
     answers,
-    as_text,
     check_class,
     parquet_rows,
     refuse,
 )
 from baal_ray.manifest.labels import answer_table, check_same, in_manifest
 from baal_ray.manifest.table import Manifest
+from baal_ray.storage.columns import column_fault, plain
 from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.storage.redaction import redacted
 from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
 from baal_ray.workspace.table_schemas import BATCH, RELEASED
-
-_BINARY = ("binary", "large_binary", "binary_view")
 
 #: The most rows and bytes of one file of images, and the rows read at a time.
 _FILE_ROWS = 10_000
@@ -49,6 +47,7 @@ def import_labelled_set(
     round_id: str | None = None,
     labelled_by: str | None = None,
     max_pixels: int = ScoringConfig().max_pixels,
+    integer_ids: bool = False,
 ) -> int:
     """Import images that are labelled already and not in the pool, all of them or none.
 
@@ -65,6 +64,7 @@ def import_labelled_set(
             set is imported only once.
         labelled_by: Name of whoever labelled the images.
         max_pixels: Largest number of pixels of an image, as `scoring.max_pixels` for the pool.
+        integer_ids: Whether ids may be integers, as `pool.integer_ids` says.
 
     Returns:
         The number of images imported, or 0 if all of them were there before.
@@ -77,7 +77,7 @@ def import_labelled_set(
     """
     faults: list[str] = []
     files = find_table(path).files or [path]
-    rows = list(answers(_set_rows(files, faults), faults))
+    rows = list(answers(_set_rows(files, integer_ids, faults), faults))
     for row in rows:
         check_class(row, classes, faults)
     refuse(path, faults)
@@ -101,14 +101,14 @@ def _check_new(row: Answer, there: dict[str, dict[str, Any]], faults: list[str])
         faults.append(f"{row.where}: {row.id!r} is already in the manifest, in round {before!r}")
 
 
-def _set_rows(files: Sequence[str], faults: list[str]) -> Iterator[Row]:
+def _set_rows(files: Sequence[str], integer_ids: bool, faults: list[str]) -> Iterator[Row]:
     for uri in files:
         of = f"{redacted(uri).rsplit('/', 1)[-1]} "
         with open_parquet(uri) as file:
-            kinds = {field.name: str(field.type) for field in file.schema_arrow}
-        if kinds.get("image") not in _BINARY:
-            kind = kinds.get("image", "missing")
-            faults.append(f"{of}schema: column 'image' is {kind}; it must be encoded bytes")
+            found = [column_fault(file, "image")]
+            if file.schema_arrow.names.count("id") == 1:  # otherwise `parquet_rows` says so
+                found.append(column_fault(file, "id", integer_ids=integer_ids))
+        faults += [f"{of}schema: it {fault}" for fault in found if fault]
         yield from parquet_rows(uri, faults, of=of)
 
 
@@ -187,11 +187,12 @@ def _image_batches(
         with open_parquet(uri) as file:
             for batch in file.iter_batches(_READ_ROWS, columns=["id", "image"]):
                 these = rows[first : first + batch.num_rows]
-                if [as_text(id) for id in batch["id"].to_pylist()] != [row.id for row in these]:
+                pictures = plain(batch)
+                if pictures["id"].to_pylist() != [row.id for row in these]:
                     raise LabelError(
                         redacted(uri), ["the file changed while it was read; import it again"]
                     )
-                yield uri, these, batch["image"]
+                yield uri, these, pictures["image"].combine_chunks()
                 first += batch.num_rows
 
 
@@ -206,4 +207,4 @@ def _batch_rows(
     }
     nulls = [None] * len(rows)
     arrays = [pa.array(columns.get(f.name, nulls), f.type) for f in BATCH if f.name != "image"]
-    return pa.RecordBatch.from_arrays([*arrays, pictures.cast(pa.binary())], schema=BATCH)
+    return pa.RecordBatch.from_arrays([*arrays, pictures], schema=BATCH)

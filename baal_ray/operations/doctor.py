@@ -195,7 +195,8 @@ class _Checks:
         uri = self.config.training.evaluation_set
         if uri is None:
             return f"none: {self.config.training.held_out:.0%} of the labelled images are held out"
-        examples = evaluation_examples(uri, self.config.classes)
+        integer_ids = self.config.pool.integer_ids
+        examples = evaluation_examples(uri, self.config.classes, integer_ids=integer_ids)
         self._evaluation = EvaluationImages.of(examples)
         classes = set(examples.class_of.values())
         return (

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import compress, islice
 from typing import Literal
 
@@ -12,6 +13,7 @@ from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.image_formats import EXTENSIONS, HEAD_BYTES, NAMES, recognise
+from baal_ray.storage.columns import column_fault, plain_ids
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.other_files import OtherFiles, extension_of
 from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
@@ -19,10 +21,6 @@ from baal_ray.storage.tables import PARQUET_EXTENSIONS, Table, find_table
 from baal_ray.workspace.stage_files import ListedPool, PoolFile
 
 _ROWS_AT_A_TIME = 100_000
-
-_STRING = ("string", (pa.string(), pa.large_string(), pa.string_view()))
-_BINARY = ("binary: encoded bytes", (pa.binary(), pa.large_binary(), pa.binary_view()))
-_TYPES = {"id": _STRING, "uri": _STRING, "image": _BINARY}
 
 
 class PoolListing(ListedPool):
@@ -91,7 +89,8 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
             "correct it or pool.format"
         )
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
-        found = list(threads.map(_inspect, table.files))
+        inspect = partial(_inspect, integer_ids=config.integer_ids)
+        found = list(threads.map(inspect, table.files))
     by_column = {column: file.uri for file, column in found}
     if len(by_column) > 1:
         raise PoolError(
@@ -116,54 +115,35 @@ def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.Chunke
         PoolError: If an id is not UTF-8.
     """
     try:
-        ids = rows["id"].cast(pa.string())
-        ids.validate(full=True)
+        return plain_ids(rows["id"])
     except pa.ArrowInvalid as error:
         raise PoolError(
             f"pool file {uri} has an id that is not UTF-8 ({error}); write the file again with "
             "ids in UTF-8"
         ) from error
-    return ids
 
 
-def _inspect(uri: str) -> tuple[PoolFile, Literal["image", "uri"]]:
-    """Return a pool file with its row groups, and which of the two columns it has.
-
-    The type of a dictionary-encoded column, such as pandas' categories, is that of its values.
-    """
+def _inspect(uri: str, integer_ids: bool = False) -> tuple[PoolFile, Literal["image", "uri"]]:
+    """Return a pool file with its row groups, and which of the two columns it has."""
     with open_with_footer(uri) as (parquet, footer):
         names = parquet.schema_arrow.names
-        columns = {
-            field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-            for field in parquet.schema_arrow
-        }
+        column: Literal["image", "uri"] = "image" if "image" in names else "uri"
+        if column not in names and "id" in names:
+            raise PoolError(
+                f"pool file {uri} has no column `image` (encoded bytes) or `uri`; it has "
+                f"{', '.join(names)}"
+            )
+        for name in ("id", column):
+            if fault := column_fault(parquet, name, integer_ids=integer_ids):
+                raise PoolError(f"pool file {uri} {fault}")
         groups = range(parquet.metadata.num_row_groups)
         row_groups = [parquet.metadata.row_group(i).num_rows for i in groups]
-        file = PoolFile(uri=uri, row_groups=row_groups, footer=footer)
-    column: Literal["image", "uri"] = "image" if "image" in columns else "uri"
-    for name in ("id", column):
-        if name not in columns:
-            wanted = "id" if name == "id" else "image` (encoded bytes) or `uri"
-            raise PoolError(
-                f"pool file {uri} has no column `{wanted}`; it has {', '.join(columns)}"
-            )
-        if names.count(name) > 1:
-            raise PoolError(
-                f"pool file {uri} has {names.count(name)} columns `{name}`; there must be one. "
-                "Write the file again with only one"
-            )
-        wanted, allowed = _TYPES[name]
-        if columns[name] not in allowed:
-            raise PoolError(
-                f"pool file {uri} has a column `{name}` of type {columns[name]}; it must be "
-                f"{wanted}. Write the file again with that type"
-            )
-    return file, column
+    return PoolFile(uri=uri, row_groups=row_groups, footer=footer), column
 
 
 def _change(file: PoolFile) -> str | None:
     try:
-        now, _ = _inspect(file.uri)
+        now, _ = _inspect(file.uri, integer_ids=True)
     except (PoolError, StorageError) as error:
         return str(error)
     if now == file:

@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from baal_ray.errors import CorruptFileError, StorageError
 from baal_ray.storage.redaction import redacted
 from baal_ray.storage.remedies import explained
+from baal_ray.storage.uri_rules import as_here
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,6 +42,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         StorageError: If no fsspec implementation is installed for the URI's protocol, or it
             refuses the URI.
     """
+    uri = as_here(uri)
     if "://" not in uri:  # fsspec would read "::" in a file's name as a chain of filesystems
         return LocalFileSystem(), os.path.abspath(uri)
     if "::" in uri:

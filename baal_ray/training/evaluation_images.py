@@ -10,6 +10,7 @@ from baal_ray.config import RoundConfig
 from baal_ray.errors import LabelError
 from baal_ray.ids import IdSet
 from baal_ray.image_set import ImageSet
+from baal_ray.storage.columns import plain
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.storage.read_ahead import read_ahead
 from baal_ray.training.examples import Examples, evaluation_examples
@@ -37,7 +38,7 @@ class EvaluationImages:
     def of(cls, examples: Examples) -> "EvaluationImages":
         """Read the images of an evaluation set, a few at a time."""
         rows = (some["image"] for file in examples.files for some in _rows(file))
-        return cls(IdSet.of(map(str, examples.class_of)), ImageSet(rows))
+        return cls(IdSet.of(examples.class_of), ImageSet(rows))
 
 
 def read_evaluation(config: RoundConfig) -> EvaluationImages:
@@ -50,7 +51,9 @@ def read_evaluation(config: RoundConfig) -> EvaluationImages:
     uri = config.training.evaluation_set
     if uri is None:
         return EvaluationImages(IdSet.of([]), ImageSet([]))
-    return EvaluationImages.of(evaluation_examples(uri, config.classes))
+    return EvaluationImages.of(
+        evaluation_examples(uri, config.classes, integer_ids=config.pool.integer_ids)
+    )
 
 
 def refuse_labelled(evaluation: EvaluationImages, labelled: Examples, where: str) -> None:
@@ -101,7 +104,5 @@ def _shared(evaluation: EvaluationImages, labelled: Examples, file: str) -> list
 
 def _rows(file: str) -> Iterator[pa.Table]:
     """Yield `id` and `image` of a file, a few rows at a time."""
-    schema = pa.schema([pa.field("id", pa.string()), pa.field("image", pa.binary())])
     with open_parquet(file) as parquet:
-        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=schema.names):
-            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+        yield from map(plain, parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id", "image"]))

@@ -15,6 +15,7 @@ from baal_ray import images, storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError, StorageError
 from baal_ray.ids import hash_ids
+from baal_ray.storage.columns import column_fault, plain
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
@@ -56,8 +57,15 @@ def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]
     )
 
 
-def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
+def evaluation_examples(
+    uri: str, classes: Sequence[str], *, integer_ids: bool = False
+) -> Examples:
     """Read a fixed evaluation set: `id`, `image` and `label` in one Parquet file or a folder.
+
+    Args:
+        uri: Location of the file or folder.
+        classes: Names of the classes.
+        integer_ids: Whether ids may be integers, as `pool.integer_ids` says.
 
     Raises:
         LabelError: If a column is missing, an id is null or duplicated, or a label is null or not
@@ -71,10 +79,13 @@ def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
     for file in files:
         where = f"evaluation set {file}"
         with open_parquet(file) as parquet:
-            missing = {"id", "image", "label"} - set(parquet.schema_arrow.names)
-            if missing:
-                raise LabelError(where, [f"has no column {name}" for name in sorted(missing)])
-            rows = parquet.read(columns=["id", "label"])
+            faults = [column_fault(parquet, "id", integer_ids=integer_ids)]
+            faults.append(column_fault(parquet, "image"))
+            if "label" not in parquet.schema_arrow.names:
+                faults.append("has no column `label`")
+            if found_faults := [fault for fault in faults if fault]:
+                raise LabelError(where, found_faults)
+            rows = plain(parquet.read(columns=["id", "label"]))
         found = _class_indices(rows, classes, where)
         if None in found or len(found) < len(rows) or found.keys() & class_of.keys():
             raise LabelError(where, ["an id is null or duplicated; each image needs its own id"])
@@ -168,8 +179,9 @@ def _wanted(files: Sequence[str], row_of: Mapping[str, int]) -> Iterator[dict[st
     for file in files:
         with open_parquet(file) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id", "image"]):
-                rows = zip(batch["id"].to_pylist(), batch["image"].to_pylist(), strict=True)
-                yield {image_id: image for image_id, image in rows if image_id in row_of}
+                rows = plain(batch)
+                pairs = zip(rows["id"].to_pylist(), rows["image"].to_pylist(), strict=True)
+                yield {image_id: image for image_id, image in pairs if image_id in row_of}
 
 
 def _mapped(rows: int, height: int, width: int) -> Tensor:

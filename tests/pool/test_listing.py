@@ -14,12 +14,13 @@ from baal_ray import storage
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.image_formats import FORMATS
-from baal_ray.pool import PoolListing, list_pool
+from baal_ray.pool import PoolListing, list_pool, sample_pool
 from baal_ray.pool import listing as pool_listing
 from baal_ray.pool.reading import _fetched, _Fetcher
 from baal_ray.pool.roots import Roots
 from baal_ray.pool.unique_ids import _hash_file
 from baal_ray.workspace.stage_files import ListedPool
+from pools import hugging_face_images, picture
 
 
 def write(path, columns, **options):
@@ -128,9 +129,10 @@ def test_pandas_categories_will_do(tmp_path):
         ({"image": [b""]}, "has no column `id`; it has image"),
         ({"id": ["a"]}, r"has no column `image` \(encoded bytes\) or `uri`; it has id"),
         ({"ID": ["a"], "Image": [b""]}, "has no column `id`; it has ID, Image"),
-        ({"id": [1], "image": [b""]}, "a column `id` of type int64; it must be string. Write"),
+        ({"id": [1], "image": [b""]}, "a column `id` of type int64; it must be string. Set pool"),
+        ({"id": [1.0], "image": [b""]}, "a column `id` of type double; it must be string. Write"),
         ({"id": ["a"], "image": ["a.jpg"]}, "`image` of type string; it must be binary"),
-        ({"id": ["a"], "image": [{"bytes": b""}]}, "`image` of type struct<.*; it must be binary"),
+        ({"id": ["a"], "image": [{"path": "a"}]}, "`image` of type struct<.*; it must be binary"),
         ({"id": ["a"], "image": [[1, 2]]}, "`image` of type list<.*; it must be binary"),
         ({"id": ["a"], "uri": [b"a.jpg"]}, "`uri` of type binary; it must be string"),
         ({"id": pa.nulls(2), "image": [b"", b""]}, "`id` of type null; it must be string"),
@@ -140,6 +142,41 @@ def test_columns_that_cannot_be_used_are_named(tmp_path, columns, told):
     file = write(tmp_path / "1.parquet", columns)
     with pytest.raises(PoolError, match=f"pool file {file} .*{told}"):
         listed(tmp_path)
+
+
+def test_a_hugging_face_dataset_is_a_pool(tmp_path):
+    given = [picture(0, 1), None, picture(1, 2)]
+    images = hugging_face_images(given).to_pylist()
+    images[1] = None
+    kind = hugging_face_images([]).type
+    write(tmp_path / "1.parquet", {"id": [*"abc"], "image": pa.array(images, kind)})
+    listing = listed(tmp_path)
+    rows = sample_pool(listing, 1, 10)
+    assert rows["image"].to_pylist() == given
+    assert rows["error"].to_pylist() == [None, "its image is null", None]
+
+
+def test_images_of_which_only_a_path_was_kept_are_refused(tmp_path):
+    images = hugging_face_images([picture(0, 1), None, None])
+    write(tmp_path / "1.parquet", {"id": [*"abc"], "image": images})
+    told = r"1\.parquet has 2 images without bytes, 2 or more .*embed_table_storage"
+    with pytest.raises(PoolError, match=told):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.int64(), pa.uint8(), pa.dictionary(pa.int8(), pa.int32())], ids=str
+)
+def test_integer_ids_are_their_decimal_digits_if_it_is_said_so(kind, tmp_path):
+    column = pa.array([7, 42, 0]).cast(getattr(kind, "value_type", kind))
+    column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column
+    file = write(tmp_path / "1.parquet", {"id": column, "image": [b"1"] * 3})
+    listing = list_pool(PoolConfig(uri=file, integer_ids=True), "")
+    assert ids(listing) == ["7", "42", "0"]
+    assert sample_pool(listing, 1, 10)["id"].to_pylist() == ["7", "42", "0"]
+    assert listing.changes() == []
+    with pytest.raises(PoolError, match=r"Set pool\.integer_ids to true if"):
+        listed(file)
 
 
 def test_files_with_images_and_files_with_uris_do_not_mix(tmp_path):

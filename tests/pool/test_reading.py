@@ -33,3 +33,16 @@ def test_images_that_are_waited_for_are_fetched_by_threads(
     *_, (image, error) = fetch([b"0", None, b"40"])
     assert image is None
     assert "40" in error
+
+
+def test_names_are_found_as_they_are_written_and_as_spark_encodes_them(tmp_path):
+    for name in ("a b.jpg", "100%25.jpg", "plain.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    fetch = _Fetcher(Roots(str(tmp_path)))
+    uris = ["a%20b.jpg", f"file:{tmp_path}/a%20b.jpg", f"file://{tmp_path}/a b.jpg", "100%25.jpg"]
+    assert [image for image, _ in fetch(map(str.encode, uris))] == [b"a b.jpg"] * 3 + [
+        b"100%25.jpg"
+    ]
+    ((image, error),) = fetch([b"%2e%2e/outside%20.jpg"])
+    assert image is None
+    assert "cannot be read" in error

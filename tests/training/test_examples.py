@@ -120,8 +120,8 @@ def test_integer_labels_are_names_of_classes(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda rows: rows.drop_columns("image"), "has no column image"),
-        (lambda rows: rows.drop_columns(["id", "label"]), "has no column id"),
+        (lambda rows: rows.drop_columns("image"), "has no column `image`"),
+        (lambda rows: rows.drop_columns(["id", "label"]), "has no column `id`"),
         (
             lambda rows: rows.set_column(2, "label", [["left", "x", "y"]]),
             "'x' is not one of the 3",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from baal_ray import images
+from baal_ray import images, storage
 from baal_ray.config import ScoringConfig
 from baal_ray.errors import ImageError, LabelError
 from baal_ray.manifest.label_files import (
@@ -17,14 +17,15 @@ from baal_ray.manifest.label_files import (
     Row,
     answers,
     check_class,
-    parquet_rows,
     refuse,
+    table_rows,
 )
 from baal_ray.manifest.labels import answer_table, check_same, in_manifest
 from baal_ray.manifest.table import Manifest
-from baal_ray.storage.columns import column_fault, plain
+from baal_ray.storage.columns import column_fault
 from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.storage.redaction import redacted
+from baal_ray.storage.table_files import TableFile
 from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
 from baal_ray.workspace.table_schemas import BATCH, RELEASED
@@ -56,8 +57,8 @@ def import_labelled_set(
 
     Args:
         manifest: Manifest to add the images to.
-        path: Parquet file or folder of Parquet files, local or at a URI, with columns `id`,
-            `image` (encoded bytes) and `label`. Other columns are ignored.
+        path: Parquet file, folder of Parquet files or Delta table, local or at a URI, with columns
+            `id`, `image` (encoded bytes) and `label`. Other columns are ignored.
         workspace: Workspace of the manifest.
         classes: Labels that are allowed.
         round_id: Name of this labelled set, by default derived from its ids and labels. The same
@@ -76,7 +77,7 @@ def import_labelled_set(
         StorageError: If a file cannot be read or written.
     """
     faults: list[str] = []
-    files = find_table(path).files or [path]
+    files = find_table(path).files or [TableFile(uri=path)]
     rows = list(answers(_set_rows(files, integer_ids, faults), faults))
     for row in rows:
         check_class(row, classes, faults)
@@ -101,15 +102,15 @@ def _check_new(row: Answer, there: dict[str, dict[str, Any]], faults: list[str])
         faults.append(f"{row.where}: {row.id!r} is already in the manifest, in round {before!r}")
 
 
-def _set_rows(files: Sequence[str], integer_ids: bool, faults: list[str]) -> Iterator[Row]:
-    for uri in files:
-        of = f"{redacted(uri).rsplit('/', 1)[-1]} "
-        with open_parquet(uri) as file:
-            found = [column_fault(file, "image")]
-            if file.schema_arrow.names.count("id") == 1:  # otherwise `parquet_rows` says so
-                found.append(column_fault(file, "id", integer_ids=integer_ids))
+def _set_rows(files: Sequence[TableFile], integer_ids: bool, faults: list[str]) -> Iterator[Row]:
+    for file in files:
+        of = f"{redacted(storage.name(file.uri))} "
+        with open_parquet(file.uri) as parquet:
+            found = [column_fault(parquet, "image")]
+            if parquet.schema_arrow.names.count("id") == 1:  # otherwise `table_rows` says so
+                found.append(column_fault(parquet, "id", integer_ids=integer_ids))
         faults += [f"{of}schema: it {fault}" for fault in found if fault]
-        yield from parquet_rows(uri, faults, of=of)
+        yield from table_rows(file, faults, of=of)
 
 
 def _sha256(rows: Sequence[Answer]) -> str:
@@ -140,7 +141,9 @@ def _is_there(
     return count > 0
 
 
-def _image_faults(files: Sequence[str], rows: Sequence[Answer], max_pixels: int) -> Iterator[str]:
+def _image_faults(
+    files: Sequence[TableFile], rows: Sequence[Answer], max_pixels: int
+) -> Iterator[str]:
     """Yield the faults of the images, in the order of rows."""
     fault_of = partial(_image_fault, max_pixels=max_pixels)
     with ThreadPoolExecutor() as threads:  # decoders release the interpreter lock
@@ -160,7 +163,7 @@ def _image_fault(image: bytes | None, max_pixels: int) -> str | None:
     return None
 
 
-def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> list[str]:
+def _copy_images(files: Sequence[TableFile], rows: Sequence[Answer], folder: str) -> list[str]:
     """Copy the images to the folder, thousands per file, and return each image's source file."""
     sources: list[str] = []
     pending: list[pa.RecordBatch] = []
@@ -179,21 +182,19 @@ def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> l
 
 
 def _image_batches(
-    files: Sequence[str], rows: Sequence[Answer]
+    files: Sequence[TableFile], rows: Sequence[Answer]
 ) -> Iterator[tuple[str, Sequence[Answer], pa.Array]]:
     """Yield the images, a few at a time, with the file that they are in and their rows."""
     first = 0
-    for uri in files:
-        with open_parquet(uri) as file:
-            for batch in file.iter_batches(_READ_ROWS, columns=["id", "image"]):
-                these = rows[first : first + batch.num_rows]
-                pictures = plain(batch)
-                if pictures["id"].to_pylist() != [row.id for row in these]:
-                    raise LabelError(
-                        redacted(uri), ["the file changed while it was read; import it again"]
-                    )
-                yield uri, these, pictures["image"].combine_chunks()
-                first += batch.num_rows
+    for file in files:
+        for pictures in file.rows(["id", "image"], _READ_ROWS):
+            these = rows[first : first + len(pictures)]
+            if pictures["id"].to_pylist() != [row.id for row in these]:
+                raise LabelError(
+                    redacted(file.uri), ["the file changed while it was read; import it again"]
+                )
+            yield file.uri, these, pictures["image"].combine_chunks()
+            first += len(pictures)
 
 
 def _batch_rows(

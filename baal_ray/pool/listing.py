@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import compress, islice
 from typing import Literal
@@ -13,10 +14,11 @@ from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.image_formats import EXTENSIONS, HEAD_BYTES, NAMES, recognise
-from baal_ray.storage.columns import column_fault, plain_ids
+from baal_ray.storage.columns import column_fault
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.other_files import OtherFiles, extension_of
-from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
+from baal_ray.storage.parquet import open_with_footer, publish_table
+from baal_ray.storage.table_files import TableFile
 from baal_ray.storage.tables import PARQUET_EXTENSIONS, Table, find_table
 from baal_ray.workspace.stage_files import ListedPool, PoolFile
 
@@ -35,11 +37,10 @@ class PoolListing(ListedPool):
         """Yield every image's `id` and `source`, in pieces. No image is read."""
         for file in self.files:
             columns = ["id", "uri"] if self.images_are_files else ["id"]
-            with open_parquet(file.uri) as parquet:
-                for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns):
-                    everywhere = pa.repeat(pa.scalar(file.uri), len(batch))
-                    source = batch["uri"] if self.images_are_files else everywhere
-                    yield pa.table({"id": id_column(batch, file.uri), "source": source})
+            for rows in _rows(file, columns):
+                everywhere = pa.repeat(pa.scalar(file.uri), len(rows))
+                source = rows["uri"] if self.images_are_files else everywhere
+                yield pa.table({"id": rows["id"], "source": source})
 
     def ids(self) -> IdSet:
         """Return the ids of all images, at 16 bytes per id."""
@@ -105,17 +106,30 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
         images_are_files=images_are_files,
         roots=config.roots,
         other_files=table.others,
+        table_version=table.version,
     )
 
 
-def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.ChunkedArray:
-    """Return the ids of some rows of a pool file, as strings.
+def read_ids(file: PoolFile) -> Iterator[pa.ChunkedArray]:
+    """Yield the ids in a pool file, as strings, in pieces.
 
     Raises:
         PoolError: If an id is not UTF-8.
     """
+    for rows in _rows(file, ["id"]):
+        yield rows["id"]
+
+
+def _rows(file: PoolFile, columns: list[str]) -> Iterator[pa.Table]:
+    with utf8_ids(file.uri):
+        yield from file.rows(columns, _ROWS_AT_A_TIME)
+
+
+@contextmanager
+def utf8_ids(uri: str) -> Iterator[None]:
+    """Turn pyarrow's error about an id that is not UTF-8 into a PoolError that names the file."""
     try:
-        return plain_ids(rows["id"])
+        yield
     except pa.ArrowInvalid as error:
         raise PoolError(
             f"pool file {uri} has an id that is not UTF-8 ({error}); write the file again with "
@@ -123,8 +137,11 @@ def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.Chunke
         ) from error
 
 
-def _inspect(uri: str, integer_ids: bool = False) -> tuple[PoolFile, Literal["image", "uri"]]:
+def _inspect(
+    file: TableFile, integer_ids: bool = False
+) -> tuple[PoolFile, Literal["image", "uri"]]:
     """Return a pool file with its row groups, and which of the two columns it has."""
+    uri = file.uri
     with open_with_footer(uri) as (parquet, footer):
         names = parquet.schema_arrow.names
         column: Literal["image", "uri"] = "image" if "image" in names else "uri"
@@ -138,12 +155,13 @@ def _inspect(uri: str, integer_ids: bool = False) -> tuple[PoolFile, Literal["im
                 raise PoolError(f"pool file {uri} {fault}")
         groups = range(parquet.metadata.num_row_groups)
         row_groups = [parquet.metadata.row_group(i).num_rows for i in groups]
-    return PoolFile(uri=uri, row_groups=row_groups, footer=footer), column
+    listed = PoolFile(uri=uri, deleted=file.deleted, row_groups=row_groups, footer=footer)
+    return listed, column
 
 
 def _change(file: PoolFile) -> str | None:
     try:
-        now, _ = _inspect(file.uri, integer_ids=True)
+        now, _ = _inspect(file, integer_ids=True)
     except (PoolError, StorageError) as error:
         return str(error)
     if now == file:
@@ -167,7 +185,8 @@ def _write_listing(root: str, folder: str) -> Table:
                 "rename it"
             ) from error
         uris = [storage.join(root, name) for name in names]
-        written.append(publish_table(folder, pa.table({"id": ids, "uri": uris})))
+        listing = publish_table(folder, pa.table({"id": ids, "uri": uris}))
+        written.append(TableFile(uri=listing))
     return Table(written, root, others)
 
 

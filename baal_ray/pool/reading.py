@@ -24,9 +24,9 @@ from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.ids import Hashes, IdSet
 from baal_ray.image_set import ImageSet
-from baal_ray.pool.listing import PoolListing, id_column
+from baal_ray.pool.listing import PoolListing, utf8_ids
 from baal_ray.pool.roots import Roots
-from baal_ray.storage.columns import image_leaf, plain
+from baal_ray.storage.columns import image_leaf, plain, plain_ids
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace.stage_files import PoolFile
@@ -172,6 +172,12 @@ class _Part:
     group: int
     rows: range
 
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Return a mask of the row group's rows that the table has not deleted."""
+        groups = self.file.row_groups
+        start = sum(groups[: self.group])
+        return self.file.kept(sum(groups))[start : start + groups[self.group]]
+
 
 def _parts(listing: PoolListing) -> list[_Part]:
     parts = []
@@ -243,10 +249,13 @@ def _reader(
 def _read_part(part: _Part, column: str, wanted: _Wanted) -> Iterator[pa.Table]:
     """Yield `id` and the other column of the wanted rows, a few at a time."""
     with open_parquet(part.file.uri) as parquet:
-        ids = id_column(parquet.read_row_group(part.group, columns=["id"]), part.file.uri)
+        with utf8_ids(part.file.uri):
+            ids = plain_ids(parquet.read_row_group(part.group, columns=["id"])["id"])
         keep = np.zeros(len(ids), dtype=bool)
         these = slice(part.rows.start, part.rows.stop)
-        keep[these] = wanted.mask(ids[these])
+        keep[these] = part.kept()[these]
+        if keep.any():
+            keep[these] &= wanted.mask(ids[these])
         if not keep.any():
             return
         schema = pa.schema([_ROWS.field("id"), pa.field(column, _TYPES[column])])

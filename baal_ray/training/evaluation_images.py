@@ -10,9 +10,8 @@ from baal_ray.config import RoundConfig
 from baal_ray.errors import LabelError
 from baal_ray.ids import IdSet
 from baal_ray.image_set import ImageSet
-from baal_ray.storage.columns import plain
-from baal_ray.storage.parquet import open_parquet
 from baal_ray.storage.read_ahead import read_ahead
+from baal_ray.storage.table_files import TableFile
 from baal_ray.training.examples import Examples, evaluation_examples
 
 _ROWS_AT_A_TIME = 64
@@ -37,7 +36,7 @@ class EvaluationImages:
     @classmethod
     def of(cls, examples: Examples) -> "EvaluationImages":
         """Read the images of an evaluation set, a few at a time."""
-        rows = (some["image"] for file in examples.files for some in _rows(file))
+        rows = (rows["image"] for file in examples.files for rows in _rows(file))
         return cls(IdSet.of(examples.class_of), ImageSet(rows))
 
 
@@ -93,7 +92,7 @@ def shared_images(evaluation: EvaluationImages, labelled: Examples) -> list[str]
     return sorted({image_id for ids in read_ahead(shared_in, labelled.files) for image_id in ids})
 
 
-def _shared(evaluation: EvaluationImages, labelled: Examples, file: str) -> list[str]:
+def _shared(evaluation: EvaluationImages, labelled: Examples, file: TableFile) -> list[str]:
     """Return the ids of the labelled images in a file that are evaluation images."""
     shared: list[str] = []
     for rows in _rows(file):
@@ -102,7 +101,5 @@ def _shared(evaluation: EvaluationImages, labelled: Examples, file: str) -> list
     return [image_id for image_id in shared if image_id in labelled.class_of]
 
 
-def _rows(file: str) -> Iterator[pa.Table]:
-    """Yield `id` and `image` of a file, a few rows at a time."""
-    with open_parquet(file) as parquet:
-        yield from map(plain, parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id", "image"]))
+def _rows(file: TableFile) -> Iterator[pa.Table]:
+    return file.rows(["id", "image"], _ROWS_AT_A_TIME)

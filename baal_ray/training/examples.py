@@ -15,8 +15,9 @@ from baal_ray import images, storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError, StorageError
 from baal_ray.ids import hash_ids
-from baal_ray.storage.columns import column_fault, plain
+from baal_ray.storage.columns import column_fault
 from baal_ray.storage.parquet import open_parquet
+from baal_ray.storage.table_files import TableFile
 from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
 
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: Class index of an image that cannot be decoded. The image is left out of the fit.
 LEFT_OUT = -1
 
-_ROWS_AT_A_TIME = 64
+_ROWS_AT_A_TIME, _LABELS_AT_A_TIME = 64, 100_000
 _MOST_NAMED = 5
 
 
@@ -39,7 +40,7 @@ class Examples:
         class_of: Class index of each image, by id.
     """
 
-    files: list[str]
+    files: list[TableFile]
     class_of: dict[str, int]
 
 
@@ -52,18 +53,17 @@ def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]
     class_of = _class_indices(labelled, classes, "the manifest")
     rounds = sorted(set(labelled["round"].to_pylist()))
     folders = [batch_uri(workspace, round_id) for round_id in rounds]
-    return Examples(
-        [file for folder in folders for file in storage.list_files(folder, ".parquet")], class_of
-    )
+    files = [file for folder in folders for file in storage.list_files(folder, ".parquet")]
+    return Examples([TableFile(uri=file) for file in files], class_of)
 
 
 def evaluation_examples(
     uri: str, classes: Sequence[str], *, integer_ids: bool = False
 ) -> Examples:
-    """Read a fixed evaluation set: `id`, `image` and `label` in one Parquet file or a folder.
+    """Read a fixed evaluation set: a table with `id`, `image` and `label`.
 
     Args:
-        uri: Location of the file or folder.
+        uri: Location of a Parquet file, a folder of such files, or a Delta table.
         classes: Names of the classes.
         integer_ids: Whether ids may be integers, as `pool.integer_ids` says.
 
@@ -77,15 +77,15 @@ def evaluation_examples(
         raise StorageError(f"training.evaluation_set is {uri!r}, where there is no Parquet file")
     class_of: dict[str, int] = {}
     for file in files:
-        where = f"evaluation set {file}"
-        with open_parquet(file) as parquet:
+        where = f"evaluation set {file.uri}"
+        with open_parquet(file.uri) as parquet:
             faults = [column_fault(parquet, "id", integer_ids=integer_ids)]
             faults.append(column_fault(parquet, "image"))
-            if "label" not in parquet.schema_arrow.names:
+            if "label" not in {*parquet.schema_arrow.names, *file.values}:
                 faults.append("has no column `label`")
-            if found_faults := [fault for fault in faults if fault]:
-                raise LabelError(where, found_faults)
-            rows = plain(parquet.read(columns=["id", "label"]))
+        if any(faults):
+            raise LabelError(where, [fault for fault in faults if fault])
+        rows = pa.concat_tables(file.rows(["id", "label"], _LABELS_AT_A_TIME))
         found = _class_indices(rows, classes, where)
         if None in found or len(found) < len(rows) or found.keys() & class_of.keys():
             raise LabelError(where, ["an id is null or duplicated; each image needs its own id"])
@@ -174,14 +174,14 @@ def _warn(undecodable: Mapping[str, str]) -> None:
         )
 
 
-def _wanted(files: Sequence[str], row_of: Mapping[str, int]) -> Iterator[dict[str, bytes | None]]:
+def _wanted(
+    files: Sequence[TableFile], row_of: Mapping[str, int]
+) -> Iterator[dict[str, bytes | None]]:
     """Yield the encoded images that `row_of` still names, by id, a few at a time."""
     for file in files:
-        with open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id", "image"]):
-                rows = plain(batch)
-                pairs = zip(rows["id"].to_pylist(), rows["image"].to_pylist(), strict=True)
-                yield {image_id: image for image_id, image in pairs if image_id in row_of}
+        for rows in file.rows(["id", "image"], _ROWS_AT_A_TIME):
+            pairs = zip(rows["id"].to_pylist(), rows["image"].to_pylist(), strict=True)
+            yield {image_id: image for image_id, image in pairs if image_id in row_of}
 
 
 def _mapped(rows: int, height: int, width: int) -> Tensor:

@@ -8,6 +8,7 @@ from baal_ray.manifest import Manifest
 from baal_ray.manifest import labelled_sets as labelled_import
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace.table_schemas import BATCH
+from delta_tables import delete_rows, write_delta
 from pools import hugging_face_images, picture
 
 CLASSES = ["cat", "dog", "3"]
@@ -158,6 +159,18 @@ def test_integer_ids_of_a_labelled_set_are_taken_if_it_is_said_so(manifest, tmp_
     assert "column `id` of type int64; it must be string. Set pool.integer_ids" in fault
     assert bring_in(manifest, tmp_path / "seeds.parquet", tmp_path, integer_ids=True) == 2
     assert labels_of(manifest) == {"7": "cat", "8": "cat"}
+
+
+def test_a_delta_table_is_a_labelled_set_without_its_deleted_rows(manifest, tmp_path):
+    rows = pa.concat_tables([images("s", "t", "u"), images("v", "w", label="dog")])
+    uri = write_delta(tmp_path / "set", rows, partition_by=["label"])
+    delete_rows(uri, [0], inline=False)
+    assert bring_in(manifest, uri, tmp_path, round_id="seeds") == 4
+    labels = labels_of(manifest)
+    assert labels.items() <= {"s": "cat", "t": "cat", "u": "cat", "v": "dog", "w": "dog"}.items()
+    _, batch = copied(str(tmp_path / "work"), "seeds")
+    assert batch["image"].to_pylist() == [picture_of(name) for name in batch["id"].to_pylist()]
+    assert set(batch["id"].to_pylist()) == labels.keys()
 
 
 def test_a_missing_image_stops_the_import(manifest, tmp_path):

@@ -13,7 +13,15 @@ from baal_ray.training.evaluation_images import (
     shared_images,
 )
 from baal_ray.training.examples import evaluation_examples, load_share
-from pools import CLASSES, hugging_face_images, round_config, table, write_labelled
+from delta_tables import delete_rows, write_delta
+from pools import (
+    CLASSES,
+    hugging_face_images,
+    label_of,
+    round_config,
+    table,
+    write_labelled,
+)
 
 
 def examples(path, rows):
@@ -97,3 +105,14 @@ def test_a_hugging_face_dataset_is_an_evaluation_set(tmp_path):
     without = rows.set_column(1, "image", hugging_face_images([None] * 4))
     with pytest.raises(LabelError, match=r"has 4 images without bytes, 4 or more .* only a path"):
         examples(tmp_path / "paths.parquet", without)
+
+
+def test_a_delta_table_is_an_evaluation_set(tmp_path):
+    uri = write_delta(tmp_path / "set", table(0, 6), partition_by=["label"])
+    delete_rows(uri, [0], inline=True)
+    found = evaluation_examples(uri, CLASSES)
+    assert len(found.class_of) == 5
+    assert all(CLASSES[i] == label_of(name) for name, i in found.class_of.items())
+    assert len(EvaluationImages.of(found).images) == 5
+    pixels, _ = load_share(found, 0, 1, ModelConfig(image_size=12), 1000)
+    assert len(pixels) == 5

@@ -237,6 +237,7 @@ def import_(
             classes=config.classes,
             labelled_by=labelled_by,
             max_pixels=config.scoring.max_pixels,
+            integer_ids=config.pool.integer_ids,
         )
         click.echo(f"{count} labelled images imported")
         return

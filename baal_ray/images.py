@@ -6,8 +6,9 @@ photographs and slower on large ones (benchmarks/pipeline/decode.txt). Colour pr
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -16,9 +17,15 @@ import PIL
 from PIL import ExifTags, Image, ImageFile, features
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    TiffImageFile,
+)
 
 from baal_ray.errors import ImageError
+from baal_ray.image_formats import NAMES, ImageFormat, looks_like, recognise
 
 DECODER = "1"
 """Version of our decoding. Raise it when pixels change, so that the pool is scored again."""
@@ -33,14 +40,9 @@ _DRAFT_MARGIN = 2
 # The longest side, in pixels, of thumbnails kept as PNG: JPEG would blur drawings that small.
 _EVERY_PIXEL_COUNTS = 40
 
-_OPENERS: dict[bytes, tuple[str, type[ImageFile.ImageFile]]] = {
-    b"\xff\xd8\xff": ("JPEG", JpegImageFile),
-    b"\x89PNG\r\n\x1a\n": ("PNG", PngImageFile),
-    b"RIFF": ("WebP", WebPImageFile),
-}
-_OTHERS = {b"<": "HTML or XML", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
+_JPEG = recognise(b"\xff\xd8\xff")
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,14 +60,16 @@ _pillow_globals = threading.Lock()
 def decoder_version() -> str:
     """Name everything that determines the pixels, for a score fingerprint."""
     jpeg = features.version("libjpeg_turbo") or features.version("jpg")
-    return f"{DECODER} pillow {PIL.__version__} jpeg {jpeg} webp {features.version('webp')}"
+    others = " ".join(f"{name} {features.version(name)}" for name in ("webp", "avif", "libtiff"))
+    return f"{DECODER} pillow {PIL.__version__} jpeg {jpeg} {others}"
 
 
 def decode(data: bytes, height: int, width: int, *, max_pixels: int) -> Pixels:
-    """Decode one JPEG, PNG or WebP image and squash it to the given size.
+    """Decode one image in any of `image_formats.FORMATS` and squash it to the given size.
 
     The result is what a person sees: turned as EXIF says, transparency over white, the first frame
-    of an animation, 16 bits scaled to 8. Resizing is antialiased bilinear and crops nothing.
+    of an animation and the first page of a TIFF, 16 bits scaled to 8. Resizing is antialiased
+    bilinear and crops nothing.
 
     Args:
         data: The encoded image.
@@ -118,17 +122,19 @@ def _decode(
     data: bytes, max_pixels: int, size: Callable[[Image.Image], tuple[int, int]]
 ) -> Pixels:
     """Return pixels [3, height, width] of the size that `size` computes from the opened image."""
-    name, opener = _recognise(data)
+    format_ = _recognise(data)
     # Training code often switches this on, and then half a picture would get a score.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        image = _open(data, opener, max_pixels)
+        image = _open(data, format_.opener, max_pixels)
         return _squash(image, *size(image))
     except ImageError:
         raise
     except Exception as error:  # Pillow raises all kinds: SyntaxError, struct.error, MemoryError
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ImageError(f"{name} of {len(data)} bytes cannot be decoded: {reason}") from error
+        raise ImageError(
+            f"{format_.name} of {len(data)} bytes cannot be decoded: {reason}"
+        ) from error
 
 
 def decode_many(
@@ -179,11 +185,11 @@ def area_of_plain_jpeg(data: bytes, *, max_pixels: int) -> int | None:
     if not data.rstrip(b"\0").endswith(_JPEG_END):
         return None
     try:
-        _, opener = _recognise(data)
-        image = _open(data, opener, max_pixels)
+        if recognise(data) is not _JPEG:
+            return None
+        image = _open(data, JpegImageFile, max_pixels)
         plain = (
-            isinstance(image, JpegImageFile)
-            and image.mode in ("RGB", "L")
+            image.mode in ("RGB", "L")
             and image.info.get("adobe_transform") != 0  # 0: stored as RGB, not YCbCr
             and _orientation(image) == _orientation_in_exif(image.info.get("exif", b""))
         )
@@ -199,39 +205,58 @@ def encode_png(image: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _recognise(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
-    for magic, format_ in _OPENERS.items():
-        if data.startswith(magic):
-            return format_
-    raise ImageError(f"{len(data)} bytes, {_looks_like(data)}; an image must be JPEG, PNG or WebP")
-
-
-def _looks_like(data: bytes) -> str:
-    start = data[:64].lstrip()
-    for magic, kind in _OTHERS.items():
-        if start.startswith(magic):
-            return f"looks like {kind}"
-    return f"begins with {data[:8].hex(' ')}" if data else "empty"
+def _recognise(data: bytes) -> ImageFormat:
+    known = recognise(data)
+    if known is None:
+        raise ImageError(f"{len(data)} bytes, {looks_like(data)}; an image must be {NAMES}")
+    return known
 
 
 def _open(data: bytes, opener: type[ImageFile.ImageFile], max_pixels: int) -> ImageFile.ImageFile:
     """Read the header with the format's own class, as `Image.open` enforces Pillow's limit."""
     if opener is PngImageFile and _PNG_END not in data:
         raise ImageError(f"PNG of {len(data)} bytes is truncated: it has no end marker")
-    with _pillow_globals:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # Pillow raises at twice this
-        try:
-            image = opener(BytesIO(data))
-        except Image.DecompressionBombError:
-            raise ImageError(f"more pixels than max_pixels allows ({max_pixels})") from None
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    with _pillow_limit(max_pixels):
+        image = opener(BytesIO(data))
     if image.width * image.height > max_pixels:
         raise ImageError(f"{image.width} by {image.height} pixels; max_pixels allows {max_pixels}")
     if opener is PngImageFile:
         _scale_transparent_colour(image, depth=data[24])
+    if isinstance(image, TiffImageFile):
+        _refuse_unseen(image)
+        with _pillow_limit(2 * max_pixels):  # it warns from half of this on
+            image.load_prepare()  # the only other step that looks at Pillow's limit
     return image
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Set Pillow's own limit, which is global, to this many pixels while an image is opened."""
+    with _pillow_globals:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # Pillow raises at twice this
+        try:
+            yield
+        except Image.DecompressionBombError:
+            raise ImageError(f"more pixels than max_pixels allows ({max_pixels})") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _refuse_unseen(image: TiffImageFile) -> None:
+    """Refuse a TIFF whose samples do not say how bright a person would see them.
+
+    Accepted are 8 bits or fewer, and 16 bits as in PNG: unsigned, with black at 0.
+    """
+    tags = image.tag_v2
+    bits, kinds = tags.get(BITSPERSAMPLE, (1,)), tags.get(SAMPLEFORMAT, (1,))
+    inverted = len(bits) == 1 and tags.get(PHOTOMETRIC_INTERPRETATION, 0) == 0
+    if set(kinds) != {1} or not (max(bits) <= 8 or (set(bits) == {16} and not inverted)):
+        kind = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(kinds[0], "other")
+        raise ImageError(
+            f"TIFF of {max(bits)}-bit {kind} samples{', white at 0' * inverted}; it must have 8 "
+            "bits, or 16 unsigned with black at 0. Convert it"
+        )
 
 
 def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
@@ -282,7 +307,10 @@ def _orientation_in_exif(exif: bytes) -> int | None:
 
 def _opaque(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to grey or RGB, with transparency over white."""
-    if image.mode == "I;16":  # Pillow's own conversion turns every value above 255 white
+    if image.mode in (
+        "I;16",
+        "I;16B",
+    ):  # Pillow's own conversion turns every value above 255 white
         samples = np.asarray(image)
         clear = samples == image.info.get("transparency", -1)
         return Image.fromarray(np.where(clear, 255, samples >> 8).astype(np.uint8))

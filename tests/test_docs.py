@@ -28,11 +28,14 @@ from baal_ray.experiment.config import ExperimentConfig
 from baal_ray.experiment.labels_needed import LABELS_NEEDED
 from baal_ray.experiment.learning_curve import CURVE
 from baal_ray.experiment.run import ExperimentRecord
+from baal_ray.image_formats import FORMATS
 from baal_ray.manifest import Manifest
 from baal_ray.model import small_convnet
 from baal_ray.posterior import MCDropout
 from baal_ray.score_names import SCORE_COLUMNS, STABILITY_COLUMNS
 from baal_ray.scoring.batch_size import BatchSizeTrial
+from baal_ray.storage.other_files import OtherFiles
+from baal_ray.storage.table_files import DeletedRows
 from baal_ray.workspace import manifest_uri
 from baal_ray.workspace.records import Fingerprint, FitRecord, Record
 from baal_ray.workspace.stage_files import (
@@ -188,10 +191,16 @@ def test_every_field_of_every_record_is_described() -> None:
     names = {BatchSizeTrial, Description, ExperimentRecord, Fingerprint, FitRecord, RoundRecord}
     assert names <= set(all_records())
     parts: list[type[BaseModel]] = [*all_records(), RoundResult, FurtherStage, Stability]
-    for kind in [*parts, ListedPool, PoolFile, FitSummary]:
+    for kind in [*parts, ListedPool, PoolFile, DeletedRows, OtherFiles, FitSummary]:
         for name, field in kind.model_fields.items():
             if not field.exclude:
                 assert f"`{field.alias or name}`" in formats, (kind, name)
+
+
+def test_the_image_formats_are_those_that_are_decoded() -> None:
+    formats = (ROOT / "docs" / "reference" / "formats.md").read_text()
+    rows = [f"| {known.name} | `{'`, `'.join(known.extensions)}` |" for known in FORMATS]
+    assert re.findall(r"^(\| \w+ \| `\.[^|]+ \|)", formats, re.MULTILINE) == rows
 
 
 @pytest.mark.parametrize("table", [SCORES, MANIFEST, BATCH])

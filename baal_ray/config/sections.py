@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from baal_ray.config.document import Section
 from baal_ray.score_names import FOR_ONE_SAMPLE, JOINT_RULES, Rule
 from baal_ray.storage.redaction import has_secret
+from baal_ray.storage.uri_rules import as_here
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -42,7 +43,9 @@ def _distinct(classes: list[str]) -> list[str]:
 
 
 Classes = Annotated[list[str], Field(min_length=2), AfterValidator(_distinct)]
-Location = Annotated[str, AfterValidator(_without_secret), AfterValidator(_absolute)]
+Location = Annotated[
+    str, AfterValidator(_without_secret), AfterValidator(as_here), AfterValidator(_absolute)
+]
 
 
 class PoolConfig(Section):
@@ -51,6 +54,7 @@ class PoolConfig(Section):
     uri: Location
     format: Literal["parquet", "files"] = "parquet"
     roots: list[Location] = Field([])
+    integer_ids: bool = False
 
 
 class ModelConfig(Section):

@@ -63,7 +63,9 @@ class _Preview:
         evaluation = read_evaluation(config).ids
         self._images = self._acquired = self._evaluation = self._scored_before = 0
         with tempfile.TemporaryDirectory() as listing_folder:
-            for rows in list_pool(config.pool, listing_folder).read_ids():
+            listing = list_pool(config.pool, listing_folder)
+            self._note = listing.note
+            for rows in listing.read_ids():
                 taken, withheld = acquired.contains(rows["id"]), evaluation.contains(rows["id"])
                 self._images += len(rows)
                 self._acquired += int(taken.sum())
@@ -80,6 +82,8 @@ class _Preview:
             f"pool     {self._images:,} images, of which {self._acquired:,} were acquired before"
             f"{withheld}"
         )
+        if self._note:
+            yield f"files    {self._note}"
         if not self._has_model:
             yield "fit      nothing is labelled yet"
             yield "score    nothing: the first acquisition batch is random"

@@ -28,7 +28,7 @@ class LabelledImages:
 
 def read_images(uri: str, config: ExperimentConfig) -> LabelledImages:
     """Read labelled images in the order of their ids. Images that do not decode are left out."""
-    examples = evaluation_examples(uri, config.classes)
+    examples = evaluation_examples(uri, config.classes, integer_ids=True)
     pixels_N, labels_N = load_share(examples, 0, 1, config.model, config.scoring.max_pixels)
     decoded = labels_N != LEFT_OUT
     ids = [i for i, kept in zip(sorted(examples.class_of), decoded.tolist(), strict=True) if kept]

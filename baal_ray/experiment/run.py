@@ -124,7 +124,7 @@ def _check_size(config: ExperimentConfig, pool: LabelledImages) -> None:
 def _warn_of_shared_images(config: ExperimentConfig) -> None:
     """Warn of labelled images with the bytes of an evaluation image. Ids may be row numbers."""
     labelled, evaluation = (
-        evaluation_examples(uri, config.classes)
+        evaluation_examples(uri, config.classes, integer_ids=True)
         for uri in (config.labelled, str(config.training.evaluation_set))
     )
     images = replace(EvaluationImages.of(evaluation), ids=IdSet.of([]))

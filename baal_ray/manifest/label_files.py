@@ -11,6 +11,7 @@ from baal_ray import storage
 from baal_ray.errors import LabelError
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.storage.redaction import redacted
+from baal_ray.storage.table_files import TableFile
 
 Row = tuple[str, dict[str, Any]]  #: the place of a row in its file, and its values by column
 
@@ -19,6 +20,7 @@ _NEEDED = ("id", "label")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_FAULTS = 20
+_ROWS_AT_A_TIME = 100_000
 _MOST_CLASSES = 5
 
 
@@ -110,18 +112,23 @@ def _json_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) ->
             faults.append(f"{where}: this is not a JSON object with {' and '.join(needed)}")
 
 
-def parquet_rows(
-    path: str, faults: list[str], needed: Sequence[str] = _NEEDED, *, of: str = ""
+def _parquet_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> Iterator[Row]:
+    return table_rows(TableFile(uri=path), faults, needed)
+
+
+def table_rows(
+    file: TableFile, faults: list[str], needed: Sequence[str] = _NEEDED, *, of: str = ""
 ) -> Iterator[Row]:
     """Yield the rows of a Parquet file. If there are several files, `of` says which this is."""
-    with open_parquet(path) as file:
-        if not _has_columns(file.schema_arrow.names, f"{of}schema", faults, needed):
-            return
-        row = 0
-        for batch in file.iter_batches(columns=list(COLUMNS)):
-            for values in batch.to_pylist():
-                row += 1
-                yield f"{of}row {row}", values
+    with open_parquet(file.uri) as parquet:
+        names = [*parquet.schema_arrow.names, *file.values]
+    if not _has_columns(names, f"{of}schema", faults, needed):
+        return
+    row = 0
+    for rows in file.stored_rows(COLUMNS, _ROWS_AT_A_TIME):
+        for values in rows.to_pylist():
+            row += 1
+            yield f"{of}row {row}", values
 
 
 def _has_columns(
@@ -192,5 +199,5 @@ def refuse(path: str, faults: Sequence[str]) -> None:
         )
 
 
-_READERS = {".csv": _csv_rows, ".parquet": parquet_rows}
+_READERS = {".csv": _csv_rows, ".parquet": _parquet_rows}
 _READERS |= {".jsonl": _json_rows, ".ndjson": _json_rows}

@@ -16,19 +16,19 @@ from baal_ray.manifest.label_files import (
     Answer,
     Row,
     answers,
-    as_text,
     check_class,
-    parquet_rows,
     refuse,
+    table_rows,
 )
 from baal_ray.manifest.labels import answer_table, check_same, in_manifest
 from baal_ray.manifest.table import Manifest
+from baal_ray.storage.columns import column_fault
 from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.storage.redaction import redacted
+from baal_ray.storage.table_files import TableFile
+from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
 from baal_ray.workspace.table_schemas import BATCH, RELEASED
-
-_BINARY = ("binary", "large_binary", "binary_view")
 
 #: The most rows and bytes of one file of images, and the rows read at a time.
 _FILE_ROWS = 10_000
@@ -48,6 +48,7 @@ def import_labelled_set(
     round_id: str | None = None,
     labelled_by: str | None = None,
     max_pixels: int = ScoringConfig().max_pixels,
+    integer_ids: bool = False,
 ) -> int:
     """Import images that are labelled already and not in the pool, all of them or none.
 
@@ -56,14 +57,15 @@ def import_labelled_set(
 
     Args:
         manifest: Manifest to add the images to.
-        path: Parquet file or folder of Parquet files, local or at a URI, with columns `id`,
-            `image` (encoded bytes) and `label`. Other columns are ignored.
+        path: Parquet file, folder of Parquet files or Delta table, local or at a URI, with columns
+            `id`, `image` (encoded bytes) and `label`. Other columns are ignored.
         workspace: Workspace of the manifest.
         classes: Labels that are allowed.
         round_id: Name of this labelled set, by default derived from its ids and labels. The same
             set is imported only once.
         labelled_by: Name of whoever labelled the images.
         max_pixels: Largest number of pixels of an image, as `scoring.max_pixels` for the pool.
+        integer_ids: Whether ids may be integers, as `pool.integer_ids` says.
 
     Returns:
         The number of images imported, or 0 if all of them were there before.
@@ -75,8 +77,8 @@ def import_labelled_set(
         StorageError: If a file cannot be read or written.
     """
     faults: list[str] = []
-    files = storage.list_files(path, ".parquet") or [path]
-    rows = list(answers(_set_rows(files, faults), faults))
+    files = find_table(path).files or [TableFile(uri=path)]
+    rows = list(answers(_set_rows(files, integer_ids, faults), faults))
     for row in rows:
         check_class(row, classes, faults)
     refuse(path, faults)
@@ -100,15 +102,15 @@ def _check_new(row: Answer, there: dict[str, dict[str, Any]], faults: list[str])
         faults.append(f"{row.where}: {row.id!r} is already in the manifest, in round {before!r}")
 
 
-def _set_rows(files: Sequence[str], faults: list[str]) -> Iterator[Row]:
-    for uri in files:
-        of = f"{redacted(uri).rsplit('/', 1)[-1]} "
-        with open_parquet(uri) as file:
-            kinds = {field.name: str(field.type) for field in file.schema_arrow}
-        if kinds.get("image") not in _BINARY:
-            kind = kinds.get("image", "missing")
-            faults.append(f"{of}schema: column 'image' is {kind}; it must be encoded bytes")
-        yield from parquet_rows(uri, faults, of=of)
+def _set_rows(files: Sequence[TableFile], integer_ids: bool, faults: list[str]) -> Iterator[Row]:
+    for file in files:
+        of = f"{redacted(storage.name(file.uri))} "
+        with open_parquet(file.uri) as parquet:
+            found = [column_fault(parquet, "image")]
+            if parquet.schema_arrow.names.count("id") == 1:  # otherwise `table_rows` says so
+                found.append(column_fault(parquet, "id", integer_ids=integer_ids))
+        faults += [f"{of}schema: it {fault}" for fault in found if fault]
+        yield from table_rows(file, faults, of=of)
 
 
 def _sha256(rows: Sequence[Answer]) -> str:
@@ -139,7 +141,9 @@ def _is_there(
     return count > 0
 
 
-def _image_faults(files: Sequence[str], rows: Sequence[Answer], max_pixels: int) -> Iterator[str]:
+def _image_faults(
+    files: Sequence[TableFile], rows: Sequence[Answer], max_pixels: int
+) -> Iterator[str]:
     """Yield the faults of the images, in the order of rows."""
     fault_of = partial(_image_fault, max_pixels=max_pixels)
     with ThreadPoolExecutor() as threads:  # decoders release the interpreter lock
@@ -159,7 +163,7 @@ def _image_fault(image: bytes | None, max_pixels: int) -> str | None:
     return None
 
 
-def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> list[str]:
+def _copy_images(files: Sequence[TableFile], rows: Sequence[Answer], folder: str) -> list[str]:
     """Copy the images to the folder, thousands per file, and return each image's source file."""
     sources: list[str] = []
     pending: list[pa.RecordBatch] = []
@@ -178,20 +182,19 @@ def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> l
 
 
 def _image_batches(
-    files: Sequence[str], rows: Sequence[Answer]
+    files: Sequence[TableFile], rows: Sequence[Answer]
 ) -> Iterator[tuple[str, Sequence[Answer], pa.Array]]:
     """Yield the images, a few at a time, with the file that they are in and their rows."""
     first = 0
-    for uri in files:
-        with open_parquet(uri) as file:
-            for batch in file.iter_batches(_READ_ROWS, columns=["id", "image"]):
-                these = rows[first : first + batch.num_rows]
-                if [as_text(id) for id in batch["id"].to_pylist()] != [row.id for row in these]:
-                    raise LabelError(
-                        redacted(uri), ["the file changed while it was read; import it again"]
-                    )
-                yield uri, these, batch["image"]
-                first += batch.num_rows
+    for file in files:
+        for pictures in file.rows(["id", "image"], _READ_ROWS):
+            these = rows[first : first + len(pictures)]
+            if pictures["id"].to_pylist() != [row.id for row in these]:
+                raise LabelError(
+                    redacted(file.uri), ["the file changed while it was read; import it again"]
+                )
+            yield file.uri, these, pictures["image"].combine_chunks()
+            first += len(pictures)
 
 
 def _batch_rows(
@@ -205,4 +208,4 @@ def _batch_rows(
     }
     nulls = [None] * len(rows)
     arrays = [pa.array(columns.get(f.name, nulls), f.type) for f in BATCH if f.name != "image"]
-    return pa.RecordBatch.from_arrays([*arrays, pictures.cast(pa.binary())], schema=BATCH)
+    return pa.RecordBatch.from_arrays([*arrays, pictures], schema=BATCH)

@@ -81,13 +81,20 @@ def import_labels(
     rows = list(read_answers(path, faults))
     there = in_manifest(manifest, rows)
     answered = [row for row in rows if row.label is not None]
+    padded = _zero_padded(manifest, [row for row in answered if row.id not in there])
     known = [row for row in answered if row.id in there or not skip_unknown]
+    faults += [
+        f"{row.where}: id {row.id!r} is not in the manifest, but {padded[row.id]!r} is: its zeros "
+        "were lost. Read and write ids as text, in pandas with dtype={'id': str}"
+        for row in answered
+        if row.id in padded
+    ]
     for row in known:
         check_class(row, classes, faults)
-        if row.id not in there:
-            faults.append(f"{row.where}: id {row.id!r} is not in the manifest")
-        elif not overwrite:
+        if row.id in there and not overwrite:
             check_same(row, there[row.id], faults)
+        elif row.id not in there and row.id not in padded:
+            faults.append(f"{row.where}: id {row.id!r} is not in the manifest")
     refuse(path, faults)
     imported = manifest.label(answer_table(known, labelled_by), overwrite=overwrite)
     return LabelImport(
@@ -175,6 +182,14 @@ def export_labels(
     )
     storage.publish(path, _serialised(rows.select(_EXPORTED).take(order), extension))
     return int(rows.num_rows)
+
+
+def _zero_padded(manifest: Manifest, unknown: Sequence[Answer]) -> dict[str, str]:
+    """Return the manifest's ids that are unknown ids with zeros in front, by unknown id."""
+    lost = {row.id for row in unknown if row.id.isdecimal()}
+    ids = manifest.rows()["id"].to_pylist() if lost else []
+    stripped = {id.lstrip("0"): id for id in ids if id.isdecimal()}
+    return {id: stripped[id] for id in lost & stripped.keys()}
 
 
 def check_same(row: Answer, there: dict[str, Any], faults: list[str]) -> None:

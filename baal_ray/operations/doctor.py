@@ -154,6 +154,7 @@ class _Checks:
             sample = sample_pool(listing, _PLACES, _IMAGES)
         sampled, errors = len(sample), self._unreadable(sample)
         images = f"{_count(listing.rows, 'image')} with unique ids"
+        images += f"; {listing.note}" * bool(listing.note)
         found = f"{images}; {len(errors)} of {sampled} sampled"
         told = f"{found} cannot be decoded" + (f", such as {errors[0]}" if errors else "")
         allowed = self.config.scoring.max_unreadable
@@ -183,7 +184,8 @@ class _Checks:
         uri = self.config.training.evaluation_set
         if uri is None:
             return f"none: {self.config.training.held_out:.0%} of the labelled images are held out"
-        examples = evaluation_examples(uri, self.config.classes)
+        integer_ids = self.config.pool.integer_ids
+        examples = evaluation_examples(uri, self.config.classes, integer_ids=integer_ids)
         self._evaluation = EvaluationImages.of(examples)
         classes = set(examples.class_of.values())
         return (

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from contextlib import contextmanager
+from functools import partial
+from itertools import compress, islice
 from typing import Literal
 
 import pyarrow as pa
@@ -11,17 +13,16 @@ from baal_ray import storage
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet, hash_ids
+from baal_ray.image_formats import EXTENSIONS, HEAD_BYTES, NAMES, recognise
+from baal_ray.storage.columns import column_fault
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
-from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
+from baal_ray.storage.other_files import OtherFiles, extension_of
+from baal_ray.storage.parquet import open_with_footer, publish_table
+from baal_ray.storage.table_files import TableFile
+from baal_ray.storage.tables import PARQUET_EXTENSIONS, Table, find_table
 from baal_ray.workspace.stage_files import ListedPool, PoolFile
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
-
 _ROWS_AT_A_TIME = 100_000
-
-_STRING = ("string", (pa.string(), pa.large_string(), pa.string_view()))
-_BINARY = ("binary: encoded bytes", (pa.binary(), pa.large_binary(), pa.binary_view()))
-_TYPES = {"id": _STRING, "uri": _STRING, "image": _BINARY}
 
 
 class PoolListing(ListedPool):
@@ -36,11 +37,10 @@ class PoolListing(ListedPool):
         """Yield every image's `id` and `source`, in pieces. No image is read."""
         for file in self.files:
             columns = ["id", "uri"] if self.images_are_files else ["id"]
-            with open_parquet(file.uri, verified=self.images_are_files) as parquet:
-                for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns):
-                    everywhere = pa.repeat(pa.scalar(file.uri), len(batch))
-                    source = batch["uri"] if self.images_are_files else everywhere
-                    yield pa.table({"id": id_column(batch, file.uri), "source": source})
+            for rows in _rows(file, columns, ours=self.images_are_files):
+                everywhere = pa.repeat(pa.scalar(file.uri), len(rows))
+                source = rows["uri"] if self.images_are_files else everywhere
+                yield pa.table({"id": rows["id"], "source": source})
 
     def ids(self) -> IdSet:
         """Return the ids of all images, at 16 bytes per id."""
@@ -55,6 +55,15 @@ class PoolListing(ListedPool):
             return []
         with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
             return [change for change in threads.map(_change, self.files) if change is not None]
+
+    @property
+    def note(self) -> str:
+        """The files left out of the listing, with the remedy; "" if there are none."""
+        if not self.other_files:
+            return ""
+        if self.images_are_files:
+            return f"{self.other_files}. If they are images, convert them to {NAMES}"
+        return f"{self.other_files}. If they are Parquet, name them .parquet"
 
     def only(self, sources: set[str]) -> "PoolListing":
         """Return the part of the pool that holds images with these sources, unless they moved."""
@@ -77,21 +86,17 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
         StorageError: If the pool cannot be read.
     """
     images_are_files = config.format == "files"
-    if images_are_files:
-        uris = _write_listing(config.uri, folder)
-    else:
-        # Spark and Ray write folders whose names end like a file's.
-        uris = storage.list_files(config.uri, ".parquet")
-        if not uris and config.uri.endswith(".parquet") and storage.exists(config.uri):
-            uris = [config.uri]
-    if not uris:
-        wanted = ", ".join(IMAGE_EXTENSIONS) if images_are_files else ".parquet"
+    table = _write_listing(config.uri, folder) if images_are_files else find_table(config.uri)
+    if not table.files:
+        wanted = EXTENSIONS if images_are_files else PARQUET_EXTENSIONS
+        others = f" ({table.others})" if table.others else ""
         raise PoolError(
-            f"pool.uri is {config.uri!r}, where there are no {wanted} files; correct it or "
-            "pool.format"
+            f"pool.uri is {config.uri!r}, where there are no {', '.join(wanted)} files{others}; "
+            "correct it or pool.format"
         )
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
-        found = list(threads.map(_inspect, uris))
+        inspect = partial(_inspect, integer_ids=config.integer_ids)
+        found = list(threads.map(inspect, table.files))
     by_column = {column: file.uri for file, column in found}
     if len(by_column) > 1:
         raise PoolError(
@@ -99,71 +104,69 @@ def list_pool(config: PoolConfig, folder: str) -> PoolListing:
             f"({by_column['uri']}); write all of them with the same column"
         )
     (column,) = by_column
-    root = config.uri.rsplit("/", 1)[0] if uris == [config.uri] else config.uri
     return PoolListing(
         files=[file for file, _ in found],
         column=column,
-        root=root,
+        root=table.root,
         images_are_files=images_are_files,
         roots=config.roots,
+        other_files=table.others,
+        table_version=table.version,
     )
 
 
-def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.ChunkedArray:
-    """Return the ids of some rows of a pool file, as strings.
+def read_ids(file: PoolFile) -> Iterator[pa.ChunkedArray]:
+    """Yield the ids in a pool file, as strings, in pieces.
 
     Raises:
         PoolError: If an id is not UTF-8.
     """
+    for rows in _rows(file, ["id"]):
+        yield rows["id"]
+
+
+def _rows(file: PoolFile, columns: list[str], *, ours: bool = False) -> Iterator[pa.Table]:
+    with utf8_ids(file.uri):
+        yield from file.rows(columns, _ROWS_AT_A_TIME, verified=ours)
+
+
+@contextmanager
+def utf8_ids(uri: str) -> Iterator[None]:
+    """Turn pyarrow's error about an id that is not UTF-8 into a PoolError that names the file."""
     try:
-        ids = rows["id"].cast(pa.string())
-        ids.validate(full=True)
+        yield
     except pa.ArrowInvalid as error:
         raise PoolError(
             f"pool file {uri} has an id that is not UTF-8 ({error}); write the file again with "
             "ids in UTF-8"
         ) from error
-    return ids
 
 
-def _inspect(uri: str) -> tuple[PoolFile, Literal["image", "uri"]]:
-    """Return a pool file with its row groups, and which of the two columns it has.
-
-    The type of a dictionary-encoded column, such as pandas' categories, is that of its values.
-    """
+def _inspect(
+    file: TableFile, integer_ids: bool = False
+) -> tuple[PoolFile, Literal["image", "uri"]]:
+    """Return a pool file with its row groups, and which of the two columns it has."""
+    uri = file.uri
     with open_with_footer(uri) as (parquet, footer):
         names = parquet.schema_arrow.names
-        columns = {
-            field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-            for field in parquet.schema_arrow
-        }
+        column: Literal["image", "uri"] = "image" if "image" in names else "uri"
+        if column not in names and "id" in names:
+            raise PoolError(
+                f"pool file {uri} has no column `image` (encoded bytes) or `uri`; it has "
+                f"{', '.join(names)}"
+            )
+        for name in ("id", column):
+            if fault := column_fault(parquet, name, integer_ids=integer_ids):
+                raise PoolError(f"pool file {uri} {fault}")
         groups = range(parquet.metadata.num_row_groups)
         row_groups = [parquet.metadata.row_group(i).num_rows for i in groups]
-        file = PoolFile(uri=uri, row_groups=row_groups, footer=footer)
-    column: Literal["image", "uri"] = "image" if "image" in columns else "uri"
-    for name in ("id", column):
-        if name not in columns:
-            wanted = "id" if name == "id" else "image` (encoded bytes) or `uri"
-            raise PoolError(
-                f"pool file {uri} has no column `{wanted}`; it has {', '.join(columns)}"
-            )
-        if names.count(name) > 1:
-            raise PoolError(
-                f"pool file {uri} has {names.count(name)} columns `{name}`; there must be one. "
-                "Write the file again with only one"
-            )
-        wanted, allowed = _TYPES[name]
-        if columns[name] not in allowed:
-            raise PoolError(
-                f"pool file {uri} has a column `{name}` of type {columns[name]}; it must be "
-                f"{wanted}. Write the file again with that type"
-            )
-    return file, column
+    listed = PoolFile(uri=uri, deleted=file.deleted, row_groups=row_groups, footer=footer)
+    return listed, column
 
 
 def _change(file: PoolFile) -> str | None:
     try:
-        now, _ = _inspect(file.uri)
+        now, _ = _inspect(file, integer_ids=True)
     except (PoolError, StorageError) as error:
         return str(error)
     if now == file:
@@ -174,10 +177,10 @@ def _change(file: PoolFile) -> str | None:
     return f"{file.uri} had {before} when the round was planned; it now has {after}"
 
 
-def _write_listing(root: str, folder: str) -> list[str]:
-    """Write `id` and `uri` of every image file below a root as Parquet, and return the files."""
-    written = []
-    found = (n for n in storage.walk_files(root) if n.lower().endswith(IMAGE_EXTENSIONS))
+def _write_listing(root: str, folder: str) -> Table:
+    """Write `id` and `uri` of every image file below a root as Parquet."""
+    written, others = [], OtherFiles()
+    found = _image_names(root, others)
     while names := list(islice(found, _ROWS_AT_A_TIME)):
         try:
             ids = pa.array(names)
@@ -187,8 +190,31 @@ def _write_listing(root: str, folder: str) -> list[str]:
                 "rename it"
             ) from error
         uris = [storage.join(root, name) for name in names]
-        written.append(publish_table(folder, pa.table({"id": ids, "uri": uris})))
-    return written
+        listing = publish_table(folder, pa.table({"id": ids, "uri": uris}))
+        written.append(TableFile(uri=listing))
+    return Table(written, root, others)
+
+
+def _image_names(root: str, others: OtherFiles) -> Iterator[str]:
+    """Yield the names of the image files below a root, and note the others.
+
+    A file whose name has no extension is an image if it starts like one. On an object store, that
+    takes a request for each such file.
+    """
+
+    def is_image(name: str) -> bool:
+        return recognise(storage.read_head(storage.join(root, name), HEAD_BYTES)) is not None
+
+    names = storage.walk_files(root)
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
+        while some := list(islice(names, _ROWS_AT_A_TIME)):
+            unnamed = [name for name in some if not extension_of(name)]
+            known = set(compress(unnamed, threads.map(is_image, unnamed)))
+            for name in some:
+                if extension_of(name) in EXTENSIONS or name in known:
+                    yield name
+                else:
+                    others.note(name)
 
 
 def places(listing: PoolListing, wanted: pa.Table) -> Iterator[PoolListing]:

@@ -4,10 +4,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +25,9 @@ from baal_ray.deaths import refuse_more_deaths
 from baal_ray.errors import StorageError
 from baal_ray.ids import Hashes, IdSet
 from baal_ray.image_set import ImageSet
-from baal_ray.pool.listing import PoolListing, id_column
+from baal_ray.pool.listing import PoolListing, utf8_ids
 from baal_ray.pool.roots import Roots
+from baal_ray.storage.columns import image_leaf, plain, plain_ids
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace.stage_files import PoolFile
@@ -170,6 +173,12 @@ class _Part:
     group: int
     rows: range
 
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Return a mask of the row group's rows that the table has not deleted."""
+        groups = self.file.row_groups
+        start = sum(groups[: self.group])
+        return self.file.kept(sum(groups))[start : start + groups[self.group]]
+
 
 def _parts(listing: PoolListing) -> list[_Part]:
     parts = []
@@ -242,23 +251,27 @@ def _reader(
 def _read_part(part: _Part, column: str, wanted: _Wanted, *, ours: bool) -> Iterator[pa.Table]:
     """Yield `id` and the other column of the wanted rows, a few at a time."""
     with open_parquet(part.file.uri, verified=ours) as parquet:
-        ids = id_column(parquet.read_row_group(part.group, columns=["id"]), part.file.uri)
+        with utf8_ids(part.file.uri):
+            ids = plain_ids(parquet.read_row_group(part.group, columns=["id"])["id"])
         keep = np.zeros(len(ids), dtype=bool)
         these = slice(part.rows.start, part.rows.stop)
-        keep[these] = wanted.mask(ids[these])
+        keep[these] = part.kept()[these]
+        if keep.any():
+            keep[these] &= wanted.mask(ids[these])
         if not keep.any():
             return
         schema = pa.schema([_ROWS.field("id"), pa.field(column, _TYPES[column])])
         at_a_time = _MOST_AT_A_TIME
         if column == "image":
-            at_a_time = _images_at_a_time(parquet.metadata.row_group(part.group))
+            row_group = parquet.metadata.row_group(part.group)
+            at_a_time = _images_at_a_time(row_group, image_leaf(parquet))
         start, held = 0, schema.empty_table()
         batches = parquet.iter_batches(at_a_time, row_groups=[part.group], columns=schema.names)
         for batch in batches:
             if start >= part.rows.stop:
                 break
-            # Cast first: views and dictionaries cannot all be filtered.
-            rows = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+            # Made plain first: views and dictionaries cannot all be filtered.
+            rows = plain(batch).select(schema.names).cast(schema)
             rows = rows.filter(pa.array(keep[start : start + len(rows)]))
             start += len(batch)
             held = pa.concat_tables([held, rows])
@@ -269,9 +282,9 @@ def _read_part(part: _Part, column: str, wanted: _Wanted, *, ours: bool) -> Iter
             yield held
 
 
-def _images_at_a_time(row_group: pq.RowGroupMetaData) -> int:
+def _images_at_a_time(row_group: pq.RowGroupMetaData, leaf: str) -> int:
     columns = map(row_group.column, range(row_group.num_columns))
-    size = next(it.total_uncompressed_size for it in columns if it.path_in_schema == "image")
+    size = next(it.total_uncompressed_size for it in columns if it.path_in_schema == leaf)
     images = int(row_group.num_rows * _BYTES_AT_A_TIME / max(1, size))
     return min(max(images, _FEWEST_AT_A_TIME), _MOST_AT_A_TIME)
 
@@ -318,13 +331,25 @@ class _Fetcher:
         if uri is None:
             return None, "its uri is null"
         try:
-            place = self._roots.resolve(uri.decode())
-            return storage.read_at_most(place, _MOST_IMAGE_BYTES), None
+            return self._read(uri.decode()), None
         except UnicodeDecodeError:
             unfit = f"its uri {uri!r} is not UTF-8; write the pool file again with URIs in UTF-8"
             return None, unfit
         except StorageError as error:
             return None, str(error)
+
+    def _read(self, uri: str) -> bytes:
+        """Return an image, which Spark may have written with %20 for a space."""
+        try:
+            return storage.read_at_most(self._roots.resolve(uri), _MOST_IMAGE_BYTES)
+        except StorageError as error:
+            decoded = unquote(uri)
+            missing = isinstance(error.__cause__, FileNotFoundError)
+            if not missing or decoded == uri or uri.startswith("http"):
+                raise
+            with suppress(StorageError):
+                return storage.read_at_most(self._roots.resolve(decoded), _MOST_IMAGE_BYTES)
+            raise
 
 
 def _fetched(rows: pa.Table, source: str | None, fetch: _Fetcher) -> Iterator[pa.Table]:

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.storage.redaction import redacted
+from baal_ray.storage.uri_rules import as_here
 
 # Most times a URI is decoded to find a "..". A URI that is still encoded after that is refused.
 _DECODINGS = 3
@@ -22,14 +23,14 @@ class Roots:
 
     def __init__(self, own: str, further: Iterable[str] = ()) -> None:
         """Set the pool's own folder, which relative URIs are below, and further roots."""
-        self._own = own
-        self._resolved = [root for root in map(_resolved, [own, *further]) if root]
+        self._own = as_here(own)
+        self._resolved = [root for root in map(_resolved, map(as_here, [own, *further])) if root]
 
     def resolve(self, uri: str) -> str:
         """Return where an image of the pool is: an absolute path without links, or the URI.
 
-        URIs other than local paths are compared as they are written, because a store may interpret
-        another spelling in its own way.
+        URIs other than local paths are compared as they are written (except for Spark's ways of
+        writing them), because a store may interpret another spelling in its own way.
 
         Raises:
             StorageError: If the image is under none of the roots, or its URI contains control
@@ -39,6 +40,7 @@ class Roots:
             raise StorageError(
                 f"a URI of {len(uri)} characters is not fetched; it may have at most {_LONGEST}"
             )
+        uri = as_here(uri)
         place = uri if "://" in uri or uri.startswith("/") else storage.join(self._own, uri)
         if "://" in place and _CONTROL.search(place):
             raise StorageError(

@@ -15,8 +15,8 @@ import ray
 
 from baal_ray.errors import PoolError
 from baal_ray.ids import Hashes, IdSet, hash_ids
-from baal_ray.pool.listing import _ROWS_AT_A_TIME, PoolListing, id_column
-from baal_ray.storage.parquet import open_parquet
+from baal_ray.pool.listing import PoolListing, read_ids
+from baal_ray.workspace.stage_files import PoolFile
 
 # Ids per reducer of the check for duplicates: 64 MB of hashes.
 _IDS_PER_PARTITION = 4_000_000
@@ -42,7 +42,7 @@ def check_ids(listing: PoolListing, evaluation: IdSet | None = None) -> int:
     hash_file = ray.remote(num_returns=1 + partitions)(_hash_file)
     doubled, count = ray.remote(_doubled), ray.remote(_count)
     # Typed as one object per call, whatever `num_returns` says.
-    parts: list[Any] = [hash_file.remote(file.uri, partitions) for file in listing.files]
+    parts: list[Any] = [hash_file.remote(file, partitions) for file in listing.files]
     for file, none in zip(listing.files, ray.get([part[0] for part in parts]), strict=True):
         if len(none):
             raise PoolError(
@@ -62,16 +62,14 @@ def check_ids(listing: PoolListing, evaluation: IdSet | None = None) -> int:
     return sum(ray.get([count.remote(known, *hashes) for hashes in by_partition]))
 
 
-def _hash_file(uri: str, partitions: int) -> tuple[npt.NDArray[np.int64] | Hashes, ...]:
+def _hash_file(file: PoolFile, partitions: int) -> tuple[npt.NDArray[np.int64] | Hashes, ...]:
     """Return the rows without an id, then the other rows' hashes by partition."""
     without, hashed, start = [np.empty(0, np.int64)], [hash_ids([])], 0
-    with open_parquet(uri) as parquet:
-        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id"]):
-            ids = id_column(batch, uri)
-            given = pc.fill_null(pc.not_equal(ids, ""), False)
-            without.append(start + np.flatnonzero(~given.to_numpy(zero_copy_only=False)))
-            hashed.append(hash_ids(ids.filter(given)))
-            start += len(ids)
+    for ids in read_ids(file):
+        given = pc.fill_null(pc.not_equal(ids, ""), False)
+        without.append(start + np.flatnonzero(~given.to_numpy()))
+        hashed.append(hash_ids(ids.filter(given)))
+        start += len(ids)
     hashes = np.concatenate(hashed)
     partition = hashes.view(np.uint64)[::2] % np.uint64(partitions)
     return np.concatenate(without), *(hashes[partition == i] for i in range(partitions))

@@ -141,6 +141,8 @@ def _of_the_images(facts: RoundFacts) -> Iterator[str]:
             f"{result.unreadable:,} images of the pool are unreadable. The section Failures lists "
             "the reasons. These images are never picked, and every round tries them again."
         )
+    if facts.pool.note:
+        yield f"Not all files below pool.uri belong to the pool: {facts.pool.note}."
     if result.evaluation_images:
         yield (
             f"{result.evaluation_images:,} images of the pool are also evaluation images. They "

@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from baal_ray.errors import CorruptFileError, LostFileError, StorageError
 from baal_ray.storage.redaction import redacted
 from baal_ray.storage.remedies import explained
+from baal_ray.storage.uri_rules import as_here
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,6 +42,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         StorageError: If no fsspec implementation is installed for the URI's protocol, or it
             refuses the URI.
     """
+    uri = as_here(uri)
     if "://" not in uri:  # fsspec would read "::" in a file's name as a chain of filesystems
         return LocalFileSystem(), os.path.abspath(uri)
     if "::" in uri:
@@ -231,6 +233,16 @@ def read_at_most(uri: str, limit: int) -> bytes:
     return data
 
 
+def read_head(uri: str, size: int) -> bytes:
+    """Return the first bytes of a file; none of a file that is empty or cannot be read."""
+    fs, path = filesystem(uri)
+    with suppress(StorageError), storage_errors(uri, "read"):
+        if isinstance(fs, LocalFileSystem):
+            _refuse_special(path)
+        return bytes(fs.cat_file(path, start=0, end=size))
+    return b""
+
+
 def _refuse_special(path: str) -> None:
     """Raise OSError for a pipe, socket or device, which could block its reader forever."""
     mode = os.stat(path).st_mode
@@ -361,6 +373,17 @@ def exists(uri: str) -> bool:
     fs.invalidate_cache()  # other processes write too
     with storage_errors(uri, "looked up"):
         return bool(fs.exists(path))
+
+
+def is_file(uri: str) -> bool:
+    """Return whether a URI names a file, not a folder or nothing.
+
+    Raises:
+        StorageError: If the store does not answer.
+    """
+    fs, path = filesystem(uri)
+    with storage_errors(uri, "looked up"):
+        return bool(fs.isfile(path))
 
 
 @contextmanager

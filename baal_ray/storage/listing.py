@@ -118,12 +118,12 @@ def unfinished_files(uri: str) -> dict[str, float]:
     }
 
 
-def list_files(uri: str, extension: str = "") -> list[str]:
+def list_files(uri: str, extension: str = "", *, hidden: bool = False) -> list[str]:
     """Return the URIs of the files below a folder or prefix, sorted; none if it is absent.
 
     A file or folder whose name starts with a dot or an underscore is hidden, as in Spark and Delta
-    Lake, and is left out. So are unfinished files. Pipes, devices and links to folders are left
-    out with a warning.
+    Lake, and is left out unless `hidden` is set. So are unfinished files. Pipes, devices and links
+    to folders are left out with a warning.
 
     Raises:
         StorageError: If the folder cannot be listed.
@@ -139,12 +139,17 @@ def list_files(uri: str, extension: str = "") -> list[str]:
         name
         for name, info in below.items()
         if name
-        and not any(part.startswith((".", "_")) for part in name.split("/"))
+        and (hidden or not is_hidden_below(name))
         and not (local and left_out.skips_on_disk(f"{root}/{name}", info))
     ]
     left_out.warn(uri)
     place = uri if "://" in uri else root
     return sorted(join(place, name) for name in names if name.endswith(extension))
+
+
+def is_hidden_below(name: str) -> bool:
+    """Return whether a file is hidden, or is in a hidden folder, by its path below a folder."""
+    return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
 def walk_files(uri: str) -> Iterator[str]:

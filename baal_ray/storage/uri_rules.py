@@ -1,10 +1,26 @@
-"""The rule for locations that Delta Lake and fsspec resolve to the same place."""
+"""The rules for locations: how others write them, and which all libraries resolve alike."""
 
 import re
+
+# How Spark writes the beginning of a URI, and what it stands for here. Databricks mounts dbfs:/
+# at /dbfs on every machine.
+_OF_SPARK = (
+    (re.compile("file:/(?!/)"), "file:///"),
+    (re.compile("dbfs:/+"), "/dbfs/"),
+    (re.compile("s3[an]://"), "s3://"),
+)
 
 # Delta Lake decodes and truncates a URI as browsers do. To fsspec, some of these are wildcards.
 _TAKEN_OTHERWISE = re.compile(r"[%#?*\[\]\\\x00-\x1f\x7f]")
 _STEPS = {"", ".", ".."}
+
+
+def as_here(location: str) -> str:
+    """Return a location as it is written here, if Spark wrote it in its own way."""
+    for spelling, here in _OF_SPARK:
+        if found := spelling.match(location):
+            return here + location[found.end() :]
+    return location
 
 
 def broken_rule(location: str) -> str | None:

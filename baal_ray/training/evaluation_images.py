@@ -10,6 +10,7 @@ from baal_ray.errors import LabelError
 from baal_ray.ids import IdSet
 from baal_ray.image_set import ImageSet
 from baal_ray.storage.read_ahead import read_ahead
+from baal_ray.storage.table_files import TableFile
 from baal_ray.training.examples import Examples, evaluation_examples
 
 _MOST_NAMED = 5
@@ -34,7 +35,7 @@ class EvaluationImages:
     def of(cls, examples: Examples) -> "EvaluationImages":
         """Read the images of an evaluation set, a few at a time."""
         rows = (some["image"] for file in examples.files for some in examples.read(file))
-        return cls(IdSet.of(map(str, examples.class_of)), ImageSet(rows))
+        return cls(IdSet.of(examples.class_of), ImageSet(rows))
 
 
 def read_evaluation(config: RoundConfig) -> EvaluationImages:
@@ -47,7 +48,9 @@ def read_evaluation(config: RoundConfig) -> EvaluationImages:
     uri = config.training.evaluation_set
     if uri is None:
         return EvaluationImages(IdSet.of([]), ImageSet([]))
-    return EvaluationImages.of(evaluation_examples(uri, config.classes))
+    return EvaluationImages.of(
+        evaluation_examples(uri, config.classes, integer_ids=config.pool.integer_ids)
+    )
 
 
 def refuse_labelled(evaluation: EvaluationImages, labelled: Examples, where: str) -> None:
@@ -87,7 +90,7 @@ def shared_images(evaluation: EvaluationImages, labelled: Examples) -> list[str]
     return sorted({image_id for ids in read_ahead(shared_in, labelled.files) for image_id in ids})
 
 
-def _shared(evaluation: EvaluationImages, labelled: Examples, file: str) -> list[str]:
+def _shared(evaluation: EvaluationImages, labelled: Examples, file: TableFile) -> list[str]:
     """Return the ids of the labelled images in a file that are evaluation images."""
     shared: list[str] = []
     for rows in labelled.read(file):

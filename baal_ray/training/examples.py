@@ -17,7 +17,10 @@ from baal_ray import images, storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError, LostFileError, StorageError
 from baal_ray.ids import hash_ids
+from baal_ray.storage.columns import column_fault
 from baal_ray.storage.parquet import open_parquet
+from baal_ray.storage.table_files import TableFile
+from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
 from baal_ray.workspace.batches import batch_files
 
@@ -26,7 +29,7 @@ logger = logging.getLogger(__name__)
 #: Class index of an image that cannot be decoded. The image is left out of the fit.
 LEFT_OUT = -1
 
-_ROWS_AT_A_TIME = 64
+_ROWS_AT_A_TIME, _LABELS_AT_A_TIME = 64, 100_000
 _MOST_NAMED = 5
 
 
@@ -42,21 +45,18 @@ class Examples:
             named by its sha256, and checked against that when it is read.
     """
 
-    files: list[str]
+    files: list[TableFile]
     class_of: dict[str, int]
     batches: str | None = None
 
-    def read(self, file: str) -> Iterator[pa.Table]:
-        """Yield `id` and `image` of one of the files, a few rows at a time.
+    def read(self, file: TableFile) -> Iterator[pa.Table]:
+        """Return `id` and `image` of one of the files, a few rows at a time.
 
         Raises:
             LostFileError: If a file of a batch is missing or damaged.
             StorageError: If a file is missing or cannot be read.
         """
-        schema = pa.schema([pa.field("id", pa.string()), pa.field("image", pa.binary())])
-        with open_parquet(file, verified=self.batches is not None) as parquet:
-            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=schema.names):
-                yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+        return file.rows(["id", "image"], _ROWS_AT_A_TIME, verified=self.batches is not None)
 
 
 def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]) -> Examples:
@@ -68,33 +68,39 @@ def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]
     class_of = _class_indices(labelled, classes, "the manifest")
     rounds = sorted(set(labelled["round"].to_pylist()))
     folders = [batch_uri(workspace, round_id) for round_id in rounds]
-    files = [file for folder in folders for file in batch_files(folder)]
+    files = [TableFile(uri=file) for folder in folders for file in batch_files(folder)]
     return Examples(files, class_of, batches=storage.join(batch_uri(workspace, "*"), "*.parquet"))
 
 
-def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
-    """Read a fixed evaluation set: `id`, `image` and `label` in one Parquet file or a folder.
+def evaluation_examples(
+    uri: str, classes: Sequence[str], *, integer_ids: bool = False
+) -> Examples:
+    """Read a fixed evaluation set: a table with `id`, `image` and `label`.
+
+    Args:
+        uri: Location of a Parquet file, a folder of such files, or a Delta table.
+        classes: Names of the classes.
+        integer_ids: Whether ids may be integers, as `pool.integer_ids` says.
 
     Raises:
         LabelError: If a column is missing, an id is null or duplicated, or a label is null or not
             one of the classes.
         StorageError: If there is no such file.
     """
-    files = storage.list_files(uri, ".parquet")
+    files = find_table(uri).files
     if not files:
-        if not uri.endswith(".parquet") or not storage.exists(uri):
-            raise StorageError(
-                f"training.evaluation_set is {uri!r}, where there is no Parquet file"
-            )
-        files = [uri]
+        raise StorageError(f"training.evaluation_set is {uri!r}, where there is no Parquet file")
     class_of: dict[str, int] = {}
     for file in files:
-        where = f"evaluation set {file}"
-        with open_parquet(file) as parquet:
-            missing = {"id", "image", "label"} - set(parquet.schema_arrow.names)
-            if missing:
-                raise LabelError(where, [f"has no column {name}" for name in sorted(missing)])
-            rows = parquet.read(columns=["id", "label"])
+        where = f"evaluation set {file.uri}"
+        with open_parquet(file.uri) as parquet:
+            faults = [column_fault(parquet, "id", integer_ids=integer_ids)]
+            faults.append(column_fault(parquet, "image"))
+            if "label" not in {*parquet.schema_arrow.names, *file.values}:
+                faults.append("has no column `label`")
+        if any(faults):
+            raise LabelError(where, [fault for fault in faults if fault])
+        rows = pa.concat_tables(file.rows(["id", "label"], _LABELS_AT_A_TIME))
         found = _class_indices(rows, classes, where)
         if None in found or len(found) < len(rows) or found.keys() & class_of.keys():
             raise LabelError(where, ["an id is null or duplicated; each image needs its own id"])

@@ -130,7 +130,9 @@ def _read(job: FitJob, reused: bool) -> Fit:
 def _job(config: RoundConfig, labelled: pa.Table) -> FitJob:
     examples = labelled_examples(config.workspace, labelled, config.classes)
     if config.training.evaluation_set is not None:
-        evaluation = evaluation_examples(config.training.evaluation_set, config.classes)
+        evaluation = evaluation_examples(
+            config.training.evaluation_set, config.classes, integer_ids=config.pool.integer_ids
+        )
         return FitJob(config, _name(config, examples), examples, evaluation)
     training, held_out = hold_out(examples, config.training.held_out, config.seed)
     logger.warning(

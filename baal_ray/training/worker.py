@@ -17,6 +17,7 @@ from baal_ray import storage
 from baal_ray.checkpoint import FitSummary, save_checkpoint
 from baal_ray.config import RoundConfig
 from baal_ray.errors import StorageError
+from baal_ray.image_formats import NAMES
 from baal_ray.model import build_classifier
 from baal_ray.posterior import MCDropout
 from baal_ray.training.evaluation import class_counts, evaluation_sums, metrics, no_images
@@ -258,8 +259,8 @@ class _Worker:
         if images and not decoded:
             raise StorageError(
                 f"none of the {images} {which} images can be decoded, for the reasons in the "
-                "warnings above; at least one must be. Check that they are JPEG, PNG or WebP, and "
-                "that scoring.max_pixels allows their size"
+                f"warnings above; at least one must be. Check that they are {NAMES}, and that "
+                "scoring.max_pixels allows their size"
             )
         return decoded
 

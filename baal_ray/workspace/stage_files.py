@@ -16,6 +16,8 @@ from pydantic import (
 )
 
 from baal_ray.config import RoundConfig
+from baal_ray.storage.other_files import OtherFiles
+from baal_ray.storage.table_files import TableFile
 from baal_ray.workspace.records import ClassCounts, Record, Task
 
 
@@ -25,18 +27,21 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
-class PoolFile(_Part):
+class PoolFile(TableFile):
     """A Parquet file of the pool.
 
     Attributes:
-        uri: Its location.
         row_groups: The number of rows of each of its row groups.
         footer: The sha256 of its footer.
     """
 
-    uri: str
     row_groups: list[int]
     footer: str
+
+    @property
+    def images(self) -> int:
+        """The number of images in it."""
+        return sum(self.row_groups) - (self.deleted.count if self.deleted else 0)
 
 
 class ListedPool(_Part):
@@ -48,6 +53,8 @@ class ListedPool(_Part):
         root: The location at which relative URIs begin.
         images_are_files: Whether the pool is a folder of image files, each its own `source`.
         roots: Further locations where images may lie.
+        other_files: The files below `root` that are not part of the pool.
+        table_version: The version of the Delta table; None for other pools.
     """
 
     files: list[PoolFile]
@@ -55,11 +62,13 @@ class ListedPool(_Part):
     root: str
     images_are_files: bool
     roots: list[str] = []
+    other_files: OtherFiles = OtherFiles()
+    table_version: int | None = None
 
     @property
     def rows(self) -> int:
         """The number of images, N."""
-        return sum(sum(file.row_groups) for file in self.files)
+        return sum(file.images for file in self.files)
 
 
 class StageFile(Record):

@@ -76,6 +76,14 @@ def test_nothing_labelled(config):
     }
 
 
+def test_files_that_are_no_part_of_the_pool_are_counted(config):
+    for name in ("notes.txt", "part-0000"):
+        storage.publish(storage.join(config.pool.uri, name), b"no Parquet")
+    assert preview(config)["files"].startswith(
+        "2 files left out: 1 without an extension, 1 .txt, such as "
+    )
+
+
 def test_a_first_fit(config, tmp_path):
     bring_in_labels(config, tmp_path)
     told = preview(config)

@@ -10,6 +10,7 @@ from baal_ray import storage
 from baal_ray.cli import main
 from baal_ray.config import RoundConfig
 from baal_ray.driver import RoundResult
+from baal_ray.image_formats import NAMES
 from baal_ray.workspace import report_uri
 from browser import DESKTOP, PHONE, look_at, open_browser
 from pages import faults_of, text_of
@@ -29,7 +30,7 @@ def test_a_round_leaves_a_page(config: RoundConfig) -> None:
     assert faults_of(page) == []
     assert "10 of 302 images were acquired by bald" in text
     assert "2 images of the pool are unreadable" in text
-    assert "… bytes, empty; an image must be JPEG, PNG or WebP" in text
+    assert f"… bytes, empty; an image must be {NAMES}" in text
     assert page.count("<img") == 10
 
 

@@ -8,7 +8,8 @@ from baal_ray.manifest import Manifest
 from baal_ray.manifest import labelled_sets as labelled_import
 from baal_ray.manifest.labelled_sets import import_labelled_set
 from baal_ray.workspace.table_schemas import BATCH
-from pools import picture
+from delta_tables import delete_rows, write_delta
+from pools import hugging_face_images, picture
 
 CLASSES = ["cat", "dog", "3"]
 
@@ -116,7 +117,8 @@ def test_every_fault_of_a_labelled_set_is_told_before_an_image_is_copied(manifes
         }
     )
     assert set_faults(manifest, table, tmp_path) == [
-        "seeds.parquet schema: column 'image' is string; it must be encoded bytes",
+        "seeds.parquet schema: it has a column `image` of type string; it must be binary: encoded "
+        "bytes. Write the file again with that type",
         "seeds.parquet row 2: the id is empty",
         "seeds.parquet row 3: id 's' occurs in an earlier row; each id must be unique",
         "seeds.parquet row 4: 't' has no label",
@@ -138,12 +140,45 @@ def test_a_labelled_set_that_contradicts_the_manifest_is_refused(manifest, tmp_p
     assert faults[0].startswith("seeds.parquet row 1: 's' is already labelled 'cat', not 'dog'")
 
 
+def test_a_hugging_face_dataset_is_a_labelled_set(manifest, tmp_path):
+    table = images("s", "t")
+    given = table["image"].to_pylist()
+    table = table.set_column(1, "image", hugging_face_images(given))
+    pq.write_table(table, tmp_path / "hf.parquet")
+    assert bring_in(manifest, tmp_path / "hf.parquet", tmp_path, round_id="seeds") == 2
+    _, batch = copied(str(tmp_path / "work"), "seeds")
+    assert batch["image"].to_pylist() == given
+    table = table.set_column(1, "image", hugging_face_images([None, None]))
+    faults = set_faults(manifest, table, tmp_path)
+    assert "schema: it has 2 images without bytes, 2 or more of which have only" in faults[0]
+
+
+def test_integer_ids_of_a_labelled_set_are_taken_if_it_is_said_so(manifest, tmp_path):
+    table = images("s", "t").set_column(0, "id", [[7, 8]])
+    (fault,) = set_faults(manifest, table, tmp_path)
+    assert "column `id` of type int64; it must be string. Set pool.integer_ids" in fault
+    assert bring_in(manifest, tmp_path / "seeds.parquet", tmp_path, integer_ids=True) == 2
+    assert labels_of(manifest) == {"7": "cat", "8": "cat"}
+
+
+def test_a_delta_table_is_a_labelled_set_without_its_deleted_rows(manifest, tmp_path):
+    rows = pa.concat_tables([images("s", "t", "u"), images("v", "w", label="dog")])
+    uri = write_delta(tmp_path / "set", rows, partition_by=["label"])
+    delete_rows(uri, [0], inline=False)
+    assert bring_in(manifest, uri, tmp_path, round_id="seeds") == 4
+    labels = labels_of(manifest)
+    assert labels.items() <= {"s": "cat", "t": "cat", "u": "cat", "v": "dog", "w": "dog"}.items()
+    _, batch = copied(str(tmp_path / "work"), "seeds")
+    assert batch["image"].to_pylist() == [picture_of(name) for name in batch["id"].to_pylist()]
+    assert set(batch["id"].to_pylist()) == labels.keys()
+
+
 def test_a_missing_image_stops_the_import(manifest, tmp_path):
     table = images("s", "t").set_column(1, "image", [[picture_of("s"), None]])
     (fault,) = set_faults(manifest, table, tmp_path)
     assert fault == "seeds.parquet row 2: 't' has no image"
     (fault,) = set_faults(manifest, table.drop_columns("image"), tmp_path)
-    assert fault.startswith("seeds.parquet schema: column 'image' is missing")
+    assert fault.startswith("seeds.parquet schema: it has no column `image`")
     with pytest.raises(StorageError):
         bring_in(manifest, tmp_path / "nowhere", tmp_path)
 

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -146,10 +147,31 @@ def test_csv_as_spreadsheets_write_it(manifest, path):
 def test_parquet_may_have_integers_and_categories(manifest, path):
     table = pa.table({"id": pa.array(["a", "b"]).dictionary_encode(), "label": [3, None]})
     assert import_labels(manifest, path(table, "l.parquet"), classes=CLASSES).imported == 1
-    table = pa.table({"id": [7], "label": pa.array(["cat"]).dictionary_encode()})
+    table = pa.table({"id": [8], "label": pa.array(["cat"]).dictionary_encode()})
     faults = faults_of(manifest, path(table, "m.parquet"))
-    assert faults == ["row 1: id '7' is not in the manifest"]
+    assert faults == ["row 1: id '8' is not in the manifest"]
     assert labels_of(manifest) == {"a": "3"}
+
+
+@pytest.mark.parametrize("skip_unknown", [False, True])
+@pytest.mark.parametrize("name", ["filled.csv", "filled.parquet", "filled.jsonl"])
+def test_ids_that_lost_their_zeros_in_pandas_are_never_skipped(
+    name, skip_unknown, manifest, tmp_path
+):
+    export_labels(manifest, str(tmp_path / "to-do.csv"))
+    rows = pd.read_csv(tmp_path / "to-do.csv").query("id == '007'")
+    rows = rows.assign(id=pd.to_numeric(rows["id"]), label="cat")
+    write = {
+        "filled.csv": lambda to: rows.to_csv(to, index=False),
+        "filled.parquet": rows.to_parquet,
+        "filled.jsonl": lambda to: rows.to_json(to, orient="records", lines=True),
+    }
+    write[name](tmp_path / name)
+    with pytest.raises(LabelError) as caught:
+        import_labels(manifest, str(tmp_path / name), classes=CLASSES, skip_unknown=skip_unknown)
+    (fault,) = caught.value.faults
+    assert "id '7' is not in the manifest, but '007' is: its zeros were lost. Read" in fault
+    assert labels_of(manifest) == {}
 
 
 def test_the_files_own_column_says_who_labelled_unless_told(manifest, path):

@@ -1,4 +1,5 @@
 import os
+from io import BytesIO
 from pathlib import Path
 
 import boto3
@@ -7,16 +8,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from baal_ray import storage
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
-from baal_ray.pool import PoolListing, list_pool
+from baal_ray.image_formats import FORMATS
+from baal_ray.pool import PoolListing, list_pool, sample_pool
 from baal_ray.pool import listing as pool_listing
 from baal_ray.pool.reading import _fetched, _Fetcher
 from baal_ray.pool.roots import Roots
 from baal_ray.pool.unique_ids import _hash_file
 from baal_ray.workspace.stage_files import ListedPool
+from pools import hugging_face_images, picture
 
 
 def write(path, columns, **options):
@@ -73,6 +77,21 @@ def test_uris_are_relative_to_the_folder_or_to_the_one_file_in_it(tmp_path):
     assert listed(file).root == listed(tmp_path).root == str(tmp_path)
 
 
+def test_parquet_is_known_by_extension_in_any_case_or_by_content(tmp_path):
+    names = ["1.PARQUET", "2.parq", "3.Pq", "part-0000", "part-0001.c000.snappy.parquet"]
+    for name in names:
+        write(tmp_path / name, {"id": [name], "image": [b""]})
+    touch(tmp_path, "notes.txt", "more.txt", "LICENSE", "_SUCCESS", ".part-0000.crc")
+    listing = listed(tmp_path)
+    assert ids(listing) == names
+    assert listing.note == (
+        "3 files left out: 2 .txt, 1 without an extension, such as "
+        "'LICENSE', 'more.txt'. If they are Parquet, name them .parquet"
+    )
+    assert PoolListing.of(ListedPool.model_validate(listing.model_dump(mode="json"))) == listing
+    assert listed(tmp_path / "part-0000").note == ""
+
+
 def test_a_folder_may_be_named_like_a_file_as_spark_does(tmp_path):
     write(tmp_path / "pool.parquet" / "part-0.parquet", {"id": ["a"], "image": [b""]})
     assert ids(listed(tmp_path / "pool.parquet")) == ["a"]
@@ -110,9 +129,10 @@ def test_pandas_categories_will_do(tmp_path):
         ({"image": [b""]}, "has no column `id`; it has image"),
         ({"id": ["a"]}, r"has no column `image` \(encoded bytes\) or `uri`; it has id"),
         ({"ID": ["a"], "Image": [b""]}, "has no column `id`; it has ID, Image"),
-        ({"id": [1], "image": [b""]}, "a column `id` of type int64; it must be string. Write"),
+        ({"id": [1], "image": [b""]}, "a column `id` of type int64; it must be string. Set pool"),
+        ({"id": [1.0], "image": [b""]}, "a column `id` of type double; it must be string. Write"),
         ({"id": ["a"], "image": ["a.jpg"]}, "`image` of type string; it must be binary"),
-        ({"id": ["a"], "image": [{"bytes": b""}]}, "`image` of type struct<.*; it must be binary"),
+        ({"id": ["a"], "image": [{"path": "a"}]}, "`image` of type struct<.*; it must be binary"),
         ({"id": ["a"], "image": [[1, 2]]}, "`image` of type list<.*; it must be binary"),
         ({"id": ["a"], "uri": [b"a.jpg"]}, "`uri` of type binary; it must be string"),
         ({"id": pa.nulls(2), "image": [b"", b""]}, "`id` of type null; it must be string"),
@@ -122,6 +142,41 @@ def test_columns_that_cannot_be_used_are_named(tmp_path, columns, told):
     file = write(tmp_path / "1.parquet", columns)
     with pytest.raises(PoolError, match=f"pool file {file} .*{told}"):
         listed(tmp_path)
+
+
+def test_a_hugging_face_dataset_is_a_pool(tmp_path):
+    given = [picture(0, 1), None, picture(1, 2)]
+    images = hugging_face_images(given).to_pylist()
+    images[1] = None
+    kind = hugging_face_images([]).type
+    write(tmp_path / "1.parquet", {"id": [*"abc"], "image": pa.array(images, kind)})
+    listing = listed(tmp_path)
+    rows = sample_pool(listing, 1, 10)
+    assert rows["image"].to_pylist() == given
+    assert rows["error"].to_pylist() == [None, "its image is null", None]
+
+
+def test_images_of_which_only_a_path_was_kept_are_refused(tmp_path):
+    images = hugging_face_images([picture(0, 1), None, None])
+    write(tmp_path / "1.parquet", {"id": [*"abc"], "image": images})
+    told = r"1\.parquet has 2 images without bytes, 2 or more .*embed_table_storage"
+    with pytest.raises(PoolError, match=told):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.int64(), pa.uint8(), pa.dictionary(pa.int8(), pa.int32())], ids=str
+)
+def test_integer_ids_are_their_decimal_digits_if_it_is_said_so(kind, tmp_path):
+    column = pa.array([7, 42, 0]).cast(getattr(kind, "value_type", kind))
+    column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column
+    file = write(tmp_path / "1.parquet", {"id": column, "image": [b"1"] * 3})
+    listing = list_pool(PoolConfig(uri=file, integer_ids=True), "")
+    assert ids(listing) == ["7", "42", "0"]
+    assert sample_pool(listing, 1, 10)["id"].to_pylist() == ["7", "42", "0"]
+    assert listing.changes() == []
+    with pytest.raises(PoolError, match=r"Set pool\.integer_ids to true if"):
+        listed(file)
 
 
 def test_files_with_images_and_files_with_uris_do_not_mix(tmp_path):
@@ -195,7 +250,7 @@ def not_utf8(*values):
 def test_an_id_that_is_not_utf8_is_told_with_its_file(tmp_path):
     columns = {"id": not_utf8(b"ok", b"t\xe9"), "image": [b"1", b"2"]}
     file = write(tmp_path / "1.parquet", columns)
-    for reads in (listed(tmp_path).ids, lambda: _hash_file(file, 1)):
+    for reads in (listed(tmp_path).ids, lambda: _hash_file(listed(tmp_path).files[0], 1)):
         with pytest.raises(PoolError, match=f"{file} has an id that is not UTF-8 .*; write"):
             reads()
 
@@ -218,16 +273,35 @@ def test_a_column_that_is_there_twice_is_told(tmp_path):
 def test_a_folder_of_images_is_listed_with_the_paths_below_it_as_ids(tmp_path, monkeypatch):
     monkeypatch.setattr(pool_listing, "_ROWS_AT_A_TIME", 3)  # several listing files
     shown = ["a.JPG", "_MG_1.jpeg", "b/c/d.png", "b/日本 1.webp", "b/x#1%20?.Png", "z::y.jpg"]
-    hidden = ["._a.jpg", ".thumbs/a.jpg", "a.gif", "jpg", "b/Thumbs.db", "a.jpg.part"]
-    touch(tmp_path / "pool", *shown, *hidden)
+    shown += ["a.gif", "a.BMP", "a.tif", "a.TIFF", "a.avif", "a.jfif", "a.jpe"]
+    hidden = ["._a.jpg", ".thumbs/a.jpg", "jpg", "b/Thumbs.db", "a.jpg.part", "_SUCCESS"]
+    touch(tmp_path / "pool", *shown, *hidden, *(f"b/{number}.HEIC" for number in range(3)))
     listing = listed(f"{tmp_path}/pool/", tmp_path / "listing", "files")
     assert sorted(ids(listing)) == sorted(shown)
-    assert len(listing.files) == 2
+    assert len(listing.files) == 5
     assert all(storage.read_verified(file.uri) for file in listing.files)
     rows = pa.concat_tables(listing.read_ids())
     assert all(storage.read(uri) == b"x" for uri in rows["source"].to_pylist())
     assert listing.ids().contains(rows["id"]).all()
     assert listing.only({"anything"}) is listing
+    assert listing.note == (
+        "6 files left out: 3 .heic, 1 without an extension, 1 .db, 1 .part, such as "
+        "'a.jpg.part', 'jpg', 'b/0.HEIC'. If they are images, convert them to JPEG, PNG, WebP, "
+        "TIFF, BMP, GIF or AVIF"
+    )
+
+
+@pytest.mark.parametrize("known", FORMATS, ids=lambda known: known.name)
+def test_an_image_without_an_extension_is_known_by_its_content(known, tmp_path):
+    content = BytesIO()
+    Image.new("RGB", (4, 4)).save(content, known.name)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "0a1b2c").write_bytes(content.getvalue())
+    touch(tmp_path / "pool", "README", "empty")
+    os.truncate(tmp_path / "pool" / "empty", 0)
+    listing = listed(tmp_path / "pool", tmp_path / "listing", "files")
+    assert ids(listing) == ["0a1b2c"]
+    assert listing.note.startswith("2 files left out: 2 without an extension, such as 'README'. ")
 
 
 def test_images_that_arrive_after_the_listing_are_for_the_next_round(tmp_path):
@@ -251,18 +325,22 @@ def test_a_bucket_of_images(bucket, tmp_path):
     client = boto3.client("s3")
     for key in ("pool/a.jpg", "pool/é/b.PNG", "pool/é/", "pool/.x/c.jpg", "pool2/d.jpg"):
         client.put_object(Bucket="bucket", Key=key, Body=b"x")
+    client.put_object(Bucket="bucket", Key="pool/unnamed", Body=b"GIF89a")
+    client.put_object(Bucket="bucket", Key="pool/empty", Body=b"")
     for uri in (f"{bucket}/pool", f"{bucket}/pool/"):
         listing = listed(uri, tmp_path, "files")
-        assert sorted(ids(listing)) == ["a.jpg", "é/b.PNG"]
+        names = ["a.jpg", "unnamed", "é/b.PNG"]
+        assert sorted(ids(listing)) == names
         sources = [s for rows in listing.read_ids() for s in rows["source"].to_pylist()]
-        assert sorted(sources) == [f"{bucket}/pool/a.jpg", f"{bucket}/pool/é/b.PNG"]
+        assert sorted(sources) == [f"{bucket}/pool/{name}" for name in names]
+        assert len(listing.other_files) == 1
 
 
 def test_rows_without_an_id_are_counted_through_all_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(pool_listing, "_ROWS_AT_A_TIME", 4)
     names = pa.array([*"abc", None, *"def", "", *"gh"]).dictionary_encode()
     file = write(tmp_path / "1.parquet", {"id": names, "image": [b""] * 10}, row_group_size=3)
-    without, *partitions = _hash_file(file, 3)
+    without, *partitions = _hash_file(listed(file).files[0], 3)
     assert without.tolist() == [3, 7]
     assert sum(map(len, partitions)) == 8
     assert len(np.unique(np.concatenate(partitions))) == 8

@@ -20,6 +20,7 @@ def test_local_images_are_found_below_the_pool_and_further_roots(folders):
         "a/../%2e%2e/x::y?.jpg": "pool/%2e%2e/x::y?.jpg",
         f"{folders}/pool/1.jpg": "pool/1.jpg",
         f"file://{folders}/pool//1.jpg": "pool/1.jpg",
+        f"file:{folders}/pool/1.jpg": "pool/1.jpg",
         f"{folders}/further/1.jpg": "further/1.jpg",
         "../further/1.jpg": "further/1.jpg",
     }.items():
@@ -63,7 +64,9 @@ def test_nothing_else_is_for_a_local_pool(folders, uri):
         "s3://other/pool/1.jpg",
         "s3://bucket/pool-evil/1.jpg",
         "S3://bucket/pool/1.jpg",
-        "s3a://bucket/pool/1.jpg",
+        "s3a://bucket/pool-evil/1.jpg",
+        "file:/etc/passwd",
+        "dbfs:/pool/1.jpg",
         "simplecache::s3://bucket/pool/1.jpg",
         "../1.jpg",
         "a/../../1.jpg",
@@ -94,6 +97,14 @@ def test_nothing_else_is_for_a_pool_in_a_bucket(uri):
 def test_other_uris_stay_as_they_are_written(uri):
     assert Roots("s3://bucket/pool", ["https://host/photos/"]).resolve(uri) == uri
     assert Roots("s3://bucket/pool/").resolve("a/1.jpg") == "s3://bucket/pool/a/1.jpg"
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a", "s3n"])
+def test_images_are_found_however_spark_writes_them(scheme):
+    for root in ("s3://bucket/pool", "s3a://bucket/pool"):
+        found = Roots(root).resolve(f"{scheme}://bucket/pool/1.jpg")
+        assert found == "s3://bucket/pool/1.jpg"
+    assert Roots("dbfs:/mnt/pool").resolve("dbfs:/mnt/pool/1.jpg") == "/dbfs/mnt/pool/1.jpg"
 
 
 @pytest.mark.parametrize("part", [".\t.", ".\n.", "\r..", "%2e\t%2e", "a\0", "a\x7f"])

@@ -7,6 +7,7 @@ from baal_ray.report.automatic_pages import report_round, require_extra
 from baal_ray.report.round_doubts import doubts
 from baal_ray.report.round_facts import gather
 from baal_ray.report.round_page import write_round_report
+from baal_ray.storage.other_files import OtherFiles
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import report_uri
 from baal_ray.workspace.records import ClassCounts
@@ -90,6 +91,19 @@ def test_evaluation_images_in_the_pool_are_told_apart_from_unreadable_ones(tmp_p
     assert "scored by this model 26 unreadable 1" in text
     assert f"2 {EVALUATION_IMAGE} b" in text
     assert "3 images of the pool are also evaluation images" in text
+
+
+def test_files_that_were_left_out_of_the_pool_are_counted_on_the_page(tmp_path):
+    config = write_round(tmp_path)
+    before = read_stage(config.workspace, "night-1", Plan)
+    others = OtherFiles()
+    for name in ("a.heic", "b.HEIC", "<b>", "_SUCCESS"):
+        others.note(name)
+    pool = before.pool.model_copy(update={"other_files": others})
+    put(config.workspace, "night-1", before.model_copy(update={"pool": pool}))
+    assert (
+        "3 files left out: 2 .heic, 1 without an extension, such as 'a.heic', '<b>'. If they"
+    ) in text_of(page_of(config))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError
 from baal_ray.training.evaluation_images import (
     EvaluationImages,
@@ -11,8 +12,16 @@ from baal_ray.training.evaluation_images import (
     refuse_labelled,
     shared_images,
 )
-from baal_ray.training.examples import evaluation_examples
-from pools import CLASSES, round_config, table, write_labelled
+from baal_ray.training.examples import evaluation_examples, load_share
+from delta_tables import delete_rows, write_delta
+from pools import (
+    CLASSES,
+    hugging_face_images,
+    label_of,
+    round_config,
+    table,
+    write_labelled,
+)
 
 
 def examples(path, rows):
@@ -78,5 +87,32 @@ def test_ids_and_images_of_other_types_are_recognised(tmp_path):
     evaluation = EvaluationImages.of(examples(tmp_path / "views.parquet", pa.table(columns)))
     assert evaluation.images.contains(rows["image"]).all()
     numbers = rows.set_column(0, "id", [[1, 2, 3, 4]])
-    evaluation = EvaluationImages.of(examples(tmp_path / "numbers.parquet", numbers))
+    with pytest.raises(LabelError, match=r"`id` of type int64; .* Set pool\.integer_ids"):
+        examples(tmp_path / "numbers.parquet", numbers)
+    file = str(tmp_path / "numbers.parquet")
+    evaluation = EvaluationImages.of(evaluation_examples(file, CLASSES, integer_ids=True))
     assert evaluation.ids.contains(["4", "5"]).tolist() == [True, False]
+
+
+def test_a_hugging_face_dataset_is_an_evaluation_set(tmp_path):
+    rows = table(0, 4)
+    images = hugging_face_images(rows["image"].to_pylist())
+    found = examples(tmp_path / "e.parquet", rows.set_column(1, "image", images))
+    assert EvaluationImages.of(found).images.contains(rows["image"]).all()
+    pixels, classes = load_share(found, 0, 1, ModelConfig(image_size=12), 1000)
+    assert classes.tolist() == [0, 1, 2, 0]
+    assert pixels.any()
+    without = rows.set_column(1, "image", hugging_face_images([None] * 4))
+    with pytest.raises(LabelError, match=r"has 4 images without bytes, 4 or more .* only a path"):
+        examples(tmp_path / "paths.parquet", without)
+
+
+def test_a_delta_table_is_an_evaluation_set(tmp_path):
+    uri = write_delta(tmp_path / "set", table(0, 6), partition_by=["label"])
+    delete_rows(uri, [0], inline=True)
+    found = evaluation_examples(uri, CLASSES)
+    assert len(found.class_of) == 5
+    assert all(CLASSES[i] == label_of(name) for name, i in found.class_of.items())
+    assert len(EvaluationImages.of(found).images) == 5
+    pixels, _ = load_share(found, 0, 1, ModelConfig(image_size=12), 1000)
+    assert len(pixels) == 5

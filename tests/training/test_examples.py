@@ -11,6 +11,7 @@ from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError, LostFileError, StorageError
 from baal_ray.images import decode_many
 from baal_ray.storage.parquet import publish_table
+from baal_ray.storage.table_files import TableFile
 from baal_ray.training.examples import (
     LEFT_OUT,
     Examples,
@@ -48,11 +49,11 @@ def test_labelled_rows_find_their_images_where_their_rounds_left_them(tmp_path):
     labelled = table(0, 9).take([8, 1, 6]).drop_columns("image")
     labelled = labelled.append_column("round", [["2", "1", "2"]])
     examples = labelled_examples(workspace, labelled, CLASSES)
-    assert [file.split("/")[-3] for file in examples.files] == ["1", "2"]
+    assert [file.uri.split("/")[-3] for file in examples.files] == ["1", "2"]
     images_N, labels_N = load(examples)
     assert labels_N.tolist() == [1 % 3, 6 % 3, 8 % 3]
     assert torch.equal(images_N, decoded(table(0, 9).take([1, 6, 8])))
-    (file,) = (file for file in examples.files if "/1/" in file)
+    (file,) = (file.uri for file in examples.files if "/1/" in file.uri)
     data = bytearray(storage.read(file))
     data[20] ^= 1
     storage.publish(file, bytes(data))
@@ -95,26 +96,32 @@ def test_an_image_in_two_files_counts_once(tmp_path):
     write(tmp_path / "1.parquet", pa.concat_tables([table(0, 3), table(1, 2)]))
     write(tmp_path / "2.parquet", table(2, 5))
     files = [str(tmp_path / f"{n}.parquet") for n in (1, 2)]
-    images_N, _ = load(Examples(files, {f"image-{n:04}": n % 3 for n in range(5)}))
+    images_N, _ = load(
+        Examples(
+            [TableFile(uri=file) for file in files], {f"image-{n:04}": n % 3 for n in range(5)}
+        )
+    )
     assert torch.equal(images_N, decoded(table(0, 5)))
 
 
 def test_an_image_that_is_in_no_file_stops_the_fit(tmp_path):
     file = write(tmp_path / "1.parquet", table(0, 3))
     with pytest.raises(StorageError, match="1 labelled images, such as 'x': they are in none of"):
-        load(Examples([file], {"image-0001": 1, "x": 1}))
+        load(Examples([TableFile(uri=file)], {"image-0001": 1, "x": 1}))
 
 
 def test_images_that_cannot_be_decoded_are_told_and_left_out(tmp_path, caplog):
     rows = table(0, 3).set_column(1, "image", [[picture(0, 0), None, b"<html>404"]])
     file = write(tmp_path / "1.parquet", rows)
-    images_N, labels_N = load(Examples([file], {f"image-{n:04}": n for n in range(3)}))
+    images_N, labels_N = load(
+        Examples([TableFile(uri=file)], {f"image-{n:04}": n for n in range(3)})
+    )
     assert labels_N.tolist() == [0, LEFT_OUT, LEFT_OUT]
     assert torch.equal(images_N[:1], decoded(rows[:1]))
     assert "2 labelled images cannot be decoded" in caplog.text
     assert "'image-0001': 0 bytes, empty" in caplog.text
     assert "'image-0002': 9 bytes, looks like HTML" in caplog.text
-    _, labels_N = load(Examples([file], {"image-0000": 0}), max_pixels=10)
+    _, labels_N = load(Examples([TableFile(uri=file)], {"image-0000": 0}), max_pixels=10)
     assert labels_N.tolist() == [LEFT_OUT]
 
 
@@ -146,8 +153,8 @@ def test_integer_labels_are_names_of_classes(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda rows: rows.drop_columns("image"), "has no column image"),
-        (lambda rows: rows.drop_columns(["id", "label"]), "has no column id"),
+        (lambda rows: rows.drop_columns("image"), "has no column `image`"),
+        (lambda rows: rows.drop_columns(["id", "label"]), "has no column `id`"),
         (
             lambda rows: rows.set_column(2, "label", [["left", "x", "y"]]),
             "'x' is not one of the 3",
@@ -194,7 +201,7 @@ def test_an_evaluation_set_that_is_not_there(tmp_path):
 
 
 def examples(count):
-    return Examples(["f"], {f"i{n}": n % 3 for n in range(count)})
+    return Examples([TableFile(uri="f")], {f"i{n}": n % 3 for n in range(count)})
 
 
 @pytest.mark.parametrize(
@@ -214,7 +221,7 @@ def test_each_class_has_the_same_share_held_out(seed):
     # At (i - 1/2)/n, a class of n has round(n/10) of its images among the first tenth of all.
     sizes = {0: 500, 1: 300, 2: 140, 3: 40, 4: 10, 5: 10, 6: 1}
     class_of = {f"{c}-{i}": c for c, size in sizes.items() for i in range(size)}
-    training, held_out = hold_out(Examples(["f"], class_of), 0.1, seed)
+    training, held_out = hold_out(Examples([TableFile(uri="f")], class_of), 0.1, seed)
     held = Counter(held_out.class_of.values())
     assert dict(held) == {0: 50, 1: 30, 2: 14, 3: 4, 4: 1, 5: 1}
     assert Counter(training.class_of.values()) + held == sizes

@@ -364,9 +364,8 @@ def prune(config_path: str, keep: int, yes: bool) -> None:
     if pruning.waiting_for:
         rounds = ", ".join(pruning.waiting_for)
         click.echo(f"All models and scores are kept until these rounds are finished: {rounds}")
-    if yes:
-        pruning.run()
-    total = filesize.decimal(sum(removal.bytes for removal in pruning.removals))
+    removals = pruning.run() if yes else pruning.removals
+    total = filesize.decimal(sum(removal.bytes for removal in removals))
     click.echo(
         f"{total} removed"
         if yes

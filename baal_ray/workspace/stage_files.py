@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from baal_ray.config import RoundConfig
-from baal_ray.workspace.records import ClassCounts, Record, Task
+from baal_ray.workspace.records import ClassCounts, FileName, Record, Sha256, Task
 
 
 class _Part(BaseModel):
@@ -141,7 +141,7 @@ class FitResult(StageResult):
 
     STAGE = "fit"
 
-    checkpoint: str | None
+    checkpoint: Sha256 | None
     labels: int
     metrics: dict[str, float]
     by_class: ClassCounts | None = None
@@ -247,7 +247,7 @@ class BatchResult(StageResult):
     random: int
     rule: str
     stability: Stability | None
-    files: list[str]
+    files: list[FileName]
     evaluation_images: int = 0
 
     def figures(self) -> Iterator[str]:
@@ -283,7 +283,7 @@ class RoundResult(_Part):
     round_id: str
     acquired: int
     committed_before: bool = Field(default=False, exclude=True)
-    checkpoint: str | None
+    checkpoint: Sha256 | None
     rule: str
     scored: int
     labels: int

@@ -12,7 +12,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from baal_ray import storage
-from baal_ray.errors import UnfinishedRoundError
+from baal_ray.errors import ManifestError, UnfinishedRoundError
+from baal_ray.manifest.changes import rounds_of
 from baal_ray.manifest.label_files import (
     COLUMNS,
     Answer,
@@ -79,23 +80,41 @@ def import_labels(
     """
     faults: list[str] = []
     rows = list(read_answers(path, faults))
-    there = in_manifest(manifest, rows)
     answered = [row for row in rows if row.label is not None]
-    known = [row for row in answered if row.id in there or not skip_unknown]
-    for row in known:
-        check_class(row, classes, faults)
-        if row.id not in there:
-            faults.append(f"{row.where}: id {row.id!r} is not in the manifest")
-        elif not overwrite:
-            check_same(row, there[row.id], faults)
-    refuse(path, faults)
-    imported = manifest.label(answer_table(known, labelled_by), overwrite=overwrite)
+    there = in_manifest(manifest, rows)
+    while True:
+        known = [row for row in answered if row.id in there or not skip_unknown]
+        refuse(path, [*faults, *_faults(known, there, classes, overwrite)])
+        try:
+            imported = manifest.label(answer_table(known, labelled_by), overwrite=overwrite)
+            break
+        except ManifestError:
+            before, there = there, in_manifest(manifest, rows)
+            if there.keys() == before.keys():
+                raise  # otherwise some images were forgotten meanwhile
     return LabelImport(
         imported=imported,
         unchanged=len(known) - imported,
         skipped=len(answered) - len(known),
         unanswered=len(rows) - len(answered),
     )
+
+
+def _faults(
+    rows: Sequence[Answer],
+    there: dict[str, dict[str, Any]],
+    classes: Sequence[str],
+    overwrite: bool,
+) -> list[str]:
+    """Return the faults of answered rows, compared with those that are in the manifest."""
+    faults: list[str] = []
+    for row in rows:
+        check_class(row, classes, faults)
+        if row.id not in there:
+            faults.append(f"{row.where}: id {row.id!r} is not in the manifest")
+        elif not overwrite:
+            check_same(row, there[row.id], faults)
+    return faults
 
 
 def release_images(
@@ -168,7 +187,7 @@ def export_labels(
     """
     extension = extension_of(path)
     rows = manifest.rows(round_id=round_id, status=status)
-    age = pc.index_in(rows["round"], pa.array(manifest.rounds(), pa.string()))
+    age = pc.index_in(rows["round"], pa.array(rounds_of(rows), pa.string()))
     order = rows.append_column("age", age)
     order = pc.sort_indices(
         order, [(name, "ascending") for name in ("age", "round", "rank", "id")]

@@ -328,6 +328,7 @@ def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) 
         forget_images,
         table_of,
     )
+    from baal_ray.storage.versioning import what_stays
 
     config = RoundConfig.from_yaml(config_path)
     wanted = list(dict.fromkeys([*ids, *(read_ids(file) if file else [])]))
@@ -340,6 +341,8 @@ def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) 
         f"{len(held)} of {len(wanted)} images found in {len(traces)} files of {config.workspace}"
     )
     click.echo(CONSEQUENCES.format(pool=config.pool.uri))
+    if kept := what_stays(config.workspace):
+        click.echo(kept)
     if not yes:
         click.echo("Nothing was removed. Add --yes to remove the images.")
 

@@ -329,6 +329,7 @@ def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) 
         forget_images,
         table_of,
     )
+    from baal_ray.storage.versioning import what_stays
 
     config = RoundConfig.from_yaml(config_path)
     wanted = list(dict.fromkeys([*ids, *(read_ids(file) if file else [])]))
@@ -341,6 +342,8 @@ def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) 
         f"{len(held)} of {len(wanted)} images found in {len(traces)} files of {config.workspace}"
     )
     click.echo(CONSEQUENCES.format(pool=config.pool.uri))
+    if kept := what_stays(config.workspace):
+        click.echo(kept)
     if not yes:
         click.echo("Nothing was removed. Add --yes to remove the images.")
 
@@ -365,9 +368,8 @@ def prune(config_path: str, keep: int, yes: bool) -> None:
     if pruning.waiting_for:
         rounds = ", ".join(pruning.waiting_for)
         click.echo(f"All models and scores are kept until these rounds are finished: {rounds}")
-    if yes:
-        pruning.run()
-    total = filesize.decimal(sum(removal.bytes for removal in pruning.removals))
+    removals = pruning.run() if yes else pruning.removals
+    total = filesize.decimal(sum(removal.bytes for removal in removals))
     click.echo(
         f"{total} removed"
         if yes

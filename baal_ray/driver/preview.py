@@ -147,9 +147,8 @@ class _Preview:
 
 def _last_round(workspace: str, manifest: Manifest) -> RoundResult | None:
     """Return the result of the latest finished round that scored images; None if there is none."""
-    for change in manifest.history():
-        if change["change"] == "acquire" and change["round"] is not None:
-            done = read_stage(workspace, change["round"], RoundRecord)
-            if done is not None and done.result.scored:
-                return done.result
+    for round_id in reversed(manifest.rounds()):
+        done = read_stage(workspace, round_id, RoundRecord)
+        if done is not None and done.result.scored:
+            return done.result
     return None

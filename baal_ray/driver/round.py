@@ -102,6 +102,7 @@ class _Round:
                 check_workspace(self._config.workspace)
                 result = self._recovery.run(self._run)
             report_round(self._config.workspace, self._round_id)
+            self._manifest.compact()
             return result
 
     def _run(self) -> RoundResult:

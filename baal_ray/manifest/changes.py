@@ -1,13 +1,13 @@
 """Changes to the manifest: each is checked against its rows and returned as rows to write."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from baal_ray.errors import AlreadyAcquiredError, ManifestError
-from baal_ray.workspace.table_schemas import ACQUIRED, LABELLED, MANIFEST, RELEASED
+from baal_ray.workspace.table_schemas import ACQUIRED, LABELLED, MANIFEST, RELEASED, TIMESTAMP
 
 _EXAMPLES = 5
 _TEXT = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
@@ -25,7 +25,16 @@ def addition(current: pa.Table, rows: pa.Table) -> pa.Table:
     taken = rows["id"].filter(pc.is_in(rows["id"], kept_ids(current)))
     if len(taken):
         raise AlreadyAcquiredError(taken.to_pylist())
-    return rows
+    return _after(current, rows)
+
+
+def _after(current: pa.Table, rows: pa.Table) -> pa.Table:
+    """Return rows that are acquired after all others, even if this machine's clock is behind."""
+    latest = pc.max(current["acquired_at"])
+    if not latest.is_valid or latest.as_py() < rows["acquired_at"][0].as_py():
+        return rows
+    at = pa.repeat(pa.scalar(latest.as_py() + timedelta(microseconds=1), TIMESTAMP), rows.num_rows)
+    return rows.set_column(rows.schema.get_field_index("acquired_at"), "acquired_at", at)
 
 
 def relabelling(current: pa.Table, answers: pa.Table, overwrite: bool) -> pa.Table:
@@ -102,6 +111,15 @@ def _refuse_other_labels(before: pa.Table, answers: pa.Table, remedy: str) -> No
         raise ManifestError(
             f"{len(ids)} images already have a different label ({examples}). {remedy}"
         )
+
+
+def rounds_of(rows: pa.Table) -> list[str]:
+    """Return the rounds of some rows, in the order in which they were committed."""
+    first = rows.group_by("round").aggregate([("acquired_at", "min")])
+    ordered: list[str] = first.sort_by([("acquired_at_min", "ascending"), ("round", "ascending")])[
+        "round"
+    ].to_pylist()
+    return ordered
 
 
 def kept_ids(rows: pa.Table) -> pa.ChunkedArray:

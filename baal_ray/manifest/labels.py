@@ -12,7 +12,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from baal_ray import storage
-from baal_ray.errors import UnfinishedRoundError
+from baal_ray.errors import ManifestError, UnfinishedRoundError
+from baal_ray.manifest.changes import rounds_of
 from baal_ray.manifest.label_files import (
     COLUMNS,
     Answer,
@@ -79,30 +80,49 @@ def import_labels(
     """
     faults: list[str] = []
     rows = list(read_answers(path, faults))
-    there = in_manifest(manifest, rows)
     answered = [row for row in rows if row.label is not None]
-    padded = _zero_padded(manifest, [row for row in answered if row.id not in there])
-    known = [row for row in answered if row.id in there or not skip_unknown]
-    faults += [
-        f"{row.where}: id {row.id!r} is not in the manifest, but {padded[row.id]!r} is: its zeros "
-        "were lost. Read and write ids as text, in pandas with dtype={'id': str}"
-        for row in answered
-        if row.id in padded
-    ]
-    for row in known:
-        check_class(row, classes, faults)
-        if row.id in there and not overwrite:
-            check_same(row, there[row.id], faults)
-        elif row.id not in there and row.id not in padded:
-            faults.append(f"{row.where}: id {row.id!r} is not in the manifest")
-    refuse(path, faults)
-    imported = manifest.label(answer_table(known, labelled_by), overwrite=overwrite)
+    there = in_manifest(manifest, rows)
+    while True:
+        padded = _zero_padded(manifest, [row for row in answered if row.id not in there])
+        known = [row for row in answered if row.id in there or not skip_unknown]
+        lost_zeros = [
+            f"{row.where}: id {row.id!r} is not in the manifest, but {padded[row.id]!r} is: its "
+            "zeros were lost. Read and write ids as text, in pandas with dtype={'id': str}"
+            for row in answered
+            if row.id in padded
+        ]
+        others = [row for row in known if row.id not in padded]
+        refuse(path, [*faults, *lost_zeros, *_faults(others, there, classes, overwrite)])
+        try:
+            imported = manifest.label(answer_table(known, labelled_by), overwrite=overwrite)
+            break
+        except ManifestError:
+            before, there = there, in_manifest(manifest, rows)
+            if there.keys() == before.keys():
+                raise  # otherwise some images were forgotten meanwhile
     return LabelImport(
         imported=imported,
         unchanged=len(known) - imported,
         skipped=len(answered) - len(known),
         unanswered=len(rows) - len(answered),
     )
+
+
+def _faults(
+    rows: Sequence[Answer],
+    there: dict[str, dict[str, Any]],
+    classes: Sequence[str],
+    overwrite: bool,
+) -> list[str]:
+    """Return the faults of answered rows, compared with those that are in the manifest."""
+    faults: list[str] = []
+    for row in rows:
+        check_class(row, classes, faults)
+        if row.id not in there:
+            faults.append(f"{row.where}: id {row.id!r} is not in the manifest")
+        elif not overwrite:
+            check_same(row, there[row.id], faults)
+    return faults
 
 
 def release_images(
@@ -175,7 +195,7 @@ def export_labels(
     """
     extension = extension_of(path)
     rows = manifest.rows(round_id=round_id, status=status)
-    age = pc.index_in(rows["round"], pa.array(manifest.rounds(), pa.string()))
+    age = pc.index_in(rows["round"], pa.array(rounds_of(rows), pa.string()))
     order = rows.append_column("age", age)
     order = pc.sort_indices(
         order, [(name, "ascending") for name in ("age", "round", "rank", "id")]

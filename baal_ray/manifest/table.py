@@ -1,27 +1,14 @@
-"""The labelled manifest: a Delta Lake table of every image ever acquired or labelled.
+"""The labelled manifest: a Delta Lake table of every image ever acquired or labelled."""
 
-Every change is a compare-and-swap: it is checked against the table at some version, and merged at
-that very version. If another process committed in between, Delta refuses the merge, and the change
-is checked and merged again at the new version. So no change is lost, none is made twice, and a
-reader sees all of a change or nothing.
-"""
-
-import os
-import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs
-from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from baal_ray import storage
-from baal_ray.errors import FormatError, ManifestError, StorageError
+from baal_ray.errors import ManifestError
+from baal_ray.manifest import commits, compaction, data_files, history
 from baal_ray.manifest.changes import (
     addition,
     column,
@@ -29,41 +16,11 @@ from baal_ray.manifest.changes import (
     kept_ids,
     new_rows,
     relabelling,
+    rounds_of,
     settling,
 )
-from baal_ray.storage.conditional_writes import check_conditional_writes
-from baal_ray.storage.delta_options import delta_options
-from baal_ray.storage.redaction import redacted
-from baal_ray.storage.remedies import explained
-from baal_ray.storage.uri_rules import broken_rule
-from baal_ray.workspace.table_schemas import (
-    ACQUIRED,
-    LABELLED,
-    MANIFEST,
-    REJECTED,
-    RELEASED,
-    STATUSES,
-)
-
-#: The most tries of one change, and the bounds of the waits between them: on average half a minute
-#: in all.
-_TRIES = 16
-_FIRST_WAIT_SECONDS = 0.05
-_LONGEST_WAIT_SECONDS = 8.0
-
-#: The format of the table, a property that a table of format 1 may lack.
-_FORMAT = "1"
-_FORMAT_PROPERTY = "baal_ray.format"
-
-#: Table settings. Time travel needs the whole log, but by default Delta deletes entries older than
-#: 30 days. Delta would also write the first and last value of each column to the log, from which
-#: no image could be forgotten.
-_CONFIGURATION = {
-    "delta.enableExpiredLogCleanup": "false",
-    "delta.dataSkippingNumIndexedCols": "0",
-    _FORMAT_PROPERTY: _FORMAT,
-    "baal_ray.task": "classification",
-}
+from baal_ray.manifest.versioned_table import VersionedTable
+from baal_ray.workspace.table_schemas import ACQUIRED, LABELLED, REJECTED, RELEASED, STATUSES
 
 
 class Manifest:
@@ -88,11 +45,9 @@ class Manifest:
         Raises:
             StorageError: If Delta Lake would take the URI for another place than fsspec does.
         """
-        if rule := broken_rule(uri):
-            raise StorageError(redacted(f"the manifest is at {uri!r}; {rule}. Use another name."))
         self.uri = uri
-        self._storage_options = delta_options(os.environ) | (storage_options or {})
-        self._reached_by_fsspec = storage_options is None  # which knows only the environment
+        self._storage_options = storage_options
+        self._table = VersionedTable(uri, storage_options)
         self._pinned: int | None = None
 
     @property
@@ -100,8 +55,8 @@ class Manifest:
         """The version of the table, or -1 while it does not exist."""
         if self._pinned is not None:
             return self._pinned
-        table = self._open()
-        return -1 if table is None else int(table.version())
+        opened = self._table.open()
+        return -1 if opened is None else int(opened.version())
 
     def at(self, version: int) -> "Manifest":
         """Return the manifest as it was at a version, read-only. Version -1 is empty.
@@ -109,10 +64,10 @@ class Manifest:
         Raises:
             ManifestError: If the table has no such version.
         """
-        latest = self._latest().version
+        pinned = Manifest(self.uri, storage_options=self._storage_options)
+        latest = pinned.version
         if not -1 <= version <= latest:
             raise ManifestError(f"{self.uri} has no version {version}; it has -1 to {latest}")
-        pinned = self._latest()
         pinned._pinned = version
         return pinned
 
@@ -239,7 +194,7 @@ class Manifest:
         """
         if status is not None and status not in STATUSES:
             raise ManifestError(f"status is {status!r}; it must be one of {', '.join(STATUSES)}")
-        table = self._read(self._open())
+        table = self._read()
         if round_id is not None:
             table = table.filter(pc.equal(table["round"], round_id))
         if status is not None:
@@ -248,15 +203,11 @@ class Manifest:
 
     def ids(self) -> pa.ChunkedArray:
         """Return the ids that the pool must leave out: all but the released ones."""
-        return kept_ids(self._read(self._open(), ("id", "status")))
+        return kept_ids(self._read(("id", "status")))
 
     def rounds(self) -> list[str]:
-        """Return the rounds in the order in which they were committed, whatever clocks said."""
-        events = reversed(self.history())
-        came = (
-            event["round"] for event in events if event["change"] in ("acquire", "add_labelled")
-        )
-        return list(dict.fromkeys(came))
+        """Return the rounds that have images, in the order in which they were committed."""
+        return rounds_of(self._read(("round", "acquired_at")))
 
     def history(self) -> list[dict[str, Any]]:
         """Return what happened to the table, newest first.
@@ -264,22 +215,11 @@ class Manifest:
         Returns:
             For each version `version`, `timestamp` (UTC), `operation` (Delta's name), `change`
             (the name of the method), `round` (None if rows of several rounds changed) and `rows`
-            (their number). The last three are None for changes made in other ways.
+            (their number). The last three are None for changes made in other ways. If another
+            program deleted the oldest entries of the table's log, they are missing, and a warning
+            says so.
         """
-        table = self._latest()._open()
-        with _storage_errors(self.uri, "read"):
-            entries = [] if table is None else table.history()
-        # Counted from the oldest: Delta's own numbers are wrong when a commit comes in between.
-        numbered = [(len(entries) - 1 - i, entry) for i, entry in enumerate(entries)]
-        return [
-            {
-                "version": version,
-                "timestamp": datetime.fromtimestamp(entry["timestamp"] / 1000, UTC),
-            }
-            | {name: entry.get(name) for name in ("operation", "change", "round", "rows")}
-            for version, entry in numbered
-            if self._pinned is None or version <= self._pinned
-        ]
+        return history.history(self._table, self._pinned)
 
     def unneeded_files(self, *, keep: Sequence[int] = ()) -> list[str]:
         """Return the names of data files that no version needs, or only old ones.
@@ -290,129 +230,29 @@ class Manifest:
         Args:
             keep: Versions that must stay readable, however old they are.
         """
-        table = self._latest()._open()
-        if table is None:
-            return []
-        # deltalake 1.6 fails unless they are sorted.
-        kept = sorted({version for version in keep if version >= 0})
-        with _storage_errors(self.uri, "read"):
-            return table.vacuum(dry_run=True, full=True, keep_versions=kept or None)
+        return data_files.unneeded_files(self._table, keep)
 
-    def _latest(self) -> "Manifest":
-        return Manifest(self.uri, storage_options=self._storage_options)
+    def compact(self) -> bool:
+        """Rewrite small data files as one, if there are many, so that reading takes few requests.
 
-    def _open(self) -> DeltaTable | None:
-        """Return the table at the version to read, or None if there is none yet."""
-        if self._pinned == -1:
-            return None
-        with _storage_errors(self.uri, "read"):
-            try:
-                table = DeltaTable(self.uri, self._pinned, self._storage_options)
-            except TableNotFoundError as error:
-                if self._pinned is None and not str(error).startswith("Unknown scheme"):
-                    return None
-                raise
-            found = table.metadata().configuration.get(_FORMAT_PROPERTY, _FORMAT)
-        if found != _FORMAT:
-            raise FormatError(
-                f"the manifest {self.uri} has format {found}, so another version of baal_ray "
-                f"wrote it; this one reads format {_FORMAT}. Use that version"
-            )
-        return table
+        No row changes. If another process commits first, or the store fails, everything stays as
+        it was. A round does this at its end.
 
-    def _read(self, table: DeltaTable | None, columns: tuple[str, ...] = ()) -> pa.Table:
-        schema = pa.schema([MANIFEST.field(name) for name in columns or MANIFEST.names])
-        if table is None:
-            return schema.empty_table()
-        lacking = ", ".join(sorted(set(MANIFEST.names) - {f.name for f in table.schema().fields}))
-        if lacking:
-            raise ManifestError(
-                f"{self.uri} is a Delta table but not a manifest: it lacks {lacking}. Give the "
-                "manifest a folder of its own."
-            )
-        with _storage_errors(self.uri, "read"):
-            # Rows are filtered after they are read: deltalake 1.6 gives pyarrow 26 the statistics
-            # of longer strings as string_view, and filters on such a column fail because of that.
-            dataset = table.to_pyarrow_dataset(filesystem=self._local_files())
-            return dataset.to_table(columns=schema.names).cast(schema)
-
-    def _local_files(self) -> pyarrow.fs.FileSystem | None:
-        """Return Arrow's own file system of a local table, or None for others.
-
-        Delta's file system calls Python from threads as the process ends.
+        Returns:
+            Whether the files were rewritten.
         """
-        fs, path = storage.arrow_filesystem(self.uri)
-        local = isinstance(fs, pyarrow.fs.LocalFileSystem)
-        return pyarrow.fs.SubTreeFileSystem(path, fs) if local else None
+        return compaction.compact(self._table)
+
+    def _read(self, columns: tuple[str, ...] = ()) -> pa.Table:
+        if self._pinned is None:
+            return self._table.read_latest(columns).rows
+        opened = None if self._pinned == -1 else self._table.open(self._pinned)
+        return self._table.read(opened, columns)
 
     def _commit(
         self, change: str, plan: Callable[[pa.Table], pa.Table], *, delete: bool = False
     ) -> int:
-        """Plan and merge a change on the latest version, until no other process commits first."""
         if self._pinned is not None:
             where = f"{self.uri} at version {self._pinned}"
             raise ManifestError(f"{where} is read-only. Write to Manifest(uri).")
-        for attempt in range(_TRIES):
-            table = self._open()
-            rows = plan(self._read(table))
-            if rows.num_rows == 0:
-                return 0
-            if table is None:
-                self._create()  # another process may have created and filled it by now: look again
-                continue
-            if self._merge(table, rows, change, delete):
-                return int(rows.num_rows)
-            ceiling = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**attempt)
-            time.sleep(secrets.SystemRandom().uniform(0, ceiling))
-        raise ManifestError(
-            f"{self.uri}: other processes committed first {_TRIES} times in a row; nothing was "
-            "written. Run this again when fewer processes are writing."
-        )
-
-    def _merge(self, table: DeltaTable, rows: pa.Table, change: str, delete: bool) -> bool:
-        """Return whether the rows became the next version after the table's.
-
-        If not, nothing was written.
-        """
-        rounds = pc.unique(rows["round"]).to_pylist()
-        round_id = rounds[0] if len(rounds) == 1 else None
-        about = {"change": change, "round": round_id, "rows": rows.num_rows}
-        # A retry inside Delta would commit to a version that the change was not checked against.
-        properties = CommitProperties(custom_metadata=about, max_commit_retries=0)
-        with _storage_errors(self.uri, "written"):
-            try:
-                merge = table.merge(
-                    rows, "new.id = old.id", "new", "old", commit_properties=properties
-                )
-                if delete:
-                    merge.when_matched_delete().execute()
-                else:
-                    merge.when_matched_update_all().when_not_matched_insert_all().execute()
-            except CommitFailedError:
-                return False
-        return True
-
-    def _create(self) -> None:
-        """Create the empty table. If another process creates it first, that table is used."""
-        if self._reached_by_fsspec and not storage.is_local(self.uri):
-            check_conditional_writes(self.uri)
-        with _storage_errors(self.uri, "created"):
-            try:
-                DeltaTable.create(
-                    self.uri,
-                    MANIFEST,
-                    configuration=_CONFIGURATION,
-                    raise_if_key_not_exists=False,  # Delta does not know our own keys
-                    storage_options=self._storage_options,
-                )
-            except (DeltaError, OSError):
-                if self._open() is None:
-                    raise
-
-
-@contextmanager
-def _storage_errors(uri: str, done: str) -> Iterator[None]:
-    try:
-        yield
-    except (DeltaError, OSError) as error:
-        raise StorageError(explained(f"the manifest {uri} cannot be {done}", error)) from error
+        return commits.commit(self._table, change, plan, delete=delete)

@@ -74,6 +74,8 @@ def find_traces(workspace: str, ids: Sequence[str]) -> list[FileWithImages]:
         try:
             found.append(FileWithImages(uri, round_folder, _ids_in(uri, wanted)))
         except StorageError as error:
+            if not storage.exists(uri):
+                continue  # a writer that lost to another `forget` has just deleted it
             if not uri.startswith(scores) or isinstance(error.__cause__, OSError):
                 raise
             found.append(FileWithImages(uri, None, [], rotten=True))
@@ -103,6 +105,8 @@ def forget_images(workspace: str, ids: Sequence[str]) -> list[FileWithImages]:
         if storage.is_named_by_sha256(trace.uri) and not trace.rotten:
             _replace(trace)
         storage.delete(trace.uri)
+    # A merge of the manifest that began earlier may write one more file. It fails, and whoever
+    # made it deletes that file: see `baal_ray.manifest.data_files.delete_forgotten`.
     for file in storage.unfinished_files(workspace):  # these may hold the images, too
         storage.delete(file)
     return traces

@@ -1,7 +1,7 @@
 """Removal of what a workspace no longer needs: old models, their scores, and leftovers."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich import filesize
@@ -16,6 +16,10 @@ from baal_ray.workspace.rounds import finished_rounds, read_stage, unfinished_ro
 from baal_ray.workspace.stage_files import FitResult, Plan
 
 _DAY_SECONDS = 24 * 3600
+
+# Files by which the folders of fits and of scores are found. Each goes last in its folder, so that
+# a removal that was killed can be found again.
+_MARKERS = ("fit.json", "_fingerprint.json")
 
 # For a damaged record.
 _REMEDY = "Delete it; it is recreated when it is needed."
@@ -41,11 +45,15 @@ class Pruning:
     """Everything that can be removed from a workspace.
 
     Attributes:
+        workspace: The workspace.
+        keep: The number of finished rounds whose models and scores stay.
         removals: The removals, in the order in which they must happen.
         waiting_for: Ids of unfinished rounds that have no model yet. All models and scores stay
             while such a round might still use an old model.
     """
 
+    workspace: str
+    keep: int
     removals: list[Removal]
     waiting_for: list[str]
 
@@ -57,15 +65,28 @@ class Pruning:
             table.add_row(removal.what, count, size, removal.uris[0])
         return table
 
-    def run(self) -> None:
-        """Remove everything. After a kill, the pruning can be planned and run again.
+    def run(self) -> list[Removal]:
+        """Remove everything that is still unneeded. After a kill, plan and run the pruning again.
+
+        The plans of all rounds are read again before each kind of files is removed, so a round
+        that has begun since the pruning was planned keeps what it needs. A round that begins in
+        the very seconds in which one kind is removed may still miss a file of an old model.
+
+        Returns:
+            The removals that happened.
 
         Raises:
             StorageError: If something cannot be removed.
         """
-        for removal in self.removals:
-            for uri in removal.uris:
-                storage.delete_tree(uri)
+        done = []
+        for planned in self.removals:
+            unneeded = set(_UNNEEDED[planned.what](_Needs.read(self.workspace, self.keep)))
+            uris = [uri for uri in planned.uris if uri in unneeded]
+            if uris:
+                done.append(planned if uris == planned.uris else _removal(planned.what, uris))
+            for uri in uris:
+                storage.delete_tree(uri, last=_MARKERS)
+        return done
 
 
 def plan_pruning(workspace: str, *, keep: int) -> Pruning:
@@ -80,73 +101,90 @@ def plan_pruning(workspace: str, *, keep: int) -> Pruning:
             is at least 1, because the next night may need the last model again.
 
     Raises:
+        CorruptFileError: If a record is damaged, or names something outside of the workspace.
         StorageError: If the workspace cannot be read.
     """
-    unfinished = unfinished_rounds(workspace)
-    fits = {round_id: read_stage(workspace, round_id, FitResult) for round_id in unfinished}
-    waiting_for = [round_id for round_id, fit in fits.items() if fit is None]
-    checkpoints = [each.record.result.checkpoint for each in finished_rounds(workspace)]
-    kept = {*checkpoints[-keep:], *(fit.checkpoint for fit in fits.values() if fit)}
-    old = set() if waiting_for else {sha256 for sha256 in checkpoints if sha256} - kept
-    fits_of_old = _fits(workspace, old)
-    found = [
-        # A fit's record goes before its model, so that no record names a model that is gone.
-        ("fits of these models", fits_of_old),
-        ("models", _models(workspace, old)),
-        ("scores of these models", _scores(workspace, old)),
-        ("epochs of finished fits", [] if waiting_for else list(_epochs(workspace, fits_of_old))),
-        ("unfinished files older than a day", _unfinished_files(workspace)),
-        (
-            "files of manifest versions older than a week",
-            _old_versions(workspace, unfinished),
-        ),
-    ]
-    removals = [_removal(what, uris) for what, uris in found]
-    return Pruning([removal for removal in removals if removal.uris], waiting_for)
+    needs = _Needs.read(workspace, keep)
+    removals = [_removal(what, find(needs)) for what, find in _UNNEEDED.items()]
+    return Pruning(workspace, keep, [it for it in removals if it.uris], needs.waiting_for)
 
 
-def _models(workspace: str, old: set[str]) -> list[str]:
-    uris = [checkpoint_uri(workspace, sha256) for sha256 in sorted(old)]
+@dataclass(frozen=True)
+class _Needs:
+    """The needs of a workspace's rounds, and the models that they need no longer.
+
+    Attributes:
+        workspace: The workspace.
+        waiting_for: As in `Pruning`.
+        old: The models that no round needs any longer.
+        versions: The versions of the manifest that unfinished rounds began at.
+    """
+
+    workspace: str
+    waiting_for: list[str]
+    old: set[str]
+    versions: list[int]
+
+    @classmethod
+    def read(cls, workspace: str, keep: int) -> "_Needs":
+        unfinished = unfinished_rounds(workspace)
+        plans = [read_stage(workspace, round_id, Plan) for round_id in unfinished]
+        fits = {round_id: read_stage(workspace, round_id, FitResult) for round_id in unfinished}
+        waiting_for = [round_id for round_id, fit in fits.items() if fit is None]
+        checkpoints = [each.record.result.checkpoint for each in finished_rounds(workspace)]
+        kept = {*checkpoints[-keep:], *(fit.checkpoint for fit in fits.values() if fit)}
+        old = set() if waiting_for else {sha256 for sha256 in checkpoints if sha256} - kept
+        return cls(workspace, waiting_for, old, [plan.manifest_version for plan in plans if plan])
+
+
+def _models(needs: _Needs) -> list[str]:
+    uris = [checkpoint_uri(needs.workspace, sha256) for sha256 in sorted(needs.old)]
     return [uri for uri in uris if storage.exists(uri)]
 
 
-def _fits(workspace: str, old: set[str]) -> list[str]:
-    records = storage.list_files(fits_uri(workspace), "/fit.json")
-    return [_folder(uri) for uri in records if FitRecord.read(uri, _REMEDY).checkpoint in old]
+def _fits(needs: _Needs) -> list[str]:
+    records = storage.list_files(fits_uri(needs.workspace), "/fit.json")
+    return [
+        _folder(uri) for uri in records if FitRecord.read(uri, _REMEDY).checkpoint in needs.old
+    ]
 
 
-def _scores(workspace: str, old: set[str]) -> list[str]:
-    folder = scores_uri(workspace)
+def _scores(needs: _Needs) -> list[str]:
+    folder = scores_uri(needs.workspace)
     names = [name for name in storage.walk_files(folder) if name.endswith("/_fingerprint.json")]
     records = [storage.join(folder, name) for name in names]
-    return [_folder(uri) for uri in records if Fingerprint.read(uri, _REMEDY).checkpoint in old]
+    return [
+        _folder(uri) for uri in records if Fingerprint.read(uri, _REMEDY).checkpoint in needs.old
+    ]
 
 
-def _epochs(workspace: str, fits: list[str]) -> Iterator[str]:
-    """Yield what finished fits left beside their record, except fits that are removed whole."""
-    for record in storage.list_files(fits_uri(workspace), "/fit.json"):
+def _epochs(needs: _Needs) -> list[str]:
+    """Return what finished fits left beside their record, except fits that are removed whole."""
+    if needs.waiting_for:
+        return []
+    found, whole = [], _fits(needs)
+    for record in storage.list_files(fits_uri(needs.workspace), "/fit.json"):
         folder = _folder(record)
-        if folder not in fits:
+        if folder not in whole:
             names = {name.split("/")[0] for name in storage.walk_files(folder)} - {"fit.json"}
-            yield from (storage.join(folder, name) for name in sorted(names))
+            found += [storage.join(folder, name) for name in sorted(names)]
+    return found
 
 
-def _unfinished_files(workspace: str) -> list[str]:
+def _unfinished_files(needs: _Needs) -> list[str]:
     # If a clock is wrong by a day, a writer loses its file and its round must be run again.
     before = time.time() - _DAY_SECONDS
     found = {
-        **storage.unfinished_files(workspace),
-        **scratch_folders(workspace),
-        **scratch_folders(manifest_uri(workspace)),
+        **storage.unfinished_files(needs.workspace),
+        **scratch_folders(needs.workspace),
+        **scratch_folders(manifest_uri(needs.workspace)),
     }
     return sorted(uri for uri, begun in found.items() if begun < before)
 
 
-def _old_versions(workspace: str, unfinished: list[str]) -> list[str]:
-    plans = [read_stage(workspace, round_id, Plan) for round_id in unfinished]
-    keep = [plan.manifest_version for plan in plans if plan]
-    manifest = manifest_uri(workspace)
-    unneeded = Manifest(manifest).unneeded_files(keep=keep)  # some may be gone already
+def _old_versions(needs: _Needs) -> list[str]:
+    manifest = manifest_uri(needs.workspace)
+    unneeded = Manifest(manifest).unneeded_files(keep=needs.versions)  # some may be gone already
     there = storage.list_files(manifest, ".parquet")
     return [uri for uri in there if storage.name(uri) in unneeded]
 
@@ -157,3 +195,15 @@ def _removal(what: str, uris: list[str]) -> Removal:
 
 def _folder(uri: str) -> str:
     return uri.rsplit("/", 1)[0]
+
+
+# The kinds of files, in the order in which they go. A fit's record goes before its model, so that
+# no record names a model that is gone.
+_UNNEEDED: dict[str, Callable[[_Needs], list[str]]] = {
+    "fits of these models": _fits,
+    "models": _models,
+    "scores of these models": _scores,
+    "epochs of finished fits": _epochs,
+    "unfinished files older than a day": _unfinished_files,
+    "files of manifest versions older than a week": _old_versions,
+}

@@ -8,7 +8,9 @@ import pyarrow as pa
 from rich.table import Column, Table
 
 from baal_ray.config import RoundConfig
+from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
+from baal_ray.manifest.changes import rounds_of
 from baal_ray.report.class_quality import class_qualities, worst_first
 from baal_ray.report.comparison import Comparison, compare_picks, comparison_lines
 from baal_ray.report.gain import comparable_models, gain_lines
@@ -26,6 +28,10 @@ COLUMNS = (
     "wrong: active",
     "wrong: random",
 )
+
+
+# The most times that everything is read: `forget` replaces files, also under a reader.
+_READS = 3
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,19 @@ def workspace_status(config: RoundConfig) -> Status:
         FormatError: If another version wrote a round's plan or record.
         StorageError: If the manifest or an acquisition batch cannot be read.
     """
+    for _ in range(_READS - 1):
+        try:
+            return _status(config)
+        except StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+    return _status(config)
+
+
+def _status(config: RoundConfig) -> Status:
     workspace = config.workspace
-    manifest = Manifest(manifest_uri(workspace))
-    images = manifest.rows()
+    images = Manifest(manifest_uri(workspace)).rows()
+    rounds = rounds_of(images)
     picks = compare_picks(workspace, images)
     finished = finished_rounds(workspace)
     results = [each.record.result for each in finished]
@@ -73,27 +89,26 @@ def workspace_status(config: RoundConfig) -> Status:
     }
     counted = _counted(images)
     rows: list[tuple[str, ...]] = []
-    for round_id in manifest.rounds():
-        if round_id in counted:
-            wrong = picks.get(round_id, Comparison())
-            rows.append(
-                (
-                    round_id,
-                    *counted[round_id],
-                    accuracy.get(round_id, ""),
-                    str(wrong.active),
-                    str(wrong.random),
-                )
+    for round_id in rounds:
+        wrong = picks.get(round_id, Comparison())
+        rows.append(
+            (
+                round_id,
+                *counted[round_id],
+                accuracy.get(round_id, ""),
+                str(wrong.active),
+                str(wrong.random),
             )
+        )
     gained = gain_lines(config, comparable_models(config, finished)) if accuracy else ()
-    summary = (comparison_lines(picks.values()), gained, _worst_class(manifest, finished))
+    summary = (comparison_lines(picks.values()), gained, _worst_class(rounds, finished))
     return Status(rows, [text for text in map("\n".join, summary) if text])
 
 
-def _worst_class(manifest: Manifest, finished: Sequence[FinishedRound]) -> Iterator[str]:
+def _worst_class(rounds: Sequence[str], finished: Sequence[FinishedRound]) -> Iterator[str]:
     """Yield a line about the class with the lowest recall of the latest model, if it is known."""
     by_round = {each.record.result.round_id: each for each in finished}
-    latest = [by_round[name] for name in manifest.rounds() if name in by_round][-1:]
+    latest = [by_round[name] for name in rounds if name in by_round][-1:]
     for each in latest:
         counts = each.record.result.by_class
         if counts is not None:

@@ -10,8 +10,9 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -332,10 +333,15 @@ def delete(uri: str) -> None:
             raise
 
 
-def delete_tree(uri: str) -> None:
+def delete_tree(uri: str, *, last: Collection[str] = ()) -> None:
     """Remove a file, or a folder or prefix with everything below it.
 
     It is not an error if it is already gone.
+
+    Args:
+        uri: Location of the file, folder or prefix.
+        last: Names of files that are removed after all others, so that after a kill they still
+            say what the rest is.
 
     Raises:
         StorageError: If something in it cannot be removed.
@@ -343,11 +349,31 @@ def delete_tree(uri: str) -> None:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
     with storage_errors(uri, "deleted"), suppress(FileNotFoundError):
-        if isinstance(fs, LocalFileSystem) or not has_magic(path):
-            fs.rm(path, recursive=True)
-            return
-        for file in fs.find(path):  # `rm` reads ws[1] as a pattern and removes ws1
-            fs.rm_file(file)
+        if isinstance(fs, LocalFileSystem):
+            _delete_local_tree(path, last)
+        else:
+            files = fs.find(path)
+            _delete_objects(fs, [file for file in files if name(file) not in last])
+            _delete_objects(fs, [file for file in files if name(file) in last])
+
+
+def _delete_local_tree(path: str, last: Collection[str]) -> None:
+    if os.path.islink(path) or not os.path.isdir(path):
+        os.remove(path)  # of a link, not what it leads to
+        return
+    for folder, _, files in os.walk(path):
+        for file in files:
+            if file not in last:
+                os.remove(os.path.join(folder, file))
+    shutil.rmtree(path)
+
+
+def _delete_objects(fs: fsspec.AbstractFileSystem, paths: list[str]) -> None:
+    if any(map(has_magic, paths)):  # `rm` reads ws[1] as a pattern and removes ws1
+        for path in paths:
+            fs.rm_file(path)
+    elif paths:
+        fs.rm(paths)  # many in one request
 
 
 def size(uri: str) -> int:

@@ -1,9 +1,17 @@
 """JSON files of a workspace: typed, with the number of their format, and checked when read."""
 
 import json
-from typing import Any, ClassVar, Literal, Self
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from baal_ray import storage
 from baal_ray.errors import FormatError, LostFileError
@@ -12,6 +20,24 @@ from baal_ray.errors import FormatError, LostFileError
 Task = Literal["classification"]
 
 _CHECKSUM = "checksum"
+
+
+def _check_sha256(value: str) -> str:
+    if re.fullmatch("[0-9a-f]{64}", value) is None:
+        raise ValueError(f"{value!r} names a model; it must be a sha256 of 64 hexadecimal digits")
+    return value
+
+
+def _check_name(value: str) -> str:
+    if re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]*", value) is None:
+        raise ValueError(f"{value!r} names a file of the same folder; it must not be a path")
+    return value
+
+
+#: The name of a model, and the name of a file in the record's own folder. They become parts of
+#: paths, so a record with anything else in their place could lead out of the workspace.
+Sha256 = Annotated[str, AfterValidator(_check_sha256)]
+FileName = Annotated[str, AfterValidator(_check_name)]
 
 
 class Record(BaseModel):
@@ -53,7 +79,8 @@ class Record(BaseModel):
             remedy: Sentence that says what to do if it is damaged.
 
         Raises:
-            LostFileError: If it is missing or damaged.
+            LostFileError: If it is missing or damaged, or names something outside of the
+                workspace.
             FormatError: If another version wrote it, with another format.
             StorageError: If it cannot be read.
         """
@@ -68,6 +95,10 @@ class Record(BaseModel):
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"]))
+            if where and fault["type"] == "value_error":
+                raise LostFileError(
+                    uri, f"is damaged: {where}: {fault['ctx']['error']}. {remedy}"
+                ) from error
             what = f"{where}: {fault['msg']}" if where else fault["msg"]
             raise FormatError(
                 f"{uri} cannot be read as format {cls.FORMAT} ({what}). It was probably written "
@@ -114,7 +145,7 @@ class FitRecord(Record):
             files from before they were counted.
     """
 
-    checkpoint: str
+    checkpoint: Sha256
     labels: int
     history: list[dict[str, float]]
     by_class: ClassCounts | None = None

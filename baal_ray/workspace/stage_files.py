@@ -18,7 +18,7 @@ from pydantic import (
 from baal_ray.config import RoundConfig
 from baal_ray.storage.other_files import OtherFiles
 from baal_ray.storage.table_files import TableFile
-from baal_ray.workspace.records import ClassCounts, Record, Task
+from baal_ray.workspace.records import ClassCounts, FileName, Record, Sha256, Task
 
 
 class _Part(BaseModel):
@@ -155,7 +155,7 @@ class FitResult(StageResult):
 
     STAGE = "fit"
 
-    checkpoint: str | None
+    checkpoint: Sha256 | None
     labels: int
     metrics: dict[str, float]
     by_class: ClassCounts | None = None
@@ -177,7 +177,7 @@ class _ScoreFiles(StageResult):
     """
 
     scores: str | None
-    files: list[str] | None = None
+    files: list[FileName] | None = None
 
     @property
     def complete(self) -> bool:
@@ -281,7 +281,7 @@ class BatchResult(StageResult):
     random: int
     rule: str
     stability: Stability | None
-    files: list[str]
+    files: list[FileName]
     evaluation_images: int = 0
 
     def figures(self) -> Iterator[str]:
@@ -317,7 +317,7 @@ class RoundResult(_Part):
     round_id: str
     acquired: int
     committed_before: bool = Field(default=False, exclude=True)
-    checkpoint: str | None
+    checkpoint: Sha256 | None
     rule: str
     scored: int
     labels: int

@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 
 from baal_ray.errors import AlreadyAcquiredError, ManifestError, StorageError
 from baal_ray.manifest import Manifest
+from baal_ray.manifest.versioned_table import VersionedTable
 from baal_ray.workspace.table_schemas import MANIFEST
 
 AWKWARD_IDS = [
@@ -394,38 +395,38 @@ def test_two_first_writers_at_once_both_land(tmp_path):
 def test_a_change_is_checked_again_when_another_came_first(manifest, monkeypatch):
     # The other commits between our reading of the table and our merge, as late as possible.
     manifest.acquire(batch("a"), "first")
-    other, merge = Manifest(manifest.uri), Manifest._merge
+    other, merge = Manifest(manifest.uri), VersionedTable.merge
 
     def merge_late(self, *args):
-        monkeypatch.setattr(Manifest, "_merge", merge)
+        monkeypatch.setattr(VersionedTable, "merge", merge)
         other.acquire(batch("b"), "other")
         return merge(self, *args)
 
-    monkeypatch.setattr(Manifest, "_merge", merge_late)
+    monkeypatch.setattr(VersionedTable, "merge", merge_late)
     with pytest.raises(AlreadyAcquiredError):
         manifest.acquire(batch("b", "c"), "second")
-    monkeypatch.setattr(Manifest, "_merge", merge_late)
+    monkeypatch.setattr(VersionedTable, "merge", merge_late)
     other = type("Other", (), {"acquire": lambda *_: manifest.label(labels(a="cat"))})()
     assert manifest.acquire(batch("c"), "second") == 1
     assert column(manifest.rows(), "status") == {"a": "labelled", "b": "acquired", "c": "acquired"}
 
 
 def test_a_table_that_another_created_and_filled_is_looked_at_again(manifest, monkeypatch):
-    create = Manifest._create
+    create = VersionedTable.create
 
     def create_and_lose(self):
-        monkeypatch.setattr(Manifest, "_create", create)
+        monkeypatch.setattr(VersionedTable, "create", create)
         create(self)
         Manifest(self.uri).acquire(batch("a"), "other")
 
-    monkeypatch.setattr(Manifest, "_create", create_and_lose)
+    monkeypatch.setattr(VersionedTable, "create", create_and_lose)
     with pytest.raises(AlreadyAcquiredError):
         manifest.acquire(batch("a", "b"), "r")
 
 
 def test_a_change_gives_up_after_bounded_tries(manifest, monkeypatch):
-    monkeypatch.setattr("baal_ray.manifest.table._LONGEST_WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(Manifest, "_merge", lambda *_: False)
+    monkeypatch.setattr("baal_ray.manifest.commits._LONGEST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(VersionedTable, "merge", lambda *_: False)
     with pytest.raises(ManifestError, match="16 times in a row; nothing was written"):
         manifest.acquire(batch("a"), "r")
 

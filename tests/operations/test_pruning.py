@@ -1,5 +1,10 @@
+import json
+import multiprocessing
 import os
+import shutil
+import signal
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -31,21 +36,30 @@ def fill(workspace):
     return workspace
 
 
+def sha(name):
+    """Return the sha256 that names a model; None stays None."""
+    return name and storage.sha256(name.encode())
+
+
 def begin(workspace, round_id, version, *checkpoint):
-    put(workspace, round_id, plan(version), *map(fit_result, checkpoint))
+    put(workspace, round_id, plan(version), *map(fit_result, map(sha, checkpoint)))
 
 
 def finish(workspace, round_id, checkpoint):
-    put(workspace, round_id, round_record(round_id, checkpoint=checkpoint))
+    put(workspace, round_id, round_record(round_id, checkpoint=sha(checkpoint)))
 
 
 def fitted(workspace, name):
     """Write the files that a fit, Ray Train and the scoring with the model leave behind."""
-    write(workspace, f"checkpoints/{name}/model.safetensors", "weights")
-    write(workspace, f"fits/{name}/fit.json", FitRecord(checkpoint=name, labels=1, history=[]))
+    write(workspace, f"checkpoints/{sha(name)}/model.safetensors", "weights")
+    write(
+        workspace, f"fits/{name}/fit.json", FitRecord(checkpoint=sha(name), labels=1, history=[])
+    )
     write(workspace, f"fits/{name}/checkpoint_2026/state.pt", "state")
     for samples in (8, 100):
-        write(workspace, f"scores/{name}{samples}/_fingerprint.json", fingerprint(name, samples))
+        write(
+            workspace, f"scores/{name}{samples}/_fingerprint.json", fingerprint(sha(name), samples)
+        )
         write(workspace, f"scores/{name}{samples}/1.parquet", "scores")
 
 
@@ -71,7 +85,7 @@ def prune(workspace, keep=1):
 
 
 OLD = {
-    "checkpoints/a/model.safetensors",
+    f"checkpoints/{sha('a')}/model.safetensors",
     "fits/a/fit.json",
     "fits/a/checkpoint_2026/state.pt",
     "scores/a8/_fingerprint.json",
@@ -108,8 +122,11 @@ def test_the_last_rounds_are_those_of_the_last_versions_whatever_they_are_called
     finish(workspace, "0", "c")
     fitted(workspace, "c")
     gone, _ = prune(workspace)
-    assert {"checkpoints/a/model.safetensors", "checkpoints/b/model.safetensors"} <= gone
-    assert "checkpoints/c/model.safetensors" not in gone
+    assert {
+        f"checkpoints/{sha('a')}/model.safetensors",
+        f"checkpoints/{sha('b')}/model.safetensors",
+    } <= gone
+    assert f"checkpoints/{sha('c')}/model.safetensors" not in gone
 
 
 def test_an_unfinished_round_keeps_its_model(workspace):
@@ -123,27 +140,84 @@ def test_a_round_that_has_no_model_yet_might_take_any(workspace):
     assert prune(workspace)[0] == set()
 
 
-def test_killed_between_any_two_removals_the_rest_goes_the_next_time(workspace, monkeypatch):
+def prune_until(workspace, last):
+    """Prune, but kill this process before one of the operating system's removals."""
+    left = last
+
+    def counted(remove):
+        def remove_or_die(*args, **kwargs):
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return remove(*args, **kwargs)
+
+        return remove_or_die
+
+    pruning = plan_pruning(workspace, keep=1)
+    for name in ("remove", "unlink", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
+    pruning.run()
+
+
+@pytest.mark.timeout(180)
+def test_killed_before_any_removal_the_rest_goes_the_next_time(workspace, tmp_path):
     # A fit's record never outlives its model. Otherwise the same labels would get a missing model.
-    removals = [uri for r in plan_pruning(workspace, keep=1).removals for uri in r.uris]
-    for uri in removals:
-        monkeypatch.setattr(storage, "delete_tree", only(uri, storage.delete_tree))
-        with pytest.raises(KeyboardInterrupt):
-            plan_pruning(workspace, keep=1).run()
-        monkeypatch.undo()
-        for record in storage.list_files(f"{workspace}/fits", "/fit.json"):
+    killed = f"{tmp_path}-killed"
+    prune(workspace)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["baal_ray.operations.pruning", "pytest"])
+    for last in range(100):
+        shutil.rmtree(killed, ignore_errors=True)
+        process = context.Process(target=prune_until, args=(fill(killed), last))
+        process.start()
+        process.join(60)
+        for record in storage.list_files(f"{killed}/fits", "/fit.json"):
             checkpoint = FitRecord.read(record, "").checkpoint
-            assert storage.exists(f"{workspace}/checkpoints/{checkpoint}")
-    assert plan_pruning(workspace, keep=1).removals == []
+            assert storage.exists(f"{killed}/checkpoints/{checkpoint}/model.safetensors"), last
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        plan_pruning(killed, keep=1).run()
+        assert files(killed) == files(workspace), last
+    assert last > 10
 
 
-def only(uri, delete):
-    def delete_it_and_stop(found):
-        assert found == uri
-        delete(found)
-        raise KeyboardInterrupt
+def test_a_round_that_begins_after_the_plan_of_the_pruning_keeps_what_it_needs(workspace):
+    pruning = plan_pruning(workspace, keep=1)
+    begin(workspace, "night-12", 4, "a")
+    done = pruning.run()
+    assert {removal.what for removal in done} == {"epochs of finished fits"}
+    assert files(workspace) >= OLD - {"fits/a/checkpoint_2026/state.pt"}
+    begin(workspace, "night-13", 4)
+    finish(workspace, "night-12", "b")
+    assert plan_pruning(workspace, keep=1).run() == []
 
-    return delete_it_and_stop
+
+def test_a_round_that_begins_between_two_kinds_of_files_keeps_what_is_left(workspace, monkeypatch):
+    pruning, delete_tree = plan_pruning(workspace, keep=1), storage.delete_tree
+
+    def delete_and_begin(uri, **options):
+        delete_tree(uri, **options)
+        begin(workspace, "night-12", 4)
+
+    monkeypatch.setattr(storage, "delete_tree", delete_and_begin)
+    (done,) = pruning.run()
+    assert done.what == "fits of these models"
+    assert f"checkpoints/{sha('a')}/model.safetensors" in files(workspace)
+
+
+def test_nothing_outside_of_the_workspace_is_removed(tmp_path):
+    workspace = fill(f"{tmp_path}/ws")
+    write(str(tmp_path), "precious/model.safetensors", "weights")
+    for outside in ("../../precious", f"{tmp_path}/precious"):
+        record = Path(workspace, "rounds", "night-9", "round.json")
+        plain = json.loads(record.read_text())
+        plain["result"]["checkpoint"] = outside
+        record.write_text(json.dumps(plain))
+        with pytest.raises(CorruptFileError, match="must be a sha256"):
+            plan_pruning(workspace, keep=1)
+    assert storage.exists(f"{tmp_path}/precious/model.safetensors")
 
 
 def test_what_killed_writers_left_goes_after_a_day(tmp_path):

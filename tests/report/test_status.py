@@ -2,20 +2,24 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from baal_ray import storage
+from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labels import export_labels
 from baal_ray.operations.forgetting import forget_images
+from baal_ray.report import comparison
 from baal_ray.report.status import workspace_status
 from baal_ray.storage.parquet import publish_table
 from baal_ray.workspace import batch_uri, manifest_uri
 from baal_ray.workspace.records import ClassCounts
 from baal_ray.workspace.table_schemas import BATCH
 from pools import round_config
+from rounds_on_disk import label, write_round
 from stage_files import plan, put, round_record
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -180,3 +184,27 @@ def test_status_starts_at_once():
     code = "import baal_ray.report.status, sys; print({'torch', 'ray'} & sys.modules.keys())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_a_batch_that_forget_replaces_under_the_reader_is_read_again(tmp_path, monkeypatch):
+    config = write_round(tmp_path)
+    label(config, {"image-0000": config.classes[0]})
+    before, opened = workspace_status(config).rows, comparison.open_parquet
+
+    def forget_first(uri):
+        monkeypatch.setattr(comparison, "open_parquet", opened)
+        forget_images(config.workspace, ["image-0001"])
+        return opened(uri)
+
+    monkeypatch.setattr(comparison, "open_parquet", forget_first)
+    after = workspace_status(config).rows
+    assert [row[2] for row in (*before, *after)] == ["3", "2"]
+
+
+def test_a_damaged_batch_is_named(tmp_path):
+    config = write_round(tmp_path)
+    label(config, {"image-0000": config.classes[0]})
+    (batch,) = Path(config.workspace, "rounds", "night-1", "batch").iterdir()
+    batch.write_bytes(b"")
+    with pytest.raises(StorageError, match=batch.name):
+        workspace_status(config)

@@ -214,6 +214,27 @@ def test_a_tree_is_deleted_by_its_name_not_by_a_pattern(root, name):
     assert list(storage.walk_files(root)) == ["ws1/a/b"]
 
 
+def test_a_link_goes_and_what_it_leads_to_stays(tmp_path):
+    precious = tmp_path / "elsewhere" / "precious"
+    storage.publish(str(precious), b"x")
+    (tmp_path / "tree").mkdir()
+    for link in (tmp_path / "link", tmp_path / "tree" / "link"):
+        link.symlink_to(precious.parent)
+    (tmp_path / "tree" / "file").symlink_to(precious)
+    storage.delete_tree(str(tmp_path / "link"))
+    storage.delete_tree(str(tmp_path / "tree"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere"]
+    assert precious.read_bytes() == b"x"
+
+
+def test_what_names_a_tree_can_go_last(root):
+    folder = storage.join(root, "tree")
+    for name in ("a", "marker", "z", "below/a"):
+        storage.publish(storage.join(folder, name), b"x")
+    storage.delete_tree(folder, last=["marker"])
+    assert list(storage.walk_files(root)) == []
+
+
 def test_a_tree_that_is_gone_already_is_no_fault(root):
     storage.delete_tree(storage.join(root, "ws"))
 

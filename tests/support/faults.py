@@ -19,7 +19,7 @@ from baal_ray import storage
 from baal_ray.config import RoundConfig
 from baal_ray.driver import run_round
 from baal_ray.errors import StorageError
-from baal_ray.manifest import Manifest
+from baal_ray.manifest.versioned_table import VersionedTable
 from baal_ray.storage import files, listing
 
 # A function is watched under each name by which a module calls it: `storage.publish`, and
@@ -29,12 +29,12 @@ WRITES: list[tuple[Any, str]] = [
     for name in ("publish", "create_if_absent", "delete")
     for module in (storage, files)
 ]
-WRITES += [(Manifest, name) for name in ("_create", "_merge")]
+WRITES += [(VersionedTable, name) for name in ("create", "merge")]
 READS: list[tuple[Any, str]] = [
     (module, name) for name in ("read", "exists") for module in (storage, files)
 ]
 READS += [(module, "list_files") for module in (storage, listing)]
-READS += [(Manifest, "_open")]
+READS += [(VersionedTable, "open")]
 
 
 class Calls:

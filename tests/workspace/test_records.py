@@ -14,7 +14,7 @@ from baal_ray.workspace.stage_files import CandidatesResult, FurtherStage, Plan,
 
 RECORDS = [
     stage_files.plan(3),
-    stage_files.fit_result("a"),
+    stage_files.fit_result("a" * 64),
     stage_files.NO_SCORES,
     CandidatesResult(
         scores="s", ids="i", stages=[FurtherStage(samples=20, images=9, scored=5, kept=2)]
@@ -22,7 +22,7 @@ RECORDS = [
     stage_files.batch_result(["1.parquet"], 5),
     stage_files.round_record("night", "scores/0123"),
     stage_files.fingerprint("a"),
-    FitRecord(checkpoint="a", labels=20, history=[{"epoch": 1.0, "accuracy": 0.5}]),
+    FitRecord(checkpoint="a" * 64, labels=20, history=[{"epoch": 1.0, "accuracy": 0.5}]),
     Description(model=ModelConfig(), classes=["a", "b"], sha256="0"),
     BatchSizeTrial(batch_size=32, images_per_second={"16": 100.0, "32": 150.5}),
     ExperimentRecord(settings={"k": 5, "model": {"image_size": [28, 28]}}, baal_ray="0.1.0"),
@@ -92,6 +92,30 @@ def test_a_damaged_file_is_named_with_its_remedy(uri):
     storage.publish(uri, b'{"checkpoint": ')
     with pytest.raises(CorruptFileError, match=r"record\.json \(15 bytes\) is .* Delete it\."):
         FitRecord.read(uri, "Delete it.")
+
+
+@pytest.mark.parametrize("outside", ["../../precious", "/precious", "s3://other/x", ""])
+@pytest.mark.parametrize(
+    ("record", "path"),
+    [
+        (FitRecord(checkpoint="a" * 64, labels=1, history=[]), ["checkpoint"]),
+        (stage_files.fit_result("a" * 64), ["checkpoint"]),
+        (stage_files.round_record("night"), ["result", "checkpoint"]),
+        (stage_files.batch_result(["1.parquet"]), ["files", 0]),
+    ],
+    ids=kind_of,
+)
+def test_a_record_that_leads_out_of_the_workspace_is_refused(uri, record, path, outside):
+    plain = json.loads(record.to_json())
+    *above, last = path
+    inner = plain
+    for key in above:
+        inner = inner[key]
+    inner[last] = outside
+    storage.publish(uri, json.dumps(plain).encode())
+    where = ".".join(map(str, path))
+    with pytest.raises(CorruptFileError, match=rf"{where}: '{outside}' .* must .*\. Restore it\."):
+        type(record).read(uri, "Restore it.")
 
 
 def test_a_plan_with_a_setting_that_is_unknown_says_so(uri):

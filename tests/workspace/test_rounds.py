@@ -94,7 +94,7 @@ def refuse():
 
 def test_a_stage_runs_once_and_its_result_is_logged(results, caplog):
     caplog.set_level(logging.INFO)
-    fitted = FitResult(checkpoint="a", labels=1200, metrics={"accuracy": 0.75})
+    fitted = FitResult(checkpoint="a" * 64, labels=1200, metrics={"accuracy": 0.75})
     first = results.once(FitResult, lambda: fitted)
     assert first.seconds >= 0
     assert first.model_copy(update={"seconds": 0.0}) == fitted

@@ -20,7 +20,7 @@ from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.dropout.row_order import unlike
 from baal_ray.posterior.dropout.sites import Site, WatchedDropout, find_axes
-from baal_ray.posterior.outputs import check_output, log_probs_of, prediction_of
+from baal_ray.posterior.outputs import Output
 from baal_ray.posterior.random_events import own_draws
 from baal_ray.posterior.training_only import refuse_training_only
 
@@ -45,13 +45,13 @@ _MASKS_TRIED = 4
 _ROUNDING = 1e-4
 
 
-def check_posterior(model: nn.Module, images: Tensor, output: str) -> tuple[Site, ...]:
+def check_posterior(model: nn.Module, images: Tensor, output: Output) -> tuple[Site, ...]:
     """Check a model by drawing from it a few times on at most `PROBE` images.
 
     Args:
         model: The model, in evaluation mode.
         images: A mini-batch [N, ...], N ≥ 1.
-        output: The kind of output that the model is declared to return.
+        output: The kind and the place of its predictions, as declared.
 
     Returns:
         The model's dropouts, in the order of the forward pass.
@@ -69,7 +69,7 @@ def check_posterior(model: nn.Module, images: Tensor, output: str) -> tuple[Site
 
     draw = partial(_draw, model, axes, output)
     drawn = draw(0, probe)
-    check_output(drawn.predictions, len(probe), output)
+    output.check(drawn.predictions, len(probe))
     repeated = _REPEATED_IN_16_BITS if in_16_bits(model, drawn.predictions) else _REPEATED
     tolerance = repeated * largest(drawn.log_probs)
     _check_repeats(drawn, draw(0, probe), tolerance, partial(own_draws, model, probe))
@@ -107,7 +107,7 @@ class _Drawn:
 def _draw(
     model: nn.Module,
     axes: tuple[MiniBatchAxis | None, ...],
-    output: str,
+    output: Output,
     k: int | None,
     images: Tensor,
 ) -> _Drawn:
@@ -115,8 +115,8 @@ def _draw(
     masks = _NothingDropped() if k is None else SharedMasks(0, (k,))
     mode = MaskedDropout(masks, len(images), axes)
     with mode:
-        predictions = prediction_of(model(images.clone()), output)
-    return _Drawn(predictions, log_probs_of(predictions, output), mode)
+        predictions = output.predictions_in(model(images.clone()))
+    return _Drawn(predictions, output.log_probs_of(predictions), mode)
 
 
 def refuse_hidden_dropout(model: nn.Module) -> None:
@@ -157,14 +157,14 @@ def largest(log_probs: Tensor) -> float:
     return max(1.0, log_probs.where(log_probs.isfinite(), 0).abs().max().item())
 
 
-def rounding_of(predictions: Tensor, *, in_16_bits: bool) -> float:
+def rounding_on(device: torch.device, *, in_16_bits: bool) -> float:
     """Return the tolerance between a model's predictions and a faster way to compute them.
 
     It is a share of the largest log-probability.
     """
     if in_16_bits:
         return _OTHER_KERNELS_IN_16_BITS
-    return _OTHER_KERNELS_IN_TF32 if _in_tf32(predictions.device) else _OTHER_KERNELS
+    return _OTHER_KERNELS_IN_TF32 if _in_tf32(device) else _OTHER_KERNELS
 
 
 def _in_tf32(device: torch.device) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from baal_ray.posterior.dropout.sites import WatchedDropout
 from baal_ray.posterior.evaluation_mode import evaluation_mode
-from baal_ray.posterior.outputs import log_probs_of
+from baal_ray.posterior.outputs import Output
 
 
 @torch.no_grad()
@@ -38,4 +38,4 @@ def features(classifier: nn.Module, images_N: Tensor, output: str) -> Tensor:
             hook.remove()
     if caught and len(caught[0]) == len(images_N):
         return caught[0].flatten(1).float()
-    return log_probs_of(predictions, output).float()
+    return Output(output).log_probs_of(predictions).float()

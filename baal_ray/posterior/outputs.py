@@ -1,13 +1,64 @@
 """Read a model's output as it is declared: logits or log-probabilities, never guessed."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from baal_ray.errors import PosteriorError
 
-OUTPUTS = ("logits", "log_probs")
+KINDS = ("logits", "log_probs")
+
+
+@dataclass(frozen=True)
+class Output:
+    """The kind of output that a model is declared to return, and its place.
+
+    Attributes:
+        kind: "logits" or "log_probs".
+        field: Name of the field that has the predictions if the model returns an object, or the
+            place in a tuple. None for a field that is named as the kind.
+    """
+
+    kind: str = "logits"
+    field: str | int | None = None
+
+    def predictions_in(self, returned: object) -> Tensor:
+        """Return the predictions [N, C] in whatever a model returns, as `prediction_of` does."""
+        return prediction_of(returned, self.kind if self.field is None else self.field)
+
+    def log_probs_of(self, returned: object) -> Tensor:
+        """Return log-probabilities [N, C], float32 or wider, from whatever a model returns.
+
+        Raises:
+            PosteriorError: If there is no tensor of predictions.
+        """
+        predictions = self.predictions_in(returned)
+        predictions = predictions.to(torch.promote_types(predictions.dtype, torch.float32))
+        return predictions.log_softmax(dim=-1) if self.kind == "logits" else predictions
+
+    def check(self, predictions: Tensor, images: int) -> None:
+        """Check the model's predictions for a few images against its declaration.
+
+        Raises:
+            PosteriorError: If the shape is not [images, 2 classes or more], or the output is not
+                what was declared.
+        """
+        _check_shape(list(predictions.shape), images)
+        predictions = predictions.double()
+        if self.kind == "log_probs" and not _sum_to_one(predictions.exp()):
+            raise PosteriorError(
+                "the model is declared to return log_probs, but their exponentials sum to "
+                f"{predictions.exp().sum(dim=1)[0].item():.4g} instead of 1; declare output: "
+                "logits"
+            )
+        if self.kind == "logits" and (predictions >= 0).all() and _sum_to_one(predictions):
+            raise PosteriorError(
+                "the model is declared to return logits, but they are probabilities: none is "
+                "negative and each image's values sum to 1. Remove its softmax, or return "
+                "log_softmax and declare output: log_probs"
+            )
 
 
 def prediction_of(returned: object, field: str | int) -> Tensor:
@@ -48,29 +99,7 @@ def _kind(value: object) -> str:
     return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def log_probs_of(returned: object, output: str) -> Tensor:
-    """Return log-probabilities [N, C], float32 or wider, from whatever a model returns.
-
-    Args:
-        returned: A tensor, or an object that has it in a field named as `output`.
-        output: The kind of output, "logits" or "log_probs".
-
-    Raises:
-        PosteriorError: If there is no such tensor.
-    """
-    predictions = prediction_of(returned, output)
-    predictions = predictions.to(torch.promote_types(predictions.dtype, torch.float32))
-    return predictions.log_softmax(dim=-1) if output == "logits" else predictions
-
-
-def check_output(predictions: Tensor, images: int, output: str) -> None:
-    """Check the model's output for a few images against its declaration.
-
-    Raises:
-        PosteriorError: If the shape is not [images, 2 classes or more], or the output is not what
-            was declared.
-    """
-    shape = list(predictions.shape)
+def _check_shape(shape: list[int], images: int) -> None:
     if len(shape) != 2 or shape[0] != images:
         raise PosteriorError(
             f"the model returns shape {shape} for {images} images; it must be [images, classes]"
@@ -79,18 +108,6 @@ def check_output(predictions: Tensor, images: int, output: str) -> None:
         raise PosteriorError(
             f"the model returns shape {shape}, one value per image; it must return at least two "
             "classes, so give a binary classifier two outputs"
-        )
-    predictions = predictions.double()
-    if output == "log_probs" and not _sum_to_one(predictions.exp()):
-        raise PosteriorError(
-            "the model is declared to return log_probs, but their exponentials sum to "
-            f"{predictions.exp().sum(dim=1)[0].item():.4g} instead of 1; declare output: logits"
-        )
-    if output == "logits" and (predictions >= 0).all() and _sum_to_one(predictions):
-        raise PosteriorError(
-            "the model is declared to return logits, but they are probabilities: none is negative "
-            "and each image's values sum to 1. Remove its softmax, or return log_softmax and "
-            "declare output: log_probs"
         )
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from baal_ray.posterior.arguments import check_images
+from baal_ray.posterior.mini_batch import MiniBatch
 
 
 class PosteriorSample(nn.Module):
@@ -16,15 +16,13 @@ class PosteriorSample(nn.Module):
     afterwards.
     """
 
-    def __init__(
-        self, model: nn.Module, k: int, predict: Callable[[Tensor, Sequence[str] | None], Tensor]
-    ) -> None:
+    def __init__(self, model: nn.Module, k: int, predict: Callable[[MiniBatch], Tensor]) -> None:
         """Keep the model and the function that runs it once.
 
         Args:
             model: The model.
             k: Number of the sample, from 0.
-            predict: Function from two or more images and their ids to log-probabilities [N, C].
+            predict: Function from two or more images to log-probabilities [N, C].
         """
         super().__init__()
         self.model = model
@@ -34,7 +32,5 @@ class PosteriorSample(nn.Module):
     def forward(self, images_N: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Return log-probabilities [N, C], float32 or wider; per-item masks need `ids`."""
         check_images(images_N)
-        if len(images_N) == 1:  # as `MCDropout._draw` does, for models that squeeze axes of 1
-            two, twice = torch.cat([images_N] * 2), None if ids is None else [*ids, *ids]
-            return self.forward(two, twice)[:1]
-        return self._predict(images_N, ids)
+        batch = MiniBatch(images_N, ids)
+        return self._predict(batch) if len(batch) > 1 else self._predict(batch.twice())[:1]

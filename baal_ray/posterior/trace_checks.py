@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from baal_ray.errors import PosteriorError, TraceError
-from baal_ray.posterior.guards import largest, log_prob_distance
+from baal_ray.posterior.engine.trunk_once import TrunkOnce
+from baal_ray.posterior.guards import largest, log_prob_distance, rounding_on
+from baal_ray.posterior.mini_batch import MiniBatch
+from baal_ray.posterior.model_changes import unchanged
+from baal_ray.posterior.samples import Samples
 
 # Number of images of a later mini-batch, evenly spread.
 _FEW = 8
@@ -27,6 +31,37 @@ def is_due(mini_batch: int) -> bool:
 def spread(images: int) -> list[int]:
     """Return the places of the few images of a mini-batch."""
     return sorted({i * (images - 1) // (_FEW - 1) for i in range(_FEW)})
+
+
+def run_whole(samples: Samples, k: int, batch: MiniBatch) -> Tensor:
+    """Run the model itself as sample k, leave it unchanged, and return log-probabilities."""
+    with unchanged(samples.model, batch.images_N.device):
+        return samples.run(k, batch)
+
+
+def hold_against_model(
+    samples: Samples, trace: TrunkOnce, batch: MiniBatch, first_N_C: Tensor
+) -> None:
+    """Draw samples by the traced model, twice, and compare them with the model itself.
+
+    Of the samples drawn together, the first is compared on every image, the last on a few.
+
+    Args:
+        samples: The samples of a posterior.
+        trace: The traced model.
+        batch: A mini-batch.
+        first_N_C: Log-probabilities of sample 0 by the model itself.
+
+    Raises:
+        PosteriorError: If they differ.
+    """
+    ks, few = range(trace.together), spread(len(batch))
+    plain_N_C = torch.cat([first_N_C, run_whole(samples, ks[-1], batch.at(few))])
+    rounding = rounding_on(first_N_C.device, in_16_bits=trace.in_16_bits)
+    for _ in range(2):
+        with torch.autocast(first_N_C.device.type, enabled=False):
+            traced_K_N_C = torch.cat(list(samples.draw(trace, batch, ks)))
+        compare(torch.cat([traced_K_N_C[0], traced_K_N_C[-1, few]]), plain_N_C, rounding)
 
 
 def compare(traced_N_C: Tensor, plain_N_C: Tensor, rounding: float) -> None:
@@ -64,6 +99,14 @@ class Few:
     places: list[int]
     log_probs_N_C: Tensor
     rounding: float
+
+    @classmethod
+    def of(cls, samples: Samples, k: int, batch: MiniBatch, *, in_16_bits: bool) -> "Few":
+        """Run the model itself as sample k on a few images of a mini-batch."""
+        places = spread(len(batch))
+        log_probs_N_C = run_whole(samples, k, batch.at(places))
+        rounding = rounding_on(log_probs_N_C.device, in_16_bits=in_16_bits)
+        return cls([batch.name(place) for place in places], places, log_probs_N_C, rounding)
 
     def compare(self, traced_N_C: Tensor) -> None:
         """Compare them with the log-probabilities of the mini-batch by the traced model.

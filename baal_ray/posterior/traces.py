@@ -38,9 +38,9 @@ class Traces:
         self._right.clear()
 
     def last(self, key: Hashable) -> TrunkOnce | None:
-        """Return the trace that was used last, if it is that of a key."""
+        """Return the trace that was used last, if it is that of a key and still right."""
         used, trace = next(reversed(self._by_key.items()), (None, None))
-        return trace if used == key else None
+        return trace if used == key and key in self._right else None
 
     def of(
         self,

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from baal_ray.posterior.memory import budget
+
 
 class MaskCache:
     """A cache of masks.
@@ -24,7 +26,8 @@ class MaskCache:
     cache are empty.
     """
 
-    def __init__(self, max_bytes: int = 2**28) -> None:
+    def __init__(self, max_bytes: int | None = None) -> None:
+        """Make an empty cache of `max_bytes`, by default as many as the device allows."""
         self.max_bytes = max_bytes
         self._used = 0
         self._masks: dict[tuple[Any, ...], Tensor] = {}
@@ -45,12 +48,13 @@ class MaskCache:
         mask = self._masks.get(place)
         if mask is None:
             mask = torch.stack([_keep((seed, k, site), shape, p) for k in ks]).to(device)
-            if self._used + mask.nbytes <= self.max_bytes:
+            room = budget(device) if self.max_bytes is None else self.max_bytes
+            if self._used + mask.nbytes <= room:
                 self._masks[place] = mask
                 self._used += mask.nbytes
         return mask
 
-    def __reduce__(self) -> tuple[type["MaskCache"], tuple[int]]:
+    def __reduce__(self) -> tuple[type["MaskCache"], tuple[int | None]]:
         return MaskCache, (self.max_bytes,)
 
 

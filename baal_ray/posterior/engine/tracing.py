@@ -24,7 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from baal_ray.posterior.dropout.interception import MaskedDropout, apply_mask
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.dropout.sites import Site
-from baal_ray.posterior.outputs import prediction_of
+from baal_ray.posterior.outputs import Output
 
 
 @torch.library.custom_op("baal_ray::drop", mutates_args=())
@@ -101,7 +101,7 @@ def trace(
     sites: Sequence[Site],
     samples: int,
     per_item: bool,
-    output: str = "logits",
+    output: Output,
 ) -> GraphModule:
     """Trace the model as a graph of (images, *masks), for K samples of N images in one pass.
 
@@ -114,7 +114,7 @@ def trace(
         sites: The model's dropouts.
         samples: Number of samples, K. The graph's images are [K·N, …].
         per_item: Whether masks are [K, N, …] instead of [K, 1, …].
-        output: The field of the predictions, if the model returns an object.
+        output: The place of the predictions, if the model returns an object.
 
     Raises:
         NotImplementedError: If the model draws random numbers itself, or overwrites tensors that
@@ -130,7 +130,7 @@ def trace(
             images_KN = images_KN.clone()  # in case the model overwrites them
             with _TracedDropout(masks, len(images_N), axes, samples):
                 returned = functional_call(model, given, images_KN) if given else model(images_KN)
-                return prediction_of(returned, output)
+                return output.predictions_in(returned)
 
         with FakeTensorMode(allow_non_fake_inputs=True):
             inputs = _inputs(images_N, layout, sites, samples, per_item)

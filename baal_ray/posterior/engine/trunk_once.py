@@ -26,6 +26,7 @@ from baal_ray.posterior.engine.tracing import (
     trace,
 )
 from baal_ray.posterior.memory import budget
+from baal_ray.posterior.outputs import Output
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class TrunkOnce:
     Attributes:
         together: Number of samples that are drawn and passed on together.
         in_16_bits: Whether it computes in bfloat16 or float16, at least in part.
+        sites: The model's dropouts.
         sources: Tensors that the trace reads besides its inputs, the model's own and others.
     """
 
@@ -60,7 +62,7 @@ class TrunkOnce:
         sites: Sequence[Site],
         samples: int,
         *,
-        output: str,
+        output: Output,
         shared: bool,
         frozen: bool,
     ) -> None:
@@ -72,14 +74,14 @@ class TrunkOnce:
             layout: Memory layout of images.
             sites: The model's dropouts.
             samples: Number of samples to draw for such a mini-batch.
-            output: The field of the predictions, if the model returns an object.
+            output: The place of the predictions, if the model returns an object.
             shared: Whether all images have the same masks.
             frozen: Whether the model's tensors stay where they are and as they are.
 
         Raises:
             Exception: If the model cannot be traced. It may be of any type.
         """
-        self._sites = sites
+        self.sites = sites
         self._layout = layout
         self._device = images_N.device
         self._thinned: ThinnedTail | None = None
@@ -203,7 +205,7 @@ class TrunkOnce:
     def _masks(self, masks: Masks) -> list[Tensor]:
         return [
             masks.keep(i, site.mask_shape, site.p, self._device)
-            for i, site in enumerate(self._sites)
+            for i, site in enumerate(self.sites)
         ]
 
     def refresh(self) -> None:

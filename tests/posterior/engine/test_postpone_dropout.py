@@ -10,6 +10,7 @@ from baal_ray.posterior import MCDropout
 from baal_ray.posterior.engine.postpone_dropout import postpone_dropout
 from baal_ray.posterior.engine.simplify import simplify
 from baal_ray.posterior.engine.tracing import DROP, trace
+from baal_ray.posterior.outputs import Output
 from scenarios import inputs
 
 aten = torch.ops.aten
@@ -20,7 +21,7 @@ def order(model, x, per_item=False):
     posterior = MCDropout(model.eval(), samples=2)
     with torch.no_grad():
         sites = posterior.sites(x)
-        graph = trace(model, x, torch.contiguous_format, sites, 2, per_item)
+        graph = trace(model, x, torch.contiguous_format, sites, 2, per_item, Output())
     simplify(graph, torch.contiguous_format)
     postpone_dropout(graph)
     return [node.target for node in graph.graph.nodes if node.op == "call_function"]

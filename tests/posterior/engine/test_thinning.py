@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from baal_ray.posterior import MCDropout
+from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.engine import thinning
 from scenarios import inputs
 
@@ -76,7 +77,7 @@ def test_thinned_samples_are_the_masked_ones(shape, model, share):
     fast = posterior.log_probs(images_N)
     plain = torch.stack([posterior.sample(k)(images_N).detach() for k in range(5)], dim=1)
     torch.testing.assert_close(fast, plain, rtol=0, atol=1e-5)
-    (prepared,) = posterior._traces._by_key.values()
+    (prepared,) = posterior._kept.traces._by_key.values()
     assert prepared._thinned.share == pytest.approx(share)
 
 
@@ -133,7 +134,7 @@ def test_what_does_not_allow_it_is_masked(shape, model):
     fast = posterior.log_probs(images_N)
     plain = torch.stack([posterior.sample(k)(images_N).detach() for k in range(5)], dim=1)
     torch.testing.assert_close(fast, plain, rtol=0, atol=1e-5)
-    (prepared,) = posterior._traces._by_key.values()
+    (prepared,) = posterior._kept.traces._by_key.values()
     assert prepared._thinned is None
 
 
@@ -145,7 +146,7 @@ def test_samples_whose_copies_have_no_room_are_masked(monkeypatch):
     for _ in range(2):
         drawn = posterior.log_probs(inputs(6))
         torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-5)
-    (prepared,) = posterior._traces._by_key.values()
+    (prepared,) = posterior._kept.traces._by_key.values()
     assert sorted(prepared._thinned._copies) == [0, 1]
 
 
@@ -159,8 +160,11 @@ def test_samples_that_drop_a_whole_layer_are_masked():
     images_N = inputs(6, 3, 12, 12)
     posterior = MCDropout(model, 100)
     drawn = posterior.log_probs(images_N)
-    masks = posterior._masks_of(images_N, None)
-    empty = [k for k in range(100) if not masks((k,)).keep(0, (3, 1, 1), 0.3, "cpu").any()]
+    empty = [
+        k
+        for k in range(100)
+        if not SharedMasks(0, (k,)).keep(0, (3, 1, 1), 0.3, images_N.device).any()
+    ]
     assert empty
     for k in (0, *empty):
         torch.testing.assert_close(drawn[:, k], posterior.sample(k)(images_N), rtol=0, atol=1e-5)

@@ -13,6 +13,7 @@ from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.dropout.sites import Site, find_axes
 from baal_ray.posterior.engine.tracing import cut, trace
+from baal_ray.posterior.outputs import Output
 
 SAMPLES, IMAGES = 3, 4
 
@@ -39,7 +40,7 @@ def traced(model, samples=1):
     with mode:
         model(images)
     sites = [Site(*site) for site in zip(axes, mode.mask_shapes, mode.ps, strict=True)]
-    graph = trace(model, images, torch.contiguous_format, sites, samples, per_item=False)
+    graph = trace(model, images, torch.contiguous_format, sites, samples, False, Output())
     return images, sites, graph
 
 

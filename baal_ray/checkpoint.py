@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -11,11 +12,14 @@ from pydantic import BaseModel, ConfigDict
 from baal_ray import storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import CheckpointError, StorageError, described
-from baal_ray.model import ImageClassifier, _build_network
+from baal_ray.model import ImageClassifier, _build_network, is_built_in
 from baal_ray.workspace import checkpoint_uri
 from baal_ray.workspace.records import Record, Task
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+# Beginnings of the names of arguments by which torchvision's factories download weights.
+_DOWNLOADS = ("weights", "pretrained")
 
 
 class FitSummary(BaseModel):
@@ -32,6 +36,13 @@ class FitSummary(BaseModel):
     name: str
     labels: int
     metrics: dict[str, float]
+
+
+class _Architecture(BaseModel):
+    """The header of `model.safetensors`: how to build the network, and its classes in order."""
+
+    model: ModelConfig
+    classes: list[str]
 
 
 class Description(Record):
@@ -101,7 +112,7 @@ def save_checkpoint(
 
 def encoded_weights(classifier: ImageClassifier, config: ModelConfig, classes: list[str]) -> bytes:
     """Return the content of `model.safetensors`; arguments as for `save_checkpoint`."""
-    architecture = {"model": config.model_dump(mode="json"), "classes": classes}
+    architecture = _Architecture(model=config, classes=classes).model_dump(mode="json")
     tensors = {
         # Cloned because tied weights share memory, and contiguous because safetensors requires it.
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -113,12 +124,20 @@ def encoded_weights(classifier: ImageClassifier, config: ModelConfig, classes: l
     )
 
 
-def load_checkpoint(uri: str) -> Checkpoint:
+def load_checkpoint(uri: str, *, model: ModelConfig | None = None) -> Checkpoint:
     """Read a checkpoint folder and check its weights against the sha256 in its name.
+
+    A checkpoint may come from a stranger, and it names the factory that builds its network. So
+    only baal_ray's and torchvision's factories are run because a checkpoint names them, with
+    arguments that download nothing. Any other factory must be named by the caller too.
+
+    Args:
+        uri: Checkpoint folder, `…/checkpoints/<sha256>`.
+        model: Configuration whose factory may be run, with the same arguments.
 
     Raises:
         CheckpointError: If a file is missing or damaged, the weights do not have the sha256 in the
-            name, or they do not fit the model.
+            name, they do not fit the model, or the factory may not be run.
         ModelError: If the model cannot be built.
     """
     sha256 = storage.name(uri)
@@ -133,7 +152,9 @@ def load_checkpoint(uri: str) -> Checkpoint:
             f"checkpoint {uri} holds weights with sha256 {found}; it must match the sha256 in the "
             "folder's name. Fit again, or restore the folder"
         )
-    config, classes = _architecture(weights, uri)
+    architecture = _architecture(weights, uri)
+    config, classes = architecture.model, architecture.classes
+    _refuse_strangers_code(config, model, uri)
     network = _build_network(config, len(classes))
     try:
         network.load_state_dict(safetensors.torch.load(weights))
@@ -156,13 +177,52 @@ def describe(uri: str) -> Description:
     return Description.read(storage.join(uri, DESCRIPTION), "Fit again, or restore the folder.")
 
 
-def _architecture(weights: bytes, uri: str) -> tuple[ModelConfig, list[str]]:
+def _refuse_strangers_code(found: ModelConfig, named: ModelConfig | None, uri: str) -> None:
+    """Refuse to run a factory that only the checkpoint names, or to download what it names."""
+    call = f"{found.factory!r} with the arguments {found.arguments}"
+    if named is not None and _call(found) == _call(named):
+        return
+    if not is_built_in(found.factory):
+        raise CheckpointError(
+            f"checkpoint {uri} is built by {call}, which is code that it may not choose. If you "
+            "trust it, name the same factory and arguments in the configuration, or pass them as "
+            "model=ModelConfig(…)"
+        )
+    if not all(_is_harmless(*argument) for argument in found.arguments.items()):
+        raise CheckpointError(
+            f"checkpoint {uri} is built by {call}; a checkpoint's arguments must be numbers, "
+            "booleans or lists of them, and must not download weights. Remove the others, and fit "
+            "again"
+        )
+
+
+def _call(config: ModelConfig) -> str:
+    """Return a factory and its arguments as they are written to a header."""
+    chosen = config.model_dump(mode="json", include={"factory", "arguments"})
+    return json.dumps(chosen, sort_keys=True)
+
+
+def _is_harmless(name: str, value: Any) -> bool:
+    """Return whether a header's argument of a factory of torchvision's or ours downloads nothing.
+
+    Arguments that do are switched off by a null or False.
+    """
+    if value is None or value is False:
+        return True
+    if name.startswith(_DOWNLOADS):
+        return False
+    if isinstance(value, list):
+        return all(_is_harmless(name, each) for each in value)
+    return isinstance(value, int | float)
+
+
+def _architecture(weights: bytes, uri: str) -> _Architecture:
     header_length = int.from_bytes(weights[:8], "little")
     try:
         header = json.loads(weights[8 : 8 + header_length])
-        architecture = json.loads(header["__metadata__"]["baal_ray"])
-        return ModelConfig.model_validate(architecture["model"]), architecture["classes"]
-    except (KeyError, TypeError, ValueError) as error:  # pydantic's errors are ValueErrors
+        return _Architecture.model_validate(json.loads(header["__metadata__"]["baal_ray"]))
+    # pydantic's errors are ValueErrors.
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"checkpoint {uri} was not written by this version of baal_ray: its header does not "
             f"describe a model that can be built ({described(error)}). Fit again"

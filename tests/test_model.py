@@ -218,7 +218,8 @@ def test_a_prediction_in_a_field_is_read_in_training_and_from_a_checkpoint(tmp_p
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     assert classifier.train()(images).shape == (2, 3)
     loaded = load_checkpoint(
-        checkpoint_uri(str(tmp_path), save_checkpoint(str(tmp_path), classifier, config, CLASSES))
+        checkpoint_uri(str(tmp_path), save_checkpoint(str(tmp_path), classifier, config, CLASSES)),
+        model=config,
     )
     assert torch.equal(loaded.classifier(images), classifier.eval()(images))
 
@@ -230,7 +231,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path, factory):
     classifier = build_classifier(config, 3).eval()
     fit = FitSummary(name="a fit", labels=20, metrics={"accuracy": 0.5})
     sha256 = save_checkpoint(str(tmp_path), classifier, config, CLASSES, fit)
-    found = load_checkpoint(checkpoint_uri(str(tmp_path), sha256) + "/")
+    found = load_checkpoint(checkpoint_uri(str(tmp_path), sha256) + "/", model=config)
     assert (found.sha256, found.config, found.classes) == (sha256, config, CLASSES)
     assert found.description.fit == fit
     assert not any(module.training for module in found.classifier.modules())
@@ -330,7 +331,7 @@ def test_a_checkpoint_whose_factory_has_changed_is_refused(tmp_path):
     config = model(arguments={"width": 9})
     sha256 = save_checkpoint(str(tmp_path), fitted, config, CLASSES)
     with pytest.raises(CheckpointError, match="does not fit 'our_models:flat'"):
-        load_checkpoint(checkpoint_uri(str(tmp_path), sha256))
+        load_checkpoint(checkpoint_uri(str(tmp_path), sha256), model=config)
 
 
 @pytest.mark.parametrize("extension", [".safetensors", ".pt", ".pth", ".bin"])

@@ -38,7 +38,7 @@ class ModelActor:
 
     def __init__(self, job: ScoringJob) -> None:
         """Load the model, onto the GPU that Ray has given this actor, if any."""
-        loaded = load_checkpoint(job.checkpoint)
+        loaded = load_checkpoint(job.checkpoint, model=job.model)
         self._job, self._config = job, job.config
         self._sha256 = loaded.sha256
         self._image_size, self._output = loaded.config.image_size, loaded.config.output

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from baal_ray import storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import CheckpointError, LostCheckpointError, LostFileError, described
-from baal_ray.model import ImageClassifier, _build_network
+from baal_ray.model import ImageClassifier, _build_network, is_built_in
 from baal_ray.workspace import checkpoint_uri
 from baal_ray.workspace.records import Record, Task
 
@@ -20,6 +21,9 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 # The most that the safetensors library allows.
 _MOST_HEADER_BYTES = 100_000_000
+
+# Beginnings of the names of arguments by which torchvision's factories download weights.
+_DOWNLOADS = ("weights", "pretrained")
 
 
 class FitSummary(BaseModel):
@@ -38,6 +42,20 @@ class FitSummary(BaseModel):
     metrics: dict[str, float]
 
 
+class Architecture(BaseModel):
+    """The header of a checkpoint's weights file.
+
+    Attributes:
+        model: Configuration of the model: how its network is built and fed.
+        classes: Names of the classes that its outputs stand for, in order.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: ModelConfig
+    classes: list[str]
+
+
 class Description(Record):
     """`model.json`, for people to read. All that a score depends on is in the weights file.
 
@@ -54,19 +72,6 @@ class Description(Record):
     classes: list[str]
     sha256: str
     fit: FitSummary | None = None
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The network of a checkpoint, as the header of its weights file gives it.
-
-    Attributes:
-        config: Configuration of the model: how its network is built and fed.
-        classes: Names of the classes that its outputs stand for, in order.
-    """
-
-    config: ModelConfig
-    classes: list[str]
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def save_checkpoint(
 
 def encoded_weights(classifier: ImageClassifier, config: ModelConfig, classes: list[str]) -> bytes:
     """Return the content of `model.safetensors`; arguments as for `save_checkpoint`."""
-    architecture = {"model": config.model_dump(mode="json"), "classes": classes}
+    architecture = Architecture(model=config, classes=classes).model_dump(mode="json")
     tensors = {
         # Cloned because tied weights share memory, and contiguous because safetensors requires it.
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -128,17 +133,27 @@ def encoded_weights(classifier: ImageClassifier, config: ModelConfig, classes: l
     )
 
 
-def load_checkpoint(uri: str) -> Checkpoint:
+def load_checkpoint(uri: str, *, model: ModelConfig | None = None) -> Checkpoint:
     """Read a checkpoint folder and check its weights against the sha256 in its name.
+
+    A checkpoint may come from a stranger, and it names the factory that builds its network. So
+    only baal_ray's and torchvision's factories are run because a checkpoint names them, with
+    arguments that download nothing. Any other factory must be named by the caller too.
+
+    Args:
+        uri: Checkpoint folder, `…/checkpoints/<sha256>`.
+        model: Configuration whose factory may be run, with the same arguments.
 
     Raises:
         LostCheckpointError: If the weights are missing or do not have the sha256 in the name.
-        CheckpointError: If the weights do not fit the model, or were not written here.
+        CheckpointError: If the weights do not fit the model, were not written here, or the factory
+            may not be run.
         ModelError: If the model cannot be built.
     """
     weights = _verified_weights(uri)
     architecture = _architecture(weights[8 : 8 + _header_length(weights)], uri)
-    config, classes = architecture.config, architecture.classes
+    config, classes = architecture.model, architecture.classes
+    _refuse_strangers_code(config, model, uri)
     network = _build_network(config, len(classes))
     try:
         network.load_state_dict(safetensors.torch.load(weights))
@@ -207,11 +222,50 @@ def _header_length(weights: bytes) -> int:
     return min(int.from_bytes(weights[:8], "little"), _MOST_HEADER_BYTES)
 
 
+def _refuse_strangers_code(found: ModelConfig, named: ModelConfig | None, uri: str) -> None:
+    """Refuse to run a factory that only the checkpoint names, or to download what it names."""
+    call = f"{found.factory!r} with the arguments {found.arguments}"
+    if named is not None and _call(found) == _call(named):
+        return
+    if not is_built_in(found.factory):
+        raise CheckpointError(
+            f"checkpoint {uri} is built by {call}, which is code that it may not choose. If you "
+            "trust it, name the same factory and arguments in the configuration, or pass them as "
+            "model=ModelConfig(…)"
+        )
+    if not all(_is_harmless(*argument) for argument in found.arguments.items()):
+        raise CheckpointError(
+            f"checkpoint {uri} is built by {call}; a checkpoint's arguments must be numbers, "
+            "booleans or lists of them, and must not download weights. Remove the others, and fit "
+            "again"
+        )
+
+
+def _call(config: ModelConfig) -> str:
+    """Return a factory and its arguments as they are written to a header."""
+    chosen = config.model_dump(mode="json", include={"factory", "arguments"})
+    return json.dumps(chosen, sort_keys=True)
+
+
+def _is_harmless(name: str, value: Any) -> bool:
+    """Return whether a header's argument of a factory of torchvision's or ours downloads nothing.
+
+    Arguments that do are switched off by a null or False.
+    """
+    if value is None or value is False:
+        return True
+    if name.startswith(_DOWNLOADS):
+        return False
+    if isinstance(value, list):
+        return all(_is_harmless(name, each) for each in value)
+    return isinstance(value, int | float)
+
+
 def _architecture(header: bytes, uri: str) -> Architecture:
     try:
-        architecture = json.loads(json.loads(header)["__metadata__"]["baal_ray"])
-        config = ModelConfig.model_validate(architecture["model"])
-        return Architecture(config, architecture["classes"])
+        return Architecture.model_validate(
+            json.loads(json.loads(header)["__metadata__"]["baal_ray"])
+        )
     # pydantic's errors are ValueErrors.
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(

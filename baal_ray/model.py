@@ -185,13 +185,23 @@ def _build_network(config: ModelConfig, classes: int) -> nn.Module:
     return network
 
 
+def is_built_in(factory: str) -> bool:
+    """Return whether a factory is ours, or one of torchvision's classifiers by its name."""
+    return factory == small_convnet.__name__ or factory in _torchvision_classifiers()
+
+
+def _torchvision_classifiers() -> list[str]:
+    models = _torchvision_models()
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
 def _factory(name: str) -> Callable[..., nn.Module]:
     if name == small_convnet.__name__:
         return small_convnet
     if ":" in name:
         return _import_factory(name)
-    torchvision_models = _torchvision_models()
-    known = torchvision_models.list_models(module=torchvision_models)
+    known = _torchvision_classifiers()
     if name not in known:
         close = (
             ", ".join(difflib.get_close_matches(name, known, n=3))
@@ -201,7 +211,7 @@ def _factory(name: str) -> Callable[..., nn.Module]:
             f"model.factory is {name!r}; it must be small_convnet, a torchvision classifier "
             f"({close}, …) or package.module:function"
         )
-    return partial(torchvision_models.get_model, name)
+    return partial(_torchvision_models().get_model, name)
 
 
 def _torchvision_models() -> Any:

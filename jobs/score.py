@@ -34,6 +34,6 @@ with in_plain_words():
     settings = {"config": config.scoring, "resources": config.resources, "seed": config.seed}
     keep_by = config.selection.ranked_by  # used by further stages, if there are any
     folder = scores_uri(config.workspace)
-    scores = score_pool(pool, checkpoint, folder, keep_by=keep_by, **settings)
+    scores = score_pool(pool, checkpoint, folder, keep_by=keep_by, model=config.model, **settings)
     print(f"{scores.scored} of {scores.rows} images scored now, {scores.unreadable} unreadable")
     print(scores.uri)

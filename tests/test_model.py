@@ -226,7 +226,8 @@ def test_a_prediction_in_a_field_is_read_in_training_and_from_a_checkpoint(tmp_p
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     assert classifier.train()(images).shape == (2, 3)
     loaded = load_checkpoint(
-        checkpoint_uri(str(tmp_path), save_checkpoint(str(tmp_path), classifier, config, CLASSES))
+        checkpoint_uri(str(tmp_path), save_checkpoint(str(tmp_path), classifier, config, CLASSES)),
+        model=config,
     )
     assert torch.equal(loaded.classifier(images), classifier.eval()(images))
 
@@ -238,7 +239,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path, factory):
     classifier = build_classifier(config, 3).eval()
     fit = FitSummary(name="a fit", labels=20, metrics={"accuracy": 0.5})
     sha256 = save_checkpoint(str(tmp_path), classifier, config, CLASSES, fit)
-    found = load_checkpoint(checkpoint_uri(str(tmp_path), sha256) + "/")
+    found = load_checkpoint(checkpoint_uri(str(tmp_path), sha256) + "/", model=config)
     assert (found.sha256, found.config, found.classes) == (sha256, config, CLASSES)
     assert describe(checkpoint_uri(str(tmp_path), sha256)).fit == fit
     assert not any(module.training for module in found.classifier.modules())
@@ -289,7 +290,7 @@ def test_a_checkpoint_whose_weights_are_torn_or_missing_is_refused(checkpoint):
     for read in (load_checkpoint, read_architecture):
         with pytest.raises(LostCheckpointError, match=f"{file} is missing"):
             read(str(checkpoint))
-    assert (architecture.config, architecture.classes) == (model(), CLASSES)
+    assert (architecture.model, architecture.classes) == (model(), CLASSES)
 
 
 def test_no_score_depends_on_the_description(checkpoint):
@@ -351,7 +352,7 @@ def test_a_checkpoint_whose_factory_has_changed_is_refused(tmp_path):
     config = model(arguments={"width": 9})
     sha256 = save_checkpoint(str(tmp_path), fitted, config, CLASSES)
     with pytest.raises(CheckpointError, match="does not fit 'our_models:flat'"):
-        load_checkpoint(checkpoint_uri(str(tmp_path), sha256))
+        load_checkpoint(checkpoint_uri(str(tmp_path), sha256), model=config)
 
 
 @pytest.mark.parametrize("extension", [".safetensors", ".pt", ".pth", ".bin"])

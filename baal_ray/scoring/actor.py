@@ -45,7 +45,7 @@ class ModelActor:
             ResourceError: If this actor has died in each of its last few starts.
         """
         self._starts = Starts()
-        loaded = load_checkpoint(job.checkpoint)
+        loaded = load_checkpoint(job.checkpoint, model=job.model)
         self._job, self._config = job, job.config
         self._sha256 = loaded.sha256
         self._image_size, self._output = loaded.config.image_size, loaded.config.output

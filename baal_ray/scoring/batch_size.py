@@ -58,7 +58,7 @@ def with_batch_size(job: ScoringJob, scores: str) -> ScoringJob:
         size = _size_of_scores(job, scores)
         if size is not None:
             return _sized(job, size)
-        image_size = read_architecture(job.checkpoint).config.image_size
+        image_size = read_architecture(job.checkpoint).model.image_size
         task = ray.remote(
             num_cpus=actor_cpus(job.resources),
             num_gpus=gpus,

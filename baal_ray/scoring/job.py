@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from baal_ray import images, storage
-from baal_ray.config import ResourcesConfig, RoundConfig, ScoringConfig
+from baal_ray.config import ModelConfig, ResourcesConfig, RoundConfig, ScoringConfig
 from baal_ray.scoring import gpu_decoding
 from baal_ray.scoring.trace_fault import may_be_traced
 from baal_ray.workspace.records import Fingerprint
@@ -25,6 +25,7 @@ class ScoringJob:
         resources: Resources of the scoring actors. They do not change a score.
         mask_seed: Seed of the posterior samples' masks.
         traced: Whether the model is traced.
+        model: Configuration whose factory may build the model, as for `load_checkpoint`.
     """
 
     checkpoint: str
@@ -32,6 +33,7 @@ class ScoringJob:
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     mask_seed: int = 0
     traced: bool = True
+    model: ModelConfig | None = None
 
     @classmethod
     def of_round(cls, checkpoint: str, config: RoundConfig) -> "ScoringJob":
@@ -42,6 +44,7 @@ class ScoringJob:
             config.resources,
             mask_seed=config.seed,
             traced=may_be_traced(checkpoint),
+            model=config.model,
         )
 
     @property

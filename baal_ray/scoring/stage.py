@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy
 from baal_ray import storage
 from baal_ray.checkpoint import read_architecture
 from baal_ray.cluster import actor_cpus, check_resources, runtime_env
-from baal_ray.config import ResourcesConfig, ScoringConfig
+from baal_ray.config import ModelConfig, ResourcesConfig, ScoringConfig
 from baal_ray.errors import BaalRayError, ConfigError, TraceError, our_error
 from baal_ray.ids import IdSet
 from baal_ray.pool.decoding_task import decode, with_area
@@ -75,6 +75,7 @@ def score_pool(
     resources: ResourcesConfig | None = None,
     seed: int = 0,
     keep_by: str | None = None,
+    model: ModelConfig | None = None,
 ) -> Scores:
     """Score every image that this model has not scored yet, one row per image.
 
@@ -88,6 +89,8 @@ def score_pool(
         seed: Seed of the masks.
         keep_by: Rule by which candidates will be chosen, if `config` has further stages. Samples
             drawn now for promising images are kept, and are not drawn again then.
+        model: Configuration of the model, if its factory is one of your own. A checkpoint cannot
+            have other code run than that of baal_ray's and torchvision's factories.
 
     Returns:
         The location of the scores and their number.
@@ -95,7 +98,7 @@ def score_pool(
     Raises:
         ConfigError: If images cannot be decoded as configured.
         ResourceError: If the cluster can never run the requested actors.
-        CheckpointError: If the checkpoint is missing or damaged.
+        CheckpointError: If the checkpoint is missing or damaged, or its factory may not be run.
         PosteriorError: If the model cannot be sampled.
         TraceError: If the traced model is found to be wrong. Its scores are withdrawn, and the
             next call runs the model whole.
@@ -106,6 +109,7 @@ def score_pool(
         resources or ResourcesConfig(),
         mask_seed=seed,
         traced=may_be_traced(checkpoint),
+        model=model,
     )
     if job.config.decode_on == "gpu" and not job.on_gpu:
         unfit = "is gpu, but resources.scoring_gpus is 0; raise that, or set it to cpu"
@@ -210,7 +214,7 @@ def through_actors(
         *more: Further arguments of the actor's constructor.
     """
     config, resources = job.config, job.resources
-    image_size = read_architecture(job.checkpoint).config.image_size
+    image_size = read_architecture(job.checkpoint).model.image_size
     decoded = config.decode_on == "cpu"
     blocks = (
         _decoded_blocks(pool, image_size, config) if decoded else _encoded_blocks(pool, config)

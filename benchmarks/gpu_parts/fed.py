@@ -135,7 +135,7 @@ def two_actors(part: Part) -> None:
             scoring_actors=actors, scoring_gpus=gpus / actors, scoring_cpus=0.5
         )
         config = ScoringConfig(samples=5, batch_size=size)
-        job = ScoringJob(made.checkpoint, config, resources)
+        job = ScoringJob(made.checkpoint, config, resources, model=made.model)
         rows = through_actors(read_pool(listing), PoolScorer, job).to_pandas()
         bald.append(rows.sort_values("id")["bald"].to_numpy())
     difference = float(np.abs(bald[0] - bald[1]).max())

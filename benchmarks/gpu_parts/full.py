@@ -35,7 +35,8 @@ def scorer_of(part: Part, model: ModelConfig, classes: int, **settings) -> PoolS
     sha256 = save_checkpoint(str(part.folder), build_classifier(model, classes), model, names)
     resources = ResourcesConfig(scoring_gpus=1 if part.device == "cuda" else 0)
     config = ScoringConfig.model_validate(settings)
-    return PoolScorer(ScoringJob(checkpoint_uri(str(part.folder), sha256), config, resources))
+    uri = checkpoint_uri(str(part.folder), sha256)
+    return PoolScorer(ScoringJob(uri, config, resources, model=model))
 
 
 def hungry(part: Part, copies: int, batch_size: int) -> PoolScorer:

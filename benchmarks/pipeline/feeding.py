@@ -75,12 +75,12 @@ def make_job(folder, factory, device, batch_size, decode_on="cpu", side=SIDE):
         samples=SAMPLES, batch_size=batch_size, precision="bfloat16", decode_on=decode_on
     )
     resources = ResourcesConfig(scoring_gpus=1 if device == "cuda" else 0)
-    return ScoringJob(checkpoint_uri(str(folder), sha256), config, resources)
+    return ScoringJob(checkpoint_uri(str(folder), sha256), config, resources, model=model)
 
 
 def one_pass(job, seconds=SECONDS):
     """Return images per second of the plain model."""
-    loaded = load_checkpoint(job.checkpoint)
+    loaded = load_checkpoint(job.checkpoint, model=job.model)
     device = "cuda" if job.on_gpu else "cpu"
     model = loaded.classifier.to(device, memory_format=torch.channels_last).eval()
     shape = (job.config.batch_size, 3, *loaded.config.image_size)
@@ -99,7 +99,7 @@ def one_pass(job, seconds=SECONDS):
 def scored(job, images):
     """Score mini-batches from memory, by two threads."""
     scorer = Watched(job)
-    size, side = job.config.batch_size, load_checkpoint(job.checkpoint).config.image_size
+    size, side = job.config.batch_size, job.model.image_size
     ids = np.array([str(number) for number in range(size)], dtype=object)
     nothing = np.array([""] * size, dtype=object)
     pixels_N = np.random.default_rng(0).integers(0, 256, (size, 3, *side), dtype=np.uint8)

@@ -88,17 +88,17 @@ def pool_of(folder, name, images):
     return folder / f"{name.replace(' ', '-')}-{images}"
 
 
-def alone(folder, checkpoint, side):
+def alone(folder, checkpoint, model):
     """Return the CPU seconds of decoding and scoring all files."""
     torch.set_num_threads(1)
     config = ScoringConfig(samples=SAMPLES, batch_size=BATCH_SIZE)
-    scorer = PoolScorer(ScoringJob(checkpoint, config))
+    scorer = PoolScorer(ScoringJob(checkpoint, config, model=model))
     files = sorted(folder.iterdir())
     nothing = np.array([""] * BATCH_SIZE, dtype=object)
 
     def run(some):
         pixels_N, _ = decode_many(
-            [file.read_bytes() for file in some], side, side, max_pixels=10**8
+            [file.read_bytes() for file in some], *model.image_size, max_pixels=10**8
         )
         ids = np.array([file.name for file in some], dtype=object)
         scorer({"id": ids, "source": ids, "image": pixels_N, "error": nothing[: len(some)]})
@@ -110,7 +110,7 @@ def alone(folder, checkpoint, side):
     return time.process_time() - begun
 
 
-def stage(folder, checkpoint, target):
+def stage(folder, checkpoint, model, target):
     """Return the wall seconds of the scoring stage, with an actor per core."""
     listing = list_pool(PoolConfig(uri=str(folder), format="files"), str(target))
     begun = time.perf_counter()
@@ -120,6 +120,7 @@ def stage(folder, checkpoint, target):
         str(target),
         config=ScoringConfig(samples=SAMPLES, batch_size=BATCH_SIZE),
         resources=ResourcesConfig(scoring_actors=CORES, scoring_cpus=0.5),
+        model=model,
     )
     assert scores.scored == listing.rows
     return time.perf_counter() - begun
@@ -177,7 +178,7 @@ def run_arm(arm, name, folder, images):
     sha256 = save_checkpoint(str(scratch), build_classifier(config, CLASSES), config, classes)
     checkpoint = checkpoint_uri(str(scratch), sha256)
     if arm == "alone":
-        seconds = alone(pool, checkpoint, side)
+        seconds = alone(pool, checkpoint, config)
     else:
         os.environ["PYTHONPATH"] = str(HERE)  # where Ray's workers find resnet.py
         ray.init(
@@ -186,7 +187,7 @@ def run_arm(arm, name, folder, images):
         ray.data.DataContext.get_current().enable_progress_bars = False
         target = scratch / arm
         seconds = (
-            stage(pool, checkpoint, target)
+            stage(pool, checkpoint, config, target)
             if arm == "stage"
             else plain(pool, factory, side, target)
         )

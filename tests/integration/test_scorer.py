@@ -31,7 +31,9 @@ rows = {"id": np.array([f"i{n}" for n in range(64)], object), "source": np.full(
         "image": pixels, "error": np.full(64, "", object)}
 
 def score():
-    scorer = PoolScorer(ScoringJob(checkpoint_uri(workspace, sha256), ScoringConfig(samples=3)))
+    scorer = PoolScorer(
+        ScoringJob(checkpoint_uri(workspace, sha256), ScoringConfig(samples=3), model=model)
+    )
     return [scorer(rows)["bald"].to_pylist() for _ in range(2)]
 
 free = score() if megabytes > 100 else None

@@ -349,11 +349,11 @@ def test_actors_killed_in_the_middle_of_a_mini_batch_change_nothing(tmp_path: Pa
     )
     sha256 = save_checkpoint(str(tmp_path), build_classifier(model, 3), model, CLASSES)
     checkpoint, config = checkpoint_uri(str(tmp_path), sha256), ScoringConfig(samples=4)
-    with_deaths = score_pool(pool, checkpoint, str(tmp_path / "with"), config=config)
+    with_deaths = score_pool(pool, checkpoint, str(tmp_path / "with"), config=config, model=model)
     assert len(list(tmp_path.glob("death-*"))) == 2
     assert with_deaths.scored == 100
     with pytest.warns(RuntimeWarning, match="cannot be traced"):
-        without = score_without_ray(table(0, 100), ScoringJob(checkpoint, config))
+        without = score_without_ray(table(0, 100), ScoringJob(checkpoint, config, model=model))
     pd.testing.assert_frame_equal(
         read_scores(with_deaths.uri).drop(columns="source"),
         without.drop(columns="source"),
@@ -426,7 +426,7 @@ def test_a_model_that_is_wrong_when_traced_is_run_whole_from_the_next_call_on(
     encoded = [*images["image"].to_pylist()[:-1], white]
     images = images.set_column(images.schema.get_field_index("image"), "image", [encoded])
     pool = ray.data.from_arrow([images.slice(0, 20), images.slice(20)])
-    settings = {"config": ScoringConfig(samples=4, batch_size=20)}
+    settings = {"config": ScoringConfig(samples=4, batch_size=20), "model": model}
     with pytest.raises(TraceError, match=r"wrong prediction for image .* were deleted. Run this"):
         score_pool(pool, checkpoint, str(scores), **settings)
     assert list(scores.glob("*/*.parquet")) == []
@@ -438,7 +438,7 @@ def test_a_model_that_is_wrong_when_traced_is_run_whole_from_the_next_call_on(
 
     done = score_pool(pool, checkpoint, str(scores), **settings)
     assert done.scored == 40
-    classifier = load_checkpoint(checkpoint).classifier
+    classifier = load_checkpoint(checkpoint, model=model).classifier
     pixels, _ = decode_many(encoded[20:], 12, 12, max_pixels=10**6)
     expected = MCDropout(classifier, samples=4, traced=False).statistics(torch.from_numpy(pixels))
     ids = images["id"].to_pylist()[20:]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from baal_ray.checkpoint import save_checkpoint
+from baal_ray.checkpoint import describe, save_checkpoint
 from baal_ray.config import ModelConfig, ScoringConfig
 from baal_ray.model import build_classifier
 from baal_ray.scoring.job import ScoringJob
@@ -63,7 +63,8 @@ def check_scores(folder: Path) -> None:
     """Hold them against what one process scores."""
     scores = pq.read_table(folder / "scores").to_pandas().set_index("id").sort_index()
     quick = saved_model(folder / "quick", folder, seconds=0)
-    job = ScoringJob(quick, ScoringConfig(samples=4, batch_size=BATCH_SIZE))
+    config = ScoringConfig(samples=4, batch_size=BATCH_SIZE)
+    job = ScoringJob(quick, config, model=describe(quick).model)
     with pytest.warns(RuntimeWarning, match="cannot be traced"):
         expected = score_without_ray(table(0, IMAGES), job)
     pd.testing.assert_frame_equal(

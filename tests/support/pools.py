@@ -93,7 +93,7 @@ def round_config(folder: Path, **sections: Any) -> RoundConfig:
 
 def score_without_ray(rows: pa.Table, job: ScoringJob) -> pd.DataFrame:
     """Return the scores of images by a job in this process, by id."""
-    height, width = read_architecture(job.checkpoint).config.image_size
+    height, width = read_architecture(job.checkpoint).model.image_size
     scorer, size = PoolScorer(job), job.config.mini_batch
     parts = [
         scorer(decode(rows[start : start + size], height, width, job.config.max_pixels))

@@ -14,6 +14,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
+from baal_ray.checkpoint import describe
 from baal_ray.config import PoolConfig, ResourcesConfig, ScoringConfig
 from baal_ray.pool import list_pool, read_pool
 from baal_ray.scoring import score_pool
@@ -28,14 +29,16 @@ if __name__ == "__main__":
         cluster.wait_for_nodes()
         os.environ["RAY_ADDRESS"] = cluster.address
     ray.init()
+    checkpoint = Path(folder, "checkpoint").read_text()
     score_pool(
         read_pool(list_pool(PoolConfig(uri=f"{folder}/pool"), "")),
-        Path(folder, "checkpoint").read_text(),
+        checkpoint,
         f"{folder}/scores",
         config=ScoringConfig(samples=4, batch_size=32),
         resources=ResourcesConfig(
             scoring_actors=int(actors), max_scoring_actors=int(most), scoring_cpus=1
         ),
+        model=describe(checkpoint).model,
     )
     ray.shutdown()
     if cluster:

@@ -23,7 +23,7 @@ def delete_forgotten(table: VersionedTable, lost: Snapshot, found: Snapshot) -> 
     """Delete the data files that hold images which another process has forgotten meanwhile.
 
     A merge that lost to `forget` leaves a file that no version names. It may have appeared after
-    `forget` looked for such files, so the loser looks again. Files are told apart by ids together
+    `forget` looked for such files, so the loser looks again. Files are recognised by ids together
     with the times of acquisition: an image that is acquired again has a new one. So no file can
     match that a version since then names, or will name.
 

@@ -98,7 +98,7 @@ class ModelActor:
     def _spared(self, rows: Columns | pa.Table) -> Columns | pa.Table:
         """Return a mini-batch without the images on which this actor dies.
 
-        If none does it alone, the device or node has no room for so many at once.
+        If none does it alone, the device or node has no room for all of them at once.
 
         Raises:
             ResourceError: If the actor has died too often on this mini-batch.

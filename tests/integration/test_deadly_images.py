@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
+import pytest
 
 from deadly_images import KILLERS, write
 
 SCRIPT = Path(__file__).parents[1] / "support" / "deadly_images.py"
 
 
+@pytest.mark.timeout(900)  # each death costs the start of a process
 def test_images_that_kill_are_found_and_change_no_other_score(tmp_path: Path) -> None:
     # One test covers both kinds, because a cluster takes seconds to start.
     write(tmp_path)
@@ -22,7 +24,7 @@ def test_images_that_kill_are_found_and_change_no_other_score(tmp_path: Path) ->
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     scores = {name: read(tmp_path / name) for name in ("all", "harmless")}

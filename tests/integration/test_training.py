@@ -69,6 +69,7 @@ def test_two_workers_use_every_row_and_go_on_from_the_epoch_on_disk_when_one_die
     assert (again.checkpoint, again.reused) == (fit.checkpoint, True)
 
 
+@pytest.mark.timeout(900)  # each death costs the start of a process
 def test_the_image_that_kills_a_fit_is_named(tmp_path: Path) -> None:
     rows = table(0, 3)
     images = rows["image"].to_pylist()

@@ -102,6 +102,7 @@ class TrainingConfig(Section):
     """The settings for fitting the model on the labelled set."""
 
     epochs: Annotated[int, Field(ge=0)] = 50
+    min_steps: Annotated[int, Field(ge=0)] = 1000
     batch_size: Count = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

@@ -13,6 +13,7 @@ from baal_ray.scoring.job import ScoringJob
 from baal_ray.scoring.progress import in_words
 from baal_ray.training.evaluation_images import read_evaluation
 from baal_ray.training.fit import Fit, find_fit
+from baal_ray.training.optimisation import steps_of_fit
 from baal_ray.workspace import checkpoint_uri, manifest_uri, scores_uri, stage_uri
 from baal_ray.workspace.rounds import read_stage
 from baal_ray.workspace.scores import scored_already
@@ -108,7 +109,9 @@ class _Preview:
             return (
                 f"not needed: checkpoint {self._fit.checkpoint[:12]}… was fitted on these labels"
             )
-        return f"on {len(self._labelled):,} labels, for {self._config.training.epochs} epochs"
+        labels = len(self._labelled)
+        steps = steps_of_fit(labels, self._config.training)
+        return f"on {labels:,} labels, for about {steps:,} steps"
 
     def _score_line(self) -> str:
         stages = "".join(
@@ -124,13 +127,19 @@ class _Preview:
         if self._last is None:
             return "unknown until a first round is finished"
         last, seconds = self._last, self._last.seconds
-        fit = 0.0 if self._fit else seconds["fit"] * len(self._labelled) / max(1, last.labels)
+        fit = 0.0 if self._fit else seconds["fit"] * self._longer_fit(last.labels)
         score = seconds["score"] * self._to_score / max(1, last.scored)
         total = fit + score + seconds.get("candidates", 0) + seconds["select"]
         return (
             f"about {in_words(total)}, judging by round {last.round_id}: "
             f"{in_words(fit)} to fit, {in_words(score)} to score"
         )
+
+    def _longer_fit(self, labels: int) -> float:
+        """Return the duration of the fit as a multiple of one on `labels`, by steps."""
+        training = self._config.training
+        steps = steps_of_fit(len(self._labelled), training)
+        return steps / steps_of_fit(max(1, labels), training)
 
     def _scored(self, fit: Fit | None) -> IdSet:
         """Return the ids that the model of the round has already scored."""

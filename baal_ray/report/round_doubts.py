@@ -63,7 +63,7 @@ def _of_the_model(facts: RoundFacts) -> Iterator[str]:
     if latest.metric("ece") > _MISCALIBRATED:
         yield (
             f"The model's confidence is off by {latest.metric('ece'):.2f} on average, so the "
-            "images it is unsure about are not always those it gets wrong. More labels or epochs, "
+            "images it is unsure about are not always those it gets wrong. More labels, "
             "augmentation or a different dropout may help."
         )
     yield from _of_the_recalls(facts)

@@ -34,7 +34,7 @@ def fit(
     weights_C = make_class_weights(labels_N, training).to(device)
     classifier.train()
     for _ in range(training.epochs):
-        for rows, images in mini_batches(len(images_N), training.batch_size, 0, 1):
+        for rows, images in mini_batches(len(images_N), training, 0, 1):
             predictions = classifier(augment(images_N[rows]).to(device))
             labels = labels_N[rows].to(device)
             loss = summed_loss(predictions, labels, weights_C, model.output) / images
@@ -85,17 +85,48 @@ def make_schedule(
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
 
 
-def mini_batches(
-    images: int, batch_size: int, rank: int, workers: int
-) -> Iterator[tuple[Tensor, int]]:
-    """Yield one epoch of a worker's share, in random order, every row once.
+def steps_per_pass(images: int, config: TrainingConfig, workers: int = 1) -> int:
+    """Return the number of optimisation steps in one pass over the training set.
 
-    Shares differ by one image at most, and all workers make the same number of steps. It is the
-    number that one worker alone would make, unless the largest share has fewer images than that.
+    It is the number that one worker alone would make, unless the largest share of a worker has
+    fewer images than that.
+
+    Args:
+        images: Number of images in the whole training set, at least one.
+        config: Settings of the fit.
+        workers: Number of workers.
+    """
+    return min(math.ceil(images / config.batch_size), math.ceil(images / workers))
+
+
+def passes_per_epoch(images: int, config: TrainingConfig, workers: int = 1) -> int:
+    """Return the number of passes per epoch, the smallest that leads to `min_steps` in all.
+
+    Args:
+        images: Number of images in the whole training set, at least one.
+        config: Settings of the fit, with at least one epoch.
+        workers: Number of workers.
+    """
+    steps = config.epochs * steps_per_pass(images, config, workers)
+    return max(1, math.ceil(config.min_steps / steps))
+
+
+def steps_of_fit(images: int, config: TrainingConfig, workers: int = 1) -> int:
+    """Return the number of optimisation steps of a fit; arguments as for `passes_per_epoch`."""
+    passes = config.epochs * passes_per_epoch(images, config, workers)
+    return passes * steps_per_pass(images, config, workers)
+
+
+def mini_batches(
+    images: int, config: TrainingConfig, rank: int, workers: int
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield one epoch of a worker's share: whole passes, each in a random order of its own.
+
+    Shares differ by one image at most, and all workers make the same number of steps.
 
     Args:
         images: Number of images in the whole training set.
-        batch_size: Size of a mini-batch, over all workers.
+        config: Settings of the fit.
         rank: Rank of this worker, whose rows are every `workers`-th image.
         workers: Number of workers.
 
@@ -103,11 +134,12 @@ def mini_batches(
         This worker's rows of a mini-batch, and the size of the mini-batch over all workers.
     """
     shares = [len(range(r, images, workers)) for r in range(workers)]
-    steps = min(math.ceil(images / batch_size), shares[0])
-    order = torch.randperm(shares[rank])
-    for step, rows in enumerate(np.array_split(order.numpy(), steps)):
-        everyone = sum(share // steps + (step < share % steps) for share in shares)
-        yield torch.from_numpy(rows), everyone
+    steps = steps_per_pass(images, config, workers)
+    for _ in range(passes_per_epoch(images, config, workers)):
+        order = torch.randperm(shares[rank])
+        for step, rows in enumerate(np.array_split(order.numpy(), steps)):
+            everyone = sum(share // steps + (step < share % steps) for share in shares)
+            yield torch.from_numpy(rows), everyone
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

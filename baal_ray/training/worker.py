@@ -28,6 +28,7 @@ from baal_ray.training.optimisation import (
     make_optimizer,
     make_schedule,
     mini_batches,
+    passes_per_epoch,
     summed_loss,
 )
 from baal_ray.workspace import fits_uri
@@ -160,24 +161,21 @@ class _Worker:
         return state
 
     def run_epoch(self) -> None:
-        """Fit on every image once, then evaluate."""
+        """Fit on every image, the same number of times, then evaluate."""
         epoch = len(self._history)
         # Seeded per epoch, so that a fit that continues draws what it would have drawn.
         torch.manual_seed(self._config.seed + 1_000_003 * epoch + self._rank)
         self._model.train()
-        batches = mini_batches(
-            len(self._job.training.class_of),
-            self._config.training.batch_size,
-            self._rank,
-            self._workers,
-        )
+        images, training = len(self._job.training.class_of), self._config.training
+        batches = mini_batches(images, training, self._rank, self._workers)
         loss = sum(self._step(rows, images) for rows, images in batches)
         self._schedule.step()
         evaluated = self._evaluate()
         sums = torch.cat([evaluated.new_tensor([loss]), evaluated])
         if self._workers > 1:
             torch.distributed.all_reduce(sums)
-        mean_loss, sums = sums[0].item() / self._fitted, sums[1:].cpu()
+        fitted = self._fitted * passes_per_epoch(images, training, self._workers)
+        mean_loss, sums = sums[0].item() / fitted, sums[1:].cpu()
         self._history.append({"epoch": epoch + 1, "train_loss": mean_loss, **metrics(sums)})
         self._by_class = class_counts(sums)
 

@@ -42,6 +42,7 @@ def mnist(data, folder):
         "training": {
             "evaluation_set": one(data / "mnist", "test"),
             "epochs": 100,
+            "min_steps": 0,  # the results are older than this setting
             "batch_size": 32,
             "learning_rate": 3e-3,
             "weight_decay": 1e-4,
@@ -128,6 +129,7 @@ def cifar10(data, folder):
         "training": {
             "evaluation_set": test,
             "epochs": 60,
+            "min_steps": 0,
             "batch_size": 32,
             "learning_rate": 1e-3,
             "weight_decay": 1e-4,
@@ -173,6 +175,7 @@ def cifar100(data, folder):
         "training": {
             "evaluation_set": test,
             "epochs": 100,
+            "min_steps": 0,  # the results are older than this setting
             "batch_size": 128,
             "learning_rate": 0.05,
             "optimizer": "sgd",

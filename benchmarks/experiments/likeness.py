@@ -61,7 +61,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("train")
     images_N, labels_N = read(parser.parse_args().train)
-    training = TrainingConfig(epochs=100, batch_size=32, learning_rate=3e-3, weight_decay=1e-4)
+    training = TrainingConfig(
+        epochs=100, min_steps=0, batch_size=32, learning_rate=3e-3, weight_decay=1e-4
+    )
     print(f"cosine of features by quantile{'5 %':>8}{'50 %':>9}{'95 %':>9}")
     for labels in LABELS:
         torch.manual_seed(0)

@@ -48,7 +48,7 @@ def test_every_fault_is_told_at_once_with_its_remedy(faults):
         pool: {uri: "", form: files}
         selection: {k: 0, by: entropy}
         model: {image_size: [32], std: [1, 1, 0]}
-        training: {epochs: ten, held_out: 1, learning_rate: .inf}
+        training: {epochs: ten, min_steps: -1, held_out: 1, learning_rate: .inf}
         scoring: {precision: float64, stochastic_depth: 1}
         resources: 3
         seed: -1
@@ -67,6 +67,7 @@ def test_every_fault_is_told_at_once_with_its_remedy(faults):
         r"model\.std\.2 is 0; it must be greater than 0",
         r"training\.epochs is 'ten'; it must be a valid integer",
         r"training\.held_out is 1; it must be less than 1",
+        r"training\.min_steps is -1; it must be greater than or equal to 0",
         r"training\.learning_rate is inf; it must be a finite number",
         r"scoring\.precision is 'float64'; it must be 'float32', 'bfloat16' or 'float16'",
         r"scoring\.stochastic_depth is 1; it must be a valid boolean",
@@ -75,7 +76,7 @@ def test_every_fault_is_told_at_once_with_its_remedy(faults):
         r"sed is not a setting; did you mean seed\?",
     ]:
         assert re.search(rf"^{pattern}", told, re.MULTILINE), f"{pattern}\n{told}"
-    assert len(found) == 16
+    assert len(found) == 17
 
 
 def test_what_is_missing_is_named(faults):

@@ -87,7 +87,7 @@ def test_files_that_are_no_part_of_the_pool_are_counted(config):
 def test_a_first_fit(config, tmp_path):
     bring_in_labels(config, tmp_path)
     told = preview(config)
-    assert told["fit"] == "on 30 labels, for 3 epochs"
+    assert told["fit"] == "on 30 labels, for about 12 steps"
     assert told["score"] == "100 images (0 have scores already), 4 posterior samples each"
     assert told["acquire"] == "10 images by bald"
     assert told["time"] == "unknown until a first round is finished"
@@ -156,6 +156,16 @@ def test_time_goes_by_the_last_round_that_scored(config, tmp_path):
     assert told["pool"] == "100 images, of which 5 were acquired before"
     assert told["score"].startswith("95 images ")
     assert told["time"] == "about 21 min, judging by round one: 2 min to fit, 19 min to score"
+
+
+def test_few_labels_take_as_long_to_fit_as_more_do(tmp_path):
+    config = round_config(tmp_path, training={"min_steps": 1200})
+    write_pool(tmp_path)
+    bring_in_labels(config, tmp_path)
+    finish(config, "one", ["image-0000"], seconds={"fit": 60.0, "score": 0.0, "select": 0.0})
+    told = preview(config)
+    assert told["fit"] == "on 30 labels, for about 1,200 steps"
+    assert told["time"] == "about 60 s, judging by round one: 60 s to fit, 0 s to score"
 
 
 def test_what_is_fitted_and_scored_already_is_not_done_again(config, tmp_path, caplog):

@@ -82,7 +82,7 @@ def round_config(folder: Path, **sections: Any) -> RoundConfig:
         "pool": {"uri": str(folder / "pool")},
         "selection": {"k": 10, "by": "bald"},
         "model": {"image_size": 12},
-        "training": {"epochs": 3, "batch_size": 8, "evaluation_samples": 2},
+        "training": {"epochs": 3, "min_steps": 0, "batch_size": 8, "evaluation_samples": 2},
         "scoring": {"samples": 4},
         "resources": {"training_workers": 0},
     }
@@ -121,6 +121,7 @@ def experiment_config(where: Path, **settings: Any) -> ExperimentConfig:
             "training": {
                 "evaluation_set": write_labelled(where, 9000, 60),
                 "epochs": 3,
+                "min_steps": 0,
                 "batch_size": 8,
                 "evaluation_samples": 4,
             },

@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,10 +16,17 @@ from baal_ray.training.optimisation import (
     make_augmentation,
     make_class_weights,
     mini_batches,
+    passes_per_epoch,
+    steps_of_fit,
+    steps_per_pass,
     summed_loss,
 )
 
 BALANCED = TrainingConfig(class_weights="balanced")
+
+
+def config_of(batch_size, **settings_):
+    return TrainingConfig(**{"batch_size": batch_size, "min_steps": 0, **settings_})
 
 
 @settings(max_examples=200, deadline=None)
@@ -26,38 +34,78 @@ BALANCED = TrainingConfig(class_weights="balanced")
     images=st.integers(1, 300),
     batch_size=st.integers(1, 80),
     workers=st.integers(1, 12),
+    epochs=st.integers(1, 60),
+    min_steps=st.integers(0, 1000),
 )
-def test_an_epoch_is_every_image_once_in_the_same_steps_everywhere(images, batch_size, workers):
+def test_an_epoch_is_every_image_equally_often_in_the_same_steps_everywhere(
+    images, batch_size, workers, epochs, min_steps
+):
     workers = min(workers, images)  # as the trainer has it
-    epochs = [list(mini_batches(images, batch_size, rank, workers)) for rank in range(workers)]
+    config = config_of(batch_size, epochs=epochs, min_steps=min_steps)
+    passes = passes_per_epoch(images, config, workers)
+    shares = [list(mini_batches(images, config, rank, workers)) for rank in range(workers)]
     seen = [
         rank + workers * row
-        for rank, steps in enumerate(epochs)
+        for rank, steps in enumerate(shares)
         for rows, _ in steps
         for row in rows.tolist()
     ]
-    assert sorted(seen) == list(range(images))
-    assert len({len(steps) for steps in epochs}) == 1
-    for step in zip(*epochs, strict=True):
+    assert Counter(seen) == dict.fromkeys(range(images), passes)
+    assert {len(steps) for steps in shares} == {passes * steps_per_pass(images, config, workers)}
+    for step in zip(*shares, strict=True):
         together = sum(len(rows) for rows, _ in step)
         assert together > 0
         assert {images for _, images in step} == {together}
         assert max(len(rows) for rows, _ in step) <= math.ceil(batch_size / workers)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    images=st.integers(1, 10**6),
+    batch_size=st.integers(1, 512),
+    workers=st.integers(1, 12),
+    epochs=st.integers(1, 200),
+    min_steps=st.integers(0, 10_000),
+)
+def test_a_fit_makes_the_fewest_passes_that_reach_the_least_number_of_steps(
+    images, batch_size, workers, epochs, min_steps
+):
+    config = config_of(batch_size, epochs=epochs, min_steps=min_steps)
+    workers = min(workers, images)
+    steps = steps_of_fit(images, config, workers)
+    one_pass_each = steps_of_fit(images, config_of(batch_size, epochs=epochs), workers)
+    assert one_pass_each == epochs * steps_per_pass(images, config, workers)
+    assert steps >= min_steps
+    assert steps == one_pass_each or steps - one_pass_each < min_steps
+
+
+@pytest.mark.parametrize(
+    ("labels", "steps"),
+    [(20, 1000), (100, 1000), (500, 1200), (10_000, 157 * 50), (10**6, 15_625 * 50)],
+)
+def test_a_fit_with_default_settings_does_not_starve(labels, steps):
+    assert steps_of_fit(labels, TrainingConfig()) == steps
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 def test_more_workers_make_as_many_steps(workers):
     # 1000 images in mini-batches of 64 make 16 steps for any number of workers.
-    assert len(list(mini_batches(1000, 64, 0, workers))) == 16
+    assert len(list(mini_batches(1000, config_of(64), 0, workers))) == 16
 
 
-def test_the_order_is_another_each_epoch_and_the_same_for_a_seed():
+def test_each_pass_and_epoch_has_its_own_order_and_a_seed_repeats_it():
+    config = config_of(8, epochs=1, min_steps=26)
+
     def epoch(seed):
         torch.manual_seed(seed)
-        return torch.cat([rows for rows, _ in mini_batches(100, 8, 0, 1)]).tolist()
+        order_N = torch.cat([rows for rows, _ in mini_batches(100, config, 0, 1)])
+        return [one.tolist() for one in order_N.split(100)]
 
-    assert epoch(0) == epoch(0)
-    assert epoch(0) != epoch(1)
+    first, second = epoch(0)
+    assert first != second
+    assert sorted(first) == sorted(second)
+    assert epoch(0) == [first, second]
+    assert epoch(1)[0] not in (first, second)
 
 
 def test_gradients_over_workers_are_the_mean_over_the_mini_batch():
@@ -73,7 +121,7 @@ def test_gradients_over_workers_are_the_mean_over_the_mini_batch():
         return torch.autograd.grad(loss * scale, weight)[0]
 
     workers = 3
-    epochs = [list(mini_batches(23, 8, rank, workers)) for rank in range(workers)]
+    epochs = [list(mini_batches(23, config_of(8), rank, workers)) for rank in range(workers)]
     for step in zip(*epochs, strict=True):
         rows = [rank + workers * local for rank, (local, _) in enumerate(step)]
         images = step[0][1]
@@ -180,7 +228,12 @@ def test_balanced_weights_find_a_rare_class(class_weights, recall):
     images_N = brightness_N.round().to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 3, 1, 1)
     model = Brightness()
     settings_ = TrainingConfig(
-        epochs=60, batch_size=2000, learning_rate=0.5, weight_decay=0, class_weights=class_weights
+        epochs=60,
+        min_steps=0,
+        batch_size=2000,
+        learning_rate=0.5,
+        weight_decay=0,
+        class_weights=class_weights,
     )
     fit(model, images_N, labels_N, ModelConfig(), settings_)
     found_N = model(images_N[labels_N == 1]).argmax(dim=1).double()

@@ -210,7 +210,7 @@ def our_error(error: BaseException | None) -> BaalRayError | None:
 
 
 def _without_advice(error: BaalRayError) -> BaalRayError:
-    """Remove what Ray Data appends to a message: how to let it try again, which does not help."""
+    """Remove Ray Data's advice on retrying from a message, because a retry does not help."""
     if len(error.args) == 1 and isinstance(error.args[0], str):
         error.args = (error.args[0].split("\nFailed to apply UDF transform", 1)[0],)
     return error

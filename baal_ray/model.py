@@ -60,7 +60,7 @@ class ImageClassifier(nn.Module):
 
 
 def small_convnet(num_classes: int, dropout: float = 0.5) -> nn.Module:
-    """Build two convolutions and two linear layers with dropout, for small pictures of any size.
+    """Build a small network of two convolutions and two linear layers, with dropout.
 
     The network has about 150,000 weights.
 

@@ -282,7 +282,7 @@ class ResourcesConfig(Section):
 
     @property
     def most_scoring_actors(self) -> int:
-        """The largest number of scoring actors, which may run once there is work for them."""
+        """The largest number of scoring actors that may run, if there is work for them."""
         return self.max_scoring_actors or self.scoring_actors
 
     @model_validator(mode="after")

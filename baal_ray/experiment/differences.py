@@ -54,7 +54,7 @@ class Difference:
 
 
 def differences(curves: pa.Table) -> list[Difference]:
-    """Return the differences of all rules that can be compared with random picks.
+    """Return the difference from random picks for each rule that can be compared with them.
 
     Args:
         curves: Rows with `rule`, `seed`, `labels` and `accuracy`.

@@ -95,7 +95,7 @@ def _refuse_other_ids(there: pa.Table, rows: pa.Table) -> None:
     if len(new) or rows.num_rows != there.num_rows:
         raise ManifestError(
             f"round {there['round'][0].as_py()!r} is in the manifest with {there.num_rows} ids, "
-            f"but now it has {rows.num_rows} ids, of which {len(new)} are not among them "
+            f"but now it has {rows.num_rows} ids, {len(new)} of them new "
             f"({_examples(new)}); a round is committed only once. Choose another round id."
         )
 

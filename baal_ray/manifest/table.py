@@ -67,7 +67,9 @@ class Manifest:
         pinned = Manifest(self.uri, storage_options=self._storage_options)
         latest = pinned.version
         if not -1 <= version <= latest:
-            raise ManifestError(f"{self.uri} has no version {version}; it has -1 to {latest}")
+            raise ManifestError(
+                f"{self.uri} has no version {version}; it has versions -1 to {latest}"
+            )
         pinned._pinned = version
         return pinned
 

@@ -14,8 +14,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from baal_ray import storage
 from baal_ray.errors import FormatError, ManifestError, StorageError
-from baal_ray.storage.conditional_writes import check_conditional_writes
 from baal_ray.storage.delta_options import delta_options
+from baal_ray.storage.race_check import check_conditional_writes
 from baal_ray.storage.redaction import redacted
 from baal_ray.storage.remedies import explained
 from baal_ray.storage.uri_rules import broken_rule

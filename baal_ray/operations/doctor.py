@@ -26,7 +26,7 @@ from baal_ray.model import check_model
 from baal_ray.operations.dashboard_access import dashboard_answers
 from baal_ray.pool import check_ids, list_pool, sample_pool
 from baal_ray.scoring.job import decoder_version
-from baal_ray.storage.conditional_writes import check_conditional_writes, race
+from baal_ray.storage.race_check import check_conditional_writes, race
 from baal_ray.storage.scratch import scratch_folder
 from baal_ray.training.evaluation_images import EvaluationImages, refuse_labelled
 from baal_ray.training.examples import evaluation_examples, labelled_examples

@@ -56,7 +56,7 @@ def submit_round(
     environment: Sequence[str] = (),
     echo: Echo,
 ) -> int:
-    """Run a round on a cluster and wait for its end.
+    """Run a round on a cluster and wait for it to end.
 
     The job's id is derived from the workspace and the round. Submitting the same round again
     therefore joins its job if that is running or has succeeded. If the job failed or was stopped,
@@ -196,7 +196,7 @@ async def _end_of(client: JobSubmissionClient, job: str, echo: Echo) -> JobDetai
             tries += 1
             if tries == _TRIES:
                 raise SubmissionError(
-                    f"the connection to job {job} is lost ({_reason(error)}); the job may still "
+                    f"the connection to job {job} was lost ({_reason(error)}); the job may still "
                     "be running. Submit the round again to follow it"
                 ) from error
         else:
@@ -270,7 +270,7 @@ def _plain_errors(address: str | None) -> Iterator[None]:
             if "exceed" in str(error)
             else ""
         )
-        raise SubmissionError(f"{where} refuses the job: {_reason(error)}{remedy}") from error
+        raise SubmissionError(f"{where} refused the job: {_reason(error)}{remedy}") from error
 
 
 def _reason(error: Exception) -> str:

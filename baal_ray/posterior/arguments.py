@@ -20,9 +20,8 @@ def check_model(model: object) -> None:
     for name, module in modules:
         if any(kind.__module__.startswith("torch.export") for kind in type(module).__mro__):
             raise PosteriorError(
-                f"{name or 'the model'} was exported by torch.export, which fixed its dropouts as "
-                "they were in one mode; it must be a plain module. Use the one that it was "
-                "exported from"
+                f"{name or 'the model'} was exported by torch.export, which fixed the mode of its "
+                "dropouts; it must be a plain module. Use the one that it was exported from"
             )
     if not isinstance(model, nn.Module):
         raise PosteriorError(

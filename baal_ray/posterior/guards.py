@@ -197,7 +197,7 @@ def _check_reached(model: nn.Module, probe: Tensor) -> None:
         )
     if not watched.sites:
         if drawn := own_draws(model, probe):
-            raise PosteriorError(f"the model has no dropout that can be caught: {drawn}")
+            raise PosteriorError(f"the model has no dropout that can be intercepted: {drawn}")
         raise PosteriorError(
             "the model has no dropout with p > 0 between images and predictions, so all its "
             "posterior samples would be the same and every BALD score would be 0. Add a dropout "

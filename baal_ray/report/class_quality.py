@@ -21,12 +21,12 @@ class Share:
 
     @property
     def value(self) -> float:
-        """The share, 0 to 1; NaN of no images."""
+        """The share, 0 to 1; NaN if there are no images."""
         return self.count / self.of if self.of else nan
 
     @property
     def interval(self) -> Interval:
-        """Wilson's 95 % interval; 0 to 1 of no images."""
+        """Wilson's 95 % interval; 0 to 1 if there are no images."""
         return wilson(self.count, self.of) if self.of else (0.0, 1.0)
 
     def __str__(self) -> str:

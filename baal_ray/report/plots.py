@@ -124,7 +124,7 @@ def histogram(
     cut: float | None,
     x_label: str,
 ) -> str:
-    """Draw how many images, and how many picks, have which score, on a logarithmic scale.
+    """Draw histograms of the scores of all images and of the picks, on a logarithmic scale.
 
     Args:
         edges: Edges of the bins.

@@ -97,7 +97,7 @@ def batch_bald(
 
 
 class _Labels:
-    """The possible combinations of labels of a batch, and the weights that each would give.
+    """The possible label combinations of a batch, and how each would weight the samples.
 
     Attributes:
         probs_S: Probability of each combination of labels.

@@ -22,7 +22,7 @@ _MOST_NAMED = 5
 
 
 def restore_batches(config: RoundConfig, listing: PoolListing, manifest: Manifest) -> None:
-    """Fetch every image that the manifest needs and no whole file of a batch holds.
+    """Fetch every image that the manifest needs but no intact batch file holds.
 
     Damaged files are deleted once all their images are there.
 
@@ -75,7 +75,7 @@ def write_rows(
 
 
 def _held(files: Sequence[str]) -> tuple[pa.Array, list[str]]:
-    """Return the ids in the whole files, and the damaged files."""
+    """Return the ids in the intact files, and the damaged files."""
     held: list[str] = []
     damaged = []
     for file in files:

@@ -91,7 +91,8 @@ def check_candidates(config: RoundConfig) -> None:
     most = budget(torch.device("cpu"))
     if size > most:
         raise SelectionError(
-            f"{images} candidates of {samples} posterior samples and {len(config.classes)} "
-            f"classes take {size / 2**30:.1f} GiB in the driver; at most {most / 2**30:.1f} GiB "
-            "are available. Lower selection.candidates or selection.target_images"
+            f"predictions for {images} candidates with {samples} posterior samples and "
+            f"{len(config.classes)} classes take {size / 2**30:.1f} GiB in the driver; at most "
+            f"{most / 2**30:.1f} GiB are available. Lower selection.candidates or "
+            "selection.target_images"
         )

@@ -24,7 +24,7 @@ def needed_by(rule: str) -> set[str]:
 
 
 def scores_of(rows: pa.Table, rule: str) -> Scores:
-    """Return the column that a rule ranks by, NaN without a score; zeros for "random"."""
+    """Return the column that a rule ranks by, NaN where there is no score; zeros for "random"."""
     column = column_of(rule)
     if column is None:
         return np.zeros(len(rows))

@@ -115,7 +115,7 @@ def publish(uri: str, data: bytes) -> None:
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
-    """Write a file whole unless it exists. Of several racing writers at most one gets True.
+    """Create a whole file unless it exists. Of several racing writers, at most one gets True.
 
     Raises:
         StorageError: If the path cannot be written.
@@ -192,7 +192,7 @@ def read(uri: str) -> bytes:
 
 
 def read_range(uri: str, start: int, end: int) -> bytes:
-    """Return the bytes of a file that the workspace needs, from `start` to before `end`.
+    """Return bytes `start` to `end` (exclusive) of a file that the workspace needs.
 
     Raises:
         LostFileError: If the file is missing.

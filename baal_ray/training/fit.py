@@ -203,9 +203,9 @@ def _train(job: FitJob) -> None:
         rate = job.config.training.learning_rate
         raise TrainingError(
             f"the fit failed: {fault}; all its numbers must be finite. Lower "
-            f"training.learning_rate, which is {rate:g}. If that does not help, look for a "
-            "calculation of the model in 16 bits, which overflows, and for numbers in "
-            "model.weights that are not finite"
+            f"training.learning_rate, which is {rate:g}. If that does not help, check "
+            "the model for a 16-bit computation that overflows, and model.weights for numbers "
+            "that are not finite"
         )
 
 

@@ -157,7 +157,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 
 
 def make_augmentation(config: AugmentationConfig) -> Callable[[Tensor], Tensor]:
-    """Return a function that changes each image of uint8 [N, 3, H, W] at random, on its own."""
+    """Return a function that randomly augments each image of uint8 [N, 3, H, W] independently."""
     if config == AugmentationConfig():
         return lambda images_N: images_N
     # This import takes 4 seconds, which a fit without augmentation does not spend.

@@ -31,7 +31,7 @@ def read_batch(files: Iterable[str]) -> pa.Table:
 
 
 def encoded_images(files: Iterable[str], ids: Collection[str]) -> dict[str, bytes]:
-    """Return the encoded images of some ids, by id, as far as the files hold them.
+    """Return the encoded images of those ids that the files hold, by id.
 
     Only a few rows are in memory at a time.
     """

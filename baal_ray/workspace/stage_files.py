@@ -162,7 +162,7 @@ class FitResult(StageResult):
     reused: bool = False
 
     def figures(self) -> Iterator[str]:
-        """Yield labels and metrics."""
+        """Yield the number of labels and the metrics, as text."""
         if self.labels:
             yield f"{self.labels:,} labels"
         yield from (f"{name} {value:.4g}" for name, value in self.metrics.items())

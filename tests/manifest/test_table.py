@@ -275,7 +275,7 @@ def test_time_travel_reads_keep_to_their_version_and_cannot_write(manifest):
 
 @pytest.mark.parametrize("version", [-2, 0, 99])
 def test_a_version_that_never_was_is_refused(manifest, version):
-    with pytest.raises(ManifestError, match=f"no version {version}; it has -1 to -1"):
+    with pytest.raises(ManifestError, match=f"no version {version}; it has versions -1 to -1"):
         manifest.at(version)
 
 

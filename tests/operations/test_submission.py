@@ -101,7 +101,7 @@ def test_a_head_that_stays_away_is_an_error(monkeypatch: pytest.MonkeyPatch):
             raise ConnectionRefusedError("Connection refused")
 
     monkeypatch.setattr(submission, "_POLL_SECONDS", 0)
-    with pytest.raises(SubmissionError, match=r"round-1 is lost \(Connection refused\)"):
+    with pytest.raises(SubmissionError, match=r"round-1 was lost \(Connection refused\)"):
         asyncio.run(submission._end_of(Gone(), "round-1", lambda _: None))
 
 

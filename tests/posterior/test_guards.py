@@ -113,7 +113,7 @@ def test_an_image_that_depends_on_those_before_it_alone():
 
 
 def test_stochastic_depth_that_the_model_does_not_have():
-    with pytest.raises(PosteriorError, match="has no module that leaves out whole images"):
+    with pytest.raises(PosteriorError, match="has no module that skips a block for random images"):
         MCDropout(dropout_net(), stochastic_depth=True).log_probs(inputs(6))
 
 

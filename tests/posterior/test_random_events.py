@@ -43,7 +43,7 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_own_random_numbers_are_told_as_what_they_are(what: str, rate: float) -> None:
     """A model with another dropout gives different results, one without seems to have none."""
     model = nn.Sequential(nn.Dropout(rate), Homemade(CHANGES[what]), nn.Linear(6, 3)).eval()
-    told = "no dropout that can be caught" if rate == 0 else "different results"
+    told = "no dropout that can be intercepted" if rate == 0 else "different results"
     with pytest.raises(PosteriorError) as refused:
         MCDropout(model, samples=2).log_probs(torch.randn(4, 6))
     assert told in str(refused.value)

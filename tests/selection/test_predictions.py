@@ -17,6 +17,6 @@ def test_more_candidates_than_memory_holds_are_refused_before_anything_runs(tmp_
         if images == most:
             check_candidates(config)
         else:
-            with pytest.raises(SelectionError, match=f"{images} candidates of 4 posterior"):
+            with pytest.raises(SelectionError, match=f"for {images} candidates with 4 posterior"):
                 check_candidates(config)
     check_candidates(round_config(tmp_path, selection={"k": most + 1}))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Recording:
-    """A function of tensors of fixed shapes on a GPU, without its launches.
+    """A function of fixed-shape GPU tensors, recorded so that a call launches it as a whole.
 
     Attributes:
         results: The function's results. Each call overwrites them.

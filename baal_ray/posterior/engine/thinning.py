@@ -321,7 +321,7 @@ def _maps(node: Node, before: Any, targets: set[Any]) -> bool:
 
 
 def _keeps_zero_between(node: Node) -> bool:
-    """Return whether a node clamps to a range around 0, as ReLU6 does."""
+    """Return whether a node clamps to a range that includes 0, as ReLU6 does."""
     if node.target is not aten.hardtanh.default:
         return False
     bounds = [*node.args[1:], *(-1, 1)[len(node.args) - 1 :]]

@@ -75,7 +75,7 @@ class _TracedDropout(MaskedDropout):
             func = Tensor.reshape
         if func in _READERS and isinstance(args[0], FunctionalTensor):
             how = _READERS[func]
-            raise NotImplementedError(f"its Python reads the values of a tensor, with {how}")
+            raise NotImplementedError(f"its Python code reads a tensor's values, with {how}")
         return super().__torch_function__(func, types, args, kwargs)
 
     def apply(

@@ -150,8 +150,8 @@ class MCDropout:
     def _check(self, probe: Tensor) -> tuple[Site, ...]:
         if self.stochastic_depth and not any(map(is_stochastic_depth, self.model.modules())):
             raise PosteriorError(
-                "stochastic_depth is set, but the model has no module that leaves out whole "
-                "images at random in training, as torchvision's StochasticDepth and timm's "
+                "stochastic_depth is set, but the model has no module that skips a block "
+                "for random images in training, as torchvision's StochasticDepth and timm's "
                 "DropPath do; unset it"
             )
         sites = check_posterior(self.model, probe, Output(self.output))

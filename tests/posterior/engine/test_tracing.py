@@ -122,7 +122,7 @@ def test_what_reads_values_past_pytorch_is_refused(read):
             dark = read(x.mean((1, 2, 3))) < 0.4
             return super().forward(x + 2 * dark.float()[:, None, None, None])
 
-    with pytest.raises(Exception, match=r"reads the values of a tensor|_local_scalar_dense"):
+    with pytest.raises(Exception, match=r"reads a tensor.s values|_local_scalar_dense"):
         traced(Reading())
 
 

@@ -10,7 +10,7 @@ import s3fs
 from baal_ray import storage
 from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
-from baal_ray.storage.conditional_writes import check_conditional_writes, race
+from baal_ray.storage.race_check import check_conditional_writes, race
 from faulty_s3 import FaultyS3, _Handler
 
 BATCH = pa.table({"id": ["a"]})

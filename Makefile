@@ -22,7 +22,7 @@ help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 .PHONY: demo
-demo: $(INSTALLED) ## run active learning on real digits on this machine, in two and a half minutes
+demo: $(INSTALLED) ## run active learning on real digits on this machine, in a few minutes
 	$(BIN)/baal-ray demo $(ARGS)
 
 .PHONY: test

@@ -41,10 +41,6 @@ model:
   std: [0.5, 0.5, 0.5]
 training:
   evaluation_set: {folder}/evaluation.parquet
-  epochs: 60
-  batch_size: 16
-  learning_rate: 3.0e-3
-  evaluation_samples: 2
 selection:
   k: {k}
   by: {by}

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from baal_ray import storage
 from baal_ray.config import ResourcesConfig
 from baal_ray.errors import ResourceError, StorageError
+from baal_ray.factory_module import worker_setup
 from baal_ray.storage.scratch import scratch_folder
 
 # CPUs of a task that reads and decodes; Ray's default for a task. A task that writes requests
@@ -39,7 +40,13 @@ def connect() -> None:
     # Without a terminal, Ray Data by default logs ten lines of progress every 10 seconds.
     os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")
     if not ray.is_initialized():
-        ray.init()
+        ray.init(runtime_env=job_environment())
+
+
+def job_environment() -> dict[str, Any] | None:
+    """Return the runtime environment of this job's workers; None for Ray's own."""
+    setup = worker_setup()
+    return {"worker_process_setup_hook": setup} if setup else None
 
 
 def check_resources(resources: ResourcesConfig) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 import baal_ray
 from baal_ray.config import RoundConfig
 from baal_ray.errors import in_plain_words
+from baal_ray.factory_module import import_beside
 from baal_ray.storage.redaction import redacted
 
 _config_argument = click.argument("config_path", metavar="CONFIG")
@@ -66,6 +67,7 @@ def run(config_path: str, round_id: str, dry_run: bool) -> None:
     there is none.
     """
     config = RoundConfig.from_yaml(config_path)
+    import_beside(config_path, config.model.factory)
     if dry_run:
         from baal_ray.driver.preview import preview_round
 
@@ -133,6 +135,7 @@ def experiment(config_path: str, rule: str | None, seed: int | None) -> None:
     from baal_ray.experiment.config import ExperimentConfig
 
     config = ExperimentConfig.from_yaml(config_path)
+    import_beside(config_path, config.model.factory)
     console = _console()
     with console.status("loading Ray"):
         from baal_ray.experiment.console import summary, watching

@@ -26,6 +26,7 @@ from ray.core.generated.gcs_service_pb2_grpc import InternalKVGcsServiceStub
 from ray.exceptions import AuthenticationError, RayError
 
 from baal_ray.errors import ClusterError
+from baal_ray.factory_module import worker_setup
 
 # Seconds that a head has to answer. One that is well takes milliseconds.
 _ANSWER_SECONDS = 10
@@ -62,12 +63,18 @@ def connect(**settings: Any) -> None:
             "RAY_ADDRESS to use this machine alone"
         )
     try:
-        ray.init(**settings)
+        ray.init(runtime_env=_environment(), **settings)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         what = f"cannot join the cluster {_named(address)}" if address else "does not start here"
         raise ClusterError(
             f"Ray {what}: {error}. The logs below {get_default_ray_temp_dir()} say more"
         ) from error
+
+
+def _environment() -> dict[str, Any] | None:
+    """Return the runtime environment of this job's workers; None for Ray's own."""
+    setup = worker_setup()
+    return {"worker_process_setup_hook": setup} if setup else None
 
 
 def check_cluster(address: str | None = None) -> str | None:

@@ -55,8 +55,8 @@ def _new_plan(config: RoundConfig, round_id: str, evaluation: IdSet) -> Plan:
     check_candidates(config)
     folder = round_uri(config.workspace, round_id)
     listing = list_pool(config.pool, storage.join(folder, "pool"))
-    if listing.note:
-        logger.warning("%s: %s", config.pool.uri, listing.note)
+    for note in filter(None, (listing.note, listing.large_groups)):
+        logger.warning("%s: %s", config.pool.uri, note)
     evaluation_images = check_ids(listing, evaluation)
     if evaluation_images:
         logger.warning(

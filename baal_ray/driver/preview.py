@@ -65,7 +65,7 @@ class _Preview:
         self._images = self._acquired = self._evaluation = self._scored_before = 0
         with tempfile.TemporaryDirectory() as listing_folder:
             listing = list_pool(config.pool, listing_folder)
-            self._note = listing.note
+            self._notes = {"files": listing.note, "reading": listing.large_groups}
             for rows in listing.read_ids():
                 taken, withheld = acquired.contains(rows["id"]), evaluation.contains(rows["id"])
                 self._images += len(rows)
@@ -83,8 +83,7 @@ class _Preview:
             f"pool     {self._images:,} images, of which {self._acquired:,} were acquired before"
             f"{withheld}"
         )
-        if self._note:
-            yield f"files    {self._note}"
+        yield from (f"{name:8} {note}" for name, note in self._notes.items() if note)
         if not self._has_model:
             yield "fit      nothing is labelled yet"
             yield "score    nothing: the first acquisition batch is random"

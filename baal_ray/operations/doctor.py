@@ -18,6 +18,7 @@ from baal_ray.cluster import check_resources, check_workspace
 from baal_ray.config import RoundConfig
 from baal_ray.connection import connect
 from baal_ray.errors import BaalRayError, StorageError, our_error
+from baal_ray.factory_module import import_beside
 from baal_ray.ids import IdSet
 from baal_ray.image_set import ImageSet
 from baal_ray.images import decode_many
@@ -29,7 +30,7 @@ from baal_ray.scoring.job import decoder_version
 from baal_ray.storage.race_check import check_conditional_writes, race
 from baal_ray.storage.scratch import scratch_folder
 from baal_ray.training.evaluation_images import EvaluationImages, refuse_labelled
-from baal_ray.training.examples import evaluation_examples, labelled_examples
+from baal_ray.training.examples import evaluation_examples, labelled_examples, sample_examples
 from baal_ray.workspace import manifest_uri
 
 Outcome = Literal["ok", "failed", "unknown"]
@@ -106,6 +107,7 @@ class _Checks:
 
     def configuration(self) -> str:
         self.config = RoundConfig.from_yaml(self._config_path)
+        import_beside(self._config_path, self.config.model.factory)
         k, by = self.config.selection.k, self.config.selection.by
         return f"{len(self.config.classes)} classes; {k} images per round by {by}"
 
@@ -152,16 +154,14 @@ class _Checks:
             listing = list_pool(config, folder)
             evaluation_images = check_ids(listing, self._evaluation.ids)
             sample = sample_pool(listing, _PLACES, _IMAGES)
-        sampled, errors = len(sample), self._unreadable(sample)
         images = f"{_count(listing.rows, 'image')} with unique ids"
-        images += f"; {listing.note}" * bool(listing.note)
-        found = f"{images}; {len(errors)} of {sampled} sampled"
-        told = f"{found} cannot be decoded" + (f", such as {errors[0]}" if errors else "")
-        allowed = self.config.scoring.max_unreadable
-        if len(errors) > 1 + allowed * sampled:  # a single one may be bad luck
+        told, too_many = self._decoded(sample)
+        told = "; ".join(filter(None, [images, listing.note, listing.large_groups, told]))
+        if too_many:
             raise BaalRayError(
-                f"{told}; scoring.max_unreadable allows {allowed:.2%}, so the round would stop. "
-                "Repair the pool, or allow more"
+                f"{told}; scoring.max_unreadable allows "
+                f"{self.config.scoring.max_unreadable:.2%}, so the round would stop. Repair the "
+                "pool, or allow more"
             )
         if self.config.training.evaluation_set is None:
             return told
@@ -171,12 +171,23 @@ class _Checks:
             "by their bytes: a round leaves them out"
         )
 
+    def _decoded(self, sample: pa.Table) -> tuple[str, bool]:
+        """Return how many images of a sample cannot be decoded, and whether that is too many."""
+        errors = self._unreadable(sample)
+        told = f"{len(errors)} of {len(sample)} sampled cannot be decoded"
+        told += f", such as {errors[0]}" if errors else ""
+        allowed = self.config.scoring.max_unreadable
+        return told, len(errors) > 1 + allowed * len(sample)  # a single one may be bad luck
+
     def _unreadable(self, sample: pa.Table) -> list[str]:
         """Return the faults of the unreadable images in a sample of the pool."""
         max_pixels = self.config.scoring.max_pixels
         size = self.config.model.image_size
         _, errors = decode_many(sample["image"].to_pylist(), *size, max_pixels=max_pixels)
-        ids, unread = sample["id"].to_pylist(), sample["error"].to_pylist()
+        ids = sample["id"].to_pylist()
+        unread = (
+            sample["error"].to_pylist() if "error" in sample.column_names else [None] * len(ids)
+        )
         faults = [(i, lost or fault) for i, lost, fault in zip(ids, unread, errors, strict=True)]
         return [f"{image_id!r}: {fault}" for image_id, fault in faults if fault]
 
@@ -188,9 +199,15 @@ class _Checks:
         examples = evaluation_examples(uri, self.config.classes, integer_ids=integer_ids)
         self._evaluation = EvaluationImages.of(examples)
         classes = set(examples.class_of.values())
-        return (
-            f"{_count(len(examples.class_of), 'image')} of {_count(len(classes), 'class', 'es')}"
-        )
+        images = _count(len(examples.class_of), "image")
+        told, too_many = self._decoded(sample_examples(examples, _PLACES, _IMAGES))
+        told = f"{images} of {_count(len(classes), 'class', 'es')}; {told}"
+        if too_many:
+            raise BaalRayError(
+                f"{told}. A fit would leave them out, so that accuracy is not that of the whole "
+                "set. Repair the evaluation set"
+            )
+        return told
 
     def labelled_set(self) -> str:
         config = self.config

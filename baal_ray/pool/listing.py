@@ -23,6 +23,7 @@ from baal_ray.storage.tables import PARQUET_EXTENSIONS, Table, find_table
 from baal_ray.workspace.stage_files import ListedPool, PoolFile
 
 _ROWS_AT_A_TIME = 100_000
+_MOST_ROWS_OF_A_GROUP = 10_000
 
 
 class PoolListing(ListedPool):
@@ -64,6 +65,23 @@ class PoolListing(ListedPool):
         if self.images_are_files:
             return f"{self.other_files}. If they are images, convert them to {NAMES}"
         return f"{self.other_files}. If they are Parquet, name them .parquet"
+
+    @property
+    def large_groups(self) -> str:
+        """The row groups that keep a single task busy for long, with the remedy; "" for none."""
+        if self.column == "uri":
+            return ""  # these are read in parts
+        large = {file.uri: max(file.row_groups, default=0) for file in self.files}
+        large = {uri: rows for uri, rows in large.items() if rows > _MOST_ROWS_OF_A_GROUP}
+        if not large:
+            return ""
+        uri = max(large, key=large.__getitem__)
+        return (
+            f"{uri} has a row group of {large[uri]:,} images ({len(large):,} of "
+            f"{len(self.files):,} files have one of more than {_MOST_ROWS_OF_A_GROUP:,}); one "
+            "task reads it, however large the cluster is. Write the file again with "
+            "row_group_size=1000"
+        )
 
     def only(self, sources: set[str]) -> "PoolListing":
         """Return the part of the pool that holds images with these sources, unless they moved."""

@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +107,19 @@ def evaluation_examples(
             raise LabelError(where, ["an id is null or duplicated; each image needs its own id"])
         class_of |= found
     return Examples(files, class_of)
+
+
+def sample_examples(examples: Examples, places: int, images: int) -> pa.Table:
+    """Return `id` and `image` of a few images from each of several files.
+
+    Args:
+        examples: Labelled images.
+        places: Largest number of files.
+        images: Largest number of images per file.
+    """
+    picked = np.linspace(0, len(examples.files) - 1, min(places, len(examples.files))).astype(int)
+    reads = (examples.files[i].rows(["id", "image"], images) for i in picked)
+    return pa.concat_tables(rows for read in reads for rows in islice(read, 1))
 
 
 def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:

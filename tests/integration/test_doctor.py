@@ -102,7 +102,9 @@ def test_where_all_is_well(tmp_path: Path, environment: dict[str, str]):
         "by id, and 1 of the sampled by their bytes: a round leaves them out"
     )
     assert found["labelled set"][1] == "0 images"
-    assert found["evaluation set"][1] == "30 images of 3 classes"
+    assert found["evaluation set"][1] == (
+        "30 images of 3 classes; 0 of 16 sampled cannot be decoded"
+    )
     assert found["nodes"][1] == "there is only this machine"
     assert found["dashboard"][1].startswith("127.0.0.1:")
     assert done.stderr == ""

@@ -1,10 +1,11 @@
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from deltalake import write_deltalake
 
 from baal_ray.operations.doctor import examine
-from pools import round_config, write_labelled
+from pools import round_config, table, write_labelled
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,9 @@ def test_what_needs_no_cluster_is_checked_without_one(tmp_path):
     assert "RAY_ADDRESS=127.0.0.1:9" in found["Ray"][1]
     assert outcomes(found, "unknown") == ["pool", "cluster", "nodes", "dashboard"]
     assert found["dashboard"][1] == "not checked, because it needs: Ray"
-    assert found["evaluation set"][1] == "30 images of 3 classes"
+    assert found["evaluation set"][1] == (
+        "30 images of 3 classes; 0 of 16 sampled cannot be decoded"
+    )
     assert found["manifest"][1] == "there is none yet; the first commit creates it"
     assert not list((tmp_path / "workspace").iterdir())
 
@@ -67,3 +70,23 @@ def test_what_breaks_without_an_error_of_ours_is_told_too(tmp_path, monkeypatch)
     found = examined(tmp_path)
     assert found["model"] == ("failed", "ZeroDivisionError: division by zero")
     assert found["evaluation set"][0] == "ok"
+
+
+def test_an_evaluation_set_is_checked_by_its_columns_and_a_sample(tmp_path):
+    rows = table(0, 20)
+    sets = {
+        "columns": rows.drop_columns(["image", "id"]).append_column("id", pa.array(range(20))),
+        "images": rows.set_column(1, "image", [[b"no image"] * 20]),
+    }
+    told = {}
+    for name, content in sets.items():
+        pq.write_table(content, tmp_path / f"{name}.parquet")
+        training = {"evaluation_set": str(tmp_path / f"{name}.parquet")}
+        found = examined(tmp_path, training=training)
+        assert outcomes(found, "failed") == ["Ray", "evaluation set"]
+        told[name] = found["evaluation set"][1]
+    assert "has no column `image`" in told["columns"]
+    assert (
+        "a column `id` of type int64; it must be string. Set pool.integer_ids" in told["columns"]
+    )
+    assert "16 of 16 sampled cannot be decoded, such as 'image-0000': 8 bytes" in told["images"]

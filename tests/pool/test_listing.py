@@ -179,6 +179,20 @@ def test_integer_ids_are_their_decimal_digits_if_it_is_said_so(kind, tmp_path):
         listed(file)
 
 
+def test_row_groups_that_keep_one_task_busy_are_named(tmp_path):
+    rows = {"id": [str(i) for i in range(12_000)], "image": [b""] * 12_000}
+    write(tmp_path / "1.parquet", rows, row_group_size=10_000)
+    assert listed(tmp_path).large_groups == ""
+    file = write(tmp_path / "2.parquet", rows)
+    told = listed(tmp_path).large_groups
+    assert told.startswith(
+        f"{file} has a row group of 12,000 images (1 of 2 files have one of more"
+    )
+    assert told.endswith("Write the file again with row_group_size=1000")
+    uris = {"id": rows["id"], "uri": rows["id"]}
+    assert listed(write(tmp_path / "uris" / "1.parquet", uris)).large_groups == ""
+
+
 def test_files_with_images_and_files_with_uris_do_not_mix(tmp_path):
     write(tmp_path / "1.parquet", {"id": ["a"], "image": [b""]})
     write(tmp_path / "2.parquet", {"id": ["b"], "uri": ["b.jpg"]})

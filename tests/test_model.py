@@ -201,7 +201,7 @@ def test_arguments_that_the_factory_does_not_take():
         (
             model("our_models:Fields", arguments={"name": "out"}),
             PosteriorError,
-            r"'images' \(shape .*, 'out' \(shape .* the field 'logits'. Set model.output_field",
+            r"'images' \(shape .*, 'out' \(shape .* the field 'logits'. Set output_field",
         ),
         (
             model("our_models:Fields", arguments={"name": "tuple"}, output_field=2),

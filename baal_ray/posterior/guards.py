@@ -20,6 +20,7 @@ from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.dropout.row_order import unlike
 from baal_ray.posterior.dropout.sites import Site, WatchedDropout, find_axes
+from baal_ray.posterior.image_type import type_of_images_named
 from baal_ray.posterior.outputs import Output
 from baal_ray.posterior.random_events import own_draws
 from baal_ray.posterior.training_only import refuse_training_only
@@ -57,13 +58,15 @@ def check_posterior(model: nn.Module, images: Tensor, output: Output) -> tuple[S
         The model's dropouts, in the order of the forward pass.
 
     Raises:
-        PosteriorError: If the model reaches no dropout, not all of them, or some only in training
-            mode, if it is not a function of its input and masks, if an image's prediction depends
-            on the others, or if the output is not what was declared.
+        PosteriorError: If the model does not take images of this type, if it reaches no dropout,
+            not all of them, or some only in training mode, if it is not a function of its input
+            and masks, if an image's prediction depends on the others, or if the output is not
+            what was declared.
     """
     refuse_hidden_dropout(model)
     probe = _with_neighbour(images[:PROBE])
-    refuse_training_only(model, probe)
+    with type_of_images_named(model, probe):
+        refuse_training_only(model, probe)
     _check_reached(model, probe)
     axes = find_axes(model, probe)
 

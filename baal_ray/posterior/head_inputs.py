@@ -11,7 +11,9 @@ from baal_ray.posterior.outputs import Output
 
 
 @torch.no_grad()
-def features(classifier: nn.Module, images_N: Tensor, output: str) -> Tensor:
+def features(
+    classifier: nn.Module, images_N: Tensor, output: str, output_field: str | int | None = None
+) -> Tensor:
     """Return the input of the last linear layer in one pass without dropout, [N, D] float32.
 
     If the model has no linear layer, or the layer's input does not have one row per image, return
@@ -21,6 +23,7 @@ def features(classifier: nn.Module, images_N: Tensor, output: str) -> Tensor:
         classifier: The model.
         images_N: A mini-batch, as the model takes it.
         output: The kind of output that the model returns, "logits" or "log_probs".
+        output_field: The field that has the predictions, as for `MCDropout`.
     """
     layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
     caught: list[Tensor] = []
@@ -38,4 +41,4 @@ def features(classifier: nn.Module, images_N: Tensor, output: str) -> Tensor:
             hook.remove()
     if caught and len(caught[0]) == len(images_N):
         return caught[0].flatten(1).float()
-    return Output(output).log_probs_of(predictions).float()
+    return Output(output, output_field).log_probs_of(predictions).float()

@@ -19,10 +19,22 @@ class Output:
         kind: "logits" or "log_probs".
         field: Name of the field that has the predictions if the model returns an object, or the
             place in a tuple. None for a field that is named as the kind.
+
+    Raises:
+        PosteriorError: If the kind or the type of the field is another.
     """
 
     kind: str = "logits"
     field: str | int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise PosteriorError(f"output is {self.kind!r}; it must be {' or '.join(KINDS)}")
+        if isinstance(self.field, bool) or not isinstance(self.field, str | int | None):
+            raise PosteriorError(
+                f"output_field is {self.field!r}; it must be the name of a field, its place in a "
+                "tuple, or None"
+            )
 
     def predictions_in(self, returned: object) -> Tensor:
         """Return the predictions [N, C] in whatever a model returns, as `prediction_of` does."""
@@ -82,7 +94,7 @@ def prediction_of(returned: object, field: str | int) -> Tensor:
     raise PosteriorError(
         f"the model returns a {type(returned).__name__} whose fields are {found or 'none'}; it "
         f"must return one tensor [images, classes], or have it in the field {field!r}. Set "
-        "model.output_field to the field's name or place, or return the tensor from forward()"
+        "output_field to the field's name or place, or return the tensor from forward()"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a posterior has found out about its model, kept until the model changes."""
+"""The findings about a model, which a posterior keeps until the model changes."""
 
 from collections.abc import Callable, Hashable, Iterable
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,22 +21,29 @@ class Event:
     Attributes:
         does: The predicate of a sentence about the module.
         remedy: What to do so that posterior samples have it.
+        per_image: Whether one number is drawn for each image, as in stochastic depth.
     """
 
     does: str
     remedy: str
+    per_image: bool = False
 
 
 DROPOUT = Event(
     "applies dropout",
     "Call F.dropout(x, p, self.training) in every mode, as nn.Dropout does, so that it can be "
-    "caught",
+    "caught, or set its rate to 0 (attention_probs_dropout_prob=0 in transformers)",
+)
+WHOLE_IMAGES = Event(
+    "leaves out whole images",
+    "Put stochastic depth into a module without weights of its own, so that it is recognised",
+    per_image=True,
 )
 IN_ATTENTION = Event(
     "applies dropout inside fused attention",
     "No mask can reach it there, so let attention run in plain operations "
-    "(timm.layers.set_fused_attn(False), or attn_implementation='eager' in transformers), or set "
-    "its dropout to 0",
+    "(timm.layers.set_fused_attn(False)), or set its dropout to 0 "
+    "(attention_probs_dropout_prob=0 in transformers)",
 )
 
 _MASKS = {
@@ -98,7 +105,7 @@ def own_draws(model: nn.Module, probe: Tensor) -> str:
     events = RandomEvents()
     events.watch(model, probe)
     for name, event in events.counts:
-        if event not in (DROPOUT, IN_ATTENTION):
+        if event not in (DROPOUT, WHOLE_IMAGES, IN_ATTENTION):
             return f"{named(model, name)} {event.does}. {event.remedy}"
     return ""
 
@@ -116,9 +123,11 @@ class RandomEvents(WatchedDropout):
         self.counts: Counter[tuple[str, Event]] = Counter()
         self.ran: set[str] = set()
         self._path = [""]
+        self._images = 0
 
     def watch(self, model: nn.Module, probe: Tensor) -> object:
         """Count the events of a forward pass, and return its result."""
+        self._images = len(probe)
         with self._paths(model), self:
             return model(probe.clone())
 
@@ -143,8 +152,21 @@ class RandomEvents(WatchedDropout):
             return func(*call.args, **call.kwargs)
         own_probabilities = func is Tensor.bernoulli_ and isinstance(args[-1], Tensor) and args[1:]
         if func in _DRAWS or own_probabilities:
-            self._count(_drawn_by(func))
+            drawn = super().__torch_function__(func, types, args, kwargs)
+            per_image = func in _MASKS and self._is_per_image(drawn)
+            self._count(replace(_drawn_by(func), per_image=per_image))
+            return drawn
         return super().__torch_function__(func, types, args, kwargs)
+
+    def _keep_at_random(self, x: Tensor, p: float = 0.5, *, generator: object = None) -> Tensor:
+        """Keep everything, and count a draw for each image as stochastic depth."""
+        if not self._is_per_image(x):
+            return super()._keep_at_random(x, p, generator=generator)
+        self._count(WHOLE_IMAGES)
+        return x.fill_(1)
+
+    def _is_per_image(self, drawn: Tensor) -> bool:
+        return drawn.ndim > 1 and len(drawn) == drawn.numel() == self._images
 
     def _count(self, event: Event) -> None:
         self.counts[self._path[-1], event] += 1

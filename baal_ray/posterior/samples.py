@@ -1,4 +1,4 @@
-"""What a kind of posterior provides, so that its samples can be traced, cached and checked."""
+"""The methods of a kind of posterior by which its samples are traced, cached and checked."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager

@@ -19,7 +19,9 @@ from baal_ray.posterior.stochastic_depth import is_stochastic_depth
 def refuse_training_only(model: nn.Module, probe: Tensor) -> None:
     """Compare the random events of a pass in evaluation mode with those of one in training mode.
 
-    Batch norms and stochastic depth stay in evaluation mode, because they are not dropout.
+    Batch norms and stochastic depth stay in evaluation mode, because they are not dropout. Draws
+    of one number for each image are stochastic depth too, whatever module they are in. They are
+    refused only if stochastic depth is to be sampled, as they cannot be switched on.
 
     Args:
         model: The model, in evaluation mode.
@@ -33,7 +35,12 @@ def refuse_training_only(model: nn.Module, probe: Tensor) -> None:
     returned_in_training: object = None
     with _training(model), suppress(Exception):  # in training, a model may want more than images
         returned_in_training = in_training.watch(model, probe)
-    extra = list(in_training.counts - usual.counts)
+    wanted = any(module.training for module in model.modules() if is_stochastic_depth(module))
+    extra = [
+        (name, event)
+        for name, event in in_training.counts - usual.counts
+        if wanted or not event.per_image
+    ]
     if type(returned_in_training) is not type(returned):
         # Auxiliary heads, which are there in training only, are no part of the prediction.
         extra = [(name, event) for name, event in extra if name in usual.ran]

@@ -186,7 +186,7 @@ def test_a_channel_dropout_that_takes_the_mini_batch_for_channels():
             lambda self, x: {"out": self.net(x)},
             r"a dict whose fields are 'out' \(shape \[4",
         ),
-        (lambda self, x: {"logits": [self.net(x)]}, r"'logits' \(list\).*Set model.output_field"),
+        (lambda self, x: {"logits": [self.net(x)]}, r"'logits' \(list\).*Set output_field"),
         (lambda self, x: self.net(x).unsqueeze(1), r"shape \[4, 1, 3\] for 4 images"),
         (lambda self, x: self.net(x).mean(dim=0), r"shape \[3\] for 4 images"),
         (lambda self, x: self.net(x)[:, :1], "give a binary classifier two outputs"),

@@ -1,6 +1,7 @@
 """Tests of how the prediction is found in what a model returns."""
 
 from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -70,7 +71,7 @@ def test_anything_else_is_refused_with_the_fields_found(returned: object, found:
 class Classifier(nn.Module):
     """A network in the form of a classifier of transformers."""
 
-    def __init__(self, wrapped: type | None) -> None:
+    def __init__(self, wrapped: Callable[..., object] | None) -> None:
         super().__init__()
         self.drop, self.classifier = nn.Dropout(0.5), nn.Linear(8, 3)
         self.wrapped = wrapped
@@ -96,3 +97,39 @@ def test_a_posterior_draws_from_a_model_that_returns_an_object_as_from_its_logit
     assert torch.equal(
         features(with_object, images_N, "logits"), features(plain, images_N, "logits")
     )
+
+
+class Tuple(Classifier):
+    """A network that returns a tuple, with its prediction in the second place."""
+
+    def forward(self, pixel_values: Tensor) -> object:
+        """Predict, after a loss that is not one."""
+        return pixel_values.sum(), super().forward(pixel_values)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        (Tuple(None), 1),
+        (Classifier(lambda logits, hidden: {"scores": logits, "logits": hidden}), "scores"),
+    ],
+)
+def test_every_way_to_read_a_prediction_takes_the_declared_field(
+    model: Classifier, field: str | int
+) -> None:
+    plain, images_N = Classifier(None).eval(), torch.randn(5, 8)
+    plain.load_state_dict(model.state_dict())
+    drawn, expected = MCDropout(model, 3, output_field=field), MCDropout(plain, 3)
+    assert torch.equal(drawn.log_probs(images_N), expected.log_probs(images_N))
+    assert torch.equal(drawn.sample(1)(images_N), expected.sample(1)(images_N))
+    model.classifier, plain.classifier = nn.Identity(), nn.Identity()  # no linear layer is left
+    assert torch.equal(
+        features(model, images_N, "logits", field), features(plain, images_N, "logits")
+    )
+
+
+@pytest.mark.parametrize("field", [True, 1.0, ["logits"]])
+def test_a_field_is_a_name_or_a_place(field: object) -> None:
+    with pytest.raises(PosteriorError, match=r"output_field is .*; it must be the name of a"):
+        MCDropout(Classifier(None), output_field=field)  # type: ignore[arg-type]

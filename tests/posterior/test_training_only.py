@@ -60,6 +60,46 @@ def drop_block(model: Model, x_N: Tensor) -> Tensor:
     return block
 
 
+def skip_by_bernoulli(model: Model, x_N: Tensor) -> Tensor:
+    return x_N * x_N.new_empty(len(x_N), 1, 1, 1).bernoulli_(0.8) if model.training else x_N
+
+
+def skip_by_rand(model: Model, x_N: Tensor) -> Tensor:
+    """Leave out images as EfficientNet-PyTorch's `drop_connect` does."""
+    if not model.training:
+        return x_N
+    return x_N / 0.8 * torch.floor(0.8 + torch.rand([len(x_N), 1, 1, 1]))
+
+
+@pytest.mark.parametrize("before", [skip_by_bernoulli, skip_by_rand])
+def test_leaving_out_whole_images_is_stochastic_depth_wherever_it_is(
+    before: Callable[[Model, Tensor], Tensor],
+) -> None:
+    images_N, plain = torch.randn(4, *SHAPE), Model(lambda _, x_N: x_N).eval()
+    model = Model(before).eval()
+    model.load_state_dict(plain.state_dict())
+    drawn, expected = (MCDropout(each, samples=2).log_probs(images_N) for each in (model, plain))
+    assert torch.equal(drawn, expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        (
+            skip_by_bernoulli,
+            "leaves out whole images only in training mode.* Put stochastic depth",
+        ),
+        (skip_by_rand, r"draws a random mask itself \(rand\).* stochastic depth as"),
+    ],
+)
+def test_it_is_refused_if_stochastic_depth_is_to_be_sampled(
+    before: Callable[[Model, Tensor], Tensor], told: str
+) -> None:
+    model = nn.Sequential(ops.StochasticDepth(0.2, "row"), Model(before)).eval()
+    with pytest.raises(PosteriorError, match=told):
+        MCDropout(model, samples=2, stochastic_depth=True).log_probs(torch.randn(4, *SHAPE))
+
+
 @pytest.mark.parametrize(
     ("before", "told"),
     [

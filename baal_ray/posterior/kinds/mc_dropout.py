@@ -21,7 +21,7 @@ from baal_ray.posterior.evaluation_mode import evaluation_mode
 from baal_ray.posterior.guards import PROBE, check_posterior
 from baal_ray.posterior.kinds.masked_model import MaskedModel
 from baal_ray.posterior.mini_batch import MiniBatch
-from baal_ray.posterior.outputs import KINDS, Output
+from baal_ray.posterior.outputs import Output
 from baal_ray.posterior.posterior_sample import PosteriorSample
 from baal_ray.posterior.preparations import Preparations
 from baal_ray.posterior.stochastic_depth import is_stochastic_depth
@@ -52,6 +52,7 @@ class MCDropout:
         masks: str = "shared",
         output: str = "logits",
         *,
+        output_field: str | int | None = None,
         stochastic_depth: bool = False,
         frozen: bool = False,
         traced: bool = True,
@@ -60,14 +61,17 @@ class MCDropout:
 
         Args:
             model: Any module, mini-batch of images → [N, C], or an object that has this tensor in
-                a field named as `output`, such as transformers' `ModelOutput`. Dropout in all its
-                forms is caught, as module or function, whatever its `training` flag says.
+                a field, such as transformers' `ModelOutput`. Dropout in all its forms is caught,
+                as module or function, whatever its `training` flag says.
             samples: Number of samples, K, at least 1.
             seed: Seed of the masks. If K grows, the samples drawn before stay the same.
             masks: "shared" for one set of masks per sample for all images, or "per_item" for masks
                 that also depend on the image's id.
             output: The kind of output that the model returns, "logits" or "log_probs". It is
                 declared, never guessed.
+            output_field: Name of the field that has the predictions, if the model returns a
+                dictionary or another object, or the place in a tuple. By default, the field is
+                named as `output`.
             stochastic_depth: Whether the blocks that torchvision's `StochasticDepth`, timm's
                 `DropPath` or a module that behaves like them leaves out in training are left out
                 at random here too.
@@ -80,13 +84,15 @@ class MCDropout:
             PosteriorError: If an argument is of another type, or out of its range.
         """
         check_model(model)
-        _check_choice("masks", masks, masks in MASKS, " or ".join(MASKS))
-        _check_choice("output", output, output in KINDS, " or ".join(KINDS))
+        if masks not in MASKS:
+            raise PosteriorError(f"masks is {masks!r}; it must be {' or '.join(MASKS)}")
+        Output(output, output_field)  # checks them
         self.model = model
         self.samples = whole_number("samples", samples, least=1)
         self.seed = whole_number("seed", seed)
         self.masks = masks
         self.output = output
+        self.output_field = output_field
         self.stochastic_depth = stochastic_depth
         self.frozen = frozen
         self.traced = traced
@@ -139,7 +145,8 @@ class MCDropout:
             PosteriorError: If the model cannot be sampled correctly, as for `check`.
         """
         check_images(images_N)
-        kind, probe = (images_N.shape[1:], self.masks), images_N[:PROBE]
+        kind = (images_N.shape[1:], images_N.dtype, images_N.device, self.masks)
+        probe = images_N[:PROBE]
         # A frozen model need not even be put in evaluation mode, which takes a millisecond.
         if self.frozen and (known := self._kept.known_sites(kind)):
             return known
@@ -154,7 +161,7 @@ class MCDropout:
                 "for random images in training, as torchvision's StochasticDepth and timm's "
                 "DropPath do; unset it"
             )
-        sites = check_posterior(self.model, probe, Output(self.output))
+        sites = check_posterior(self.model, probe, Output(self.output, self.output_field))
         if self.masks == "per_item" and not all(site.axis for site in sites):
             raise PosteriorError(
                 "a dropout of the model gets a tensor that belongs to no image, such as "
@@ -169,7 +176,7 @@ class MCDropout:
             self.sites(batch.images_N),
             seed=self.seed,
             masks=self.masks,
-            output=Output(self.output),
+            output=Output(self.output, self.output_field),
             stochastic_depth=self.stochastic_depth,
             frozen=self.frozen,
             cache=self._cache,
@@ -261,8 +268,3 @@ class MCDropout:
             self.traced = False
             self._kept.traces.clear()
             raise
-
-
-def _check_choice(name: str, value: object, right: bool, rule: str) -> None:
-    if not right:
-        raise PosteriorError(f"{name} is {value!r}; it must be {rule}")

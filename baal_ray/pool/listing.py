@@ -249,6 +249,7 @@ def places(listing: PoolListing, wanted: pa.Table) -> Iterator[PoolListing]:
     if not len(wanted):
         return
     narrow = listing.only(set(wanted["source"].to_pylist()))
-    yield narrow
+    if narrow.files:
+        yield narrow
     if narrow != listing:
         yield listing

@@ -232,6 +232,8 @@ def _reader(
     own, further = listing.root, listing.roots
 
     def read() -> Iterator[pa.Table]:
+        if not parts:
+            return
         # Here, because links may differ on each node.
         fetch = _Fetcher(Roots(own, further))
         refuse_more_deaths(f"{len(parts)} parts of the pool, the first of {parts[0].file.uri}")

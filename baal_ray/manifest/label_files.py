@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from baal_ray import storage
 from baal_ray.errors import LabelError
+from baal_ray.storage.bounded_rows import MOST_TEXT, bounded_rows
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.storage.redaction import redacted
 
@@ -118,7 +119,7 @@ def parquet_rows(
         if not _has_columns(file.schema_arrow.names, f"{of}schema", faults, needed):
             return
         row = 0
-        for batch in file.iter_batches(columns=list(COLUMNS)):
+        for batch in bounded_rows(file, COLUMNS):
             for values in batch.to_pylist():
                 row += 1
                 yield f"{of}row {row}", values
@@ -152,7 +153,7 @@ def answers(rows: Iterable[Row], faults: list[str]) -> Iterator[Answer]:
         texts = [as_text(row.get(name)) for name in COLUMNS]
         wrong = [name for name, text in zip(COLUMNS, texts, strict=True) if text is None]
         id, label, labelled_by = (text or "" for text in texts)
-        faults += [f"{where}: {name} is {row[name]!r}; it must be a string" for name in wrong]
+        faults += [f"{where}: {name} {_unfit(row[name])}" for name in wrong]
         if not id and "id" not in wrong:
             faults.append(f"{where}: the id is empty")
         elif id in seen:
@@ -163,13 +164,20 @@ def answers(rows: Iterable[Row], faults: list[str]) -> Iterator[Answer]:
 
 
 def as_text(value: object) -> str | None:
-    """Return a value as text ("" for null), or None if it is neither text nor an integer."""
+    """Return a value as text ("" for null), or None if it is no short text and no integer."""
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     # JSON can contain half of a surrogate pair, which is not text and which Arrow refuses.
-    return value if isinstance(value, str) and not _SURROGATE.search(value) else None
+    fits = isinstance(value, str) and len(value) <= MOST_TEXT and not _SURROGATE.search(value)
+    return str(value) if fits else None
+
+
+def _unfit(value: object) -> str:
+    if isinstance(value, str) and len(value) > MOST_TEXT:
+        return f"has {len(value)} characters; it must have at most {MOST_TEXT}"
+    return f"is {value!r}; it must be a string"
 
 
 def check_class(row: Answer, classes: Sequence[str], faults: list[str]) -> None:

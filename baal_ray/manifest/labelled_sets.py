@@ -23,6 +23,7 @@ from baal_ray.manifest.label_files import (
 )
 from baal_ray.manifest.labels import answer_table, check_same, in_manifest
 from baal_ray.manifest.table import Manifest
+from baal_ray.storage.bounded_rows import bounded_images
 from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.storage.redaction import redacted
 from baal_ray.workspace import batch_uri
@@ -143,15 +144,17 @@ def _image_faults(files: Sequence[str], rows: Sequence[Answer], max_pixels: int)
     """Yield the faults of the images, in the order of rows."""
     fault_of = partial(_image_fault, max_pixels=max_pixels)
     with ThreadPoolExecutor() as threads:  # decoders release the interpreter lock
-        for _, these, pictures in _image_batches(files, rows):
-            for row, fault in zip(these, threads.map(fault_of, pictures.to_pylist()), strict=True):
+        for _, these, found in _image_batches(files, rows):
+            pairs = zip(found["image"].to_pylist(), found["error"].to_pylist(), strict=True)
+            for row, fault in zip(these, threads.map(fault_of, pairs), strict=True):
                 if fault is not None:
                     yield f"{row.where}: {row.id!r} {fault}"
 
 
-def _image_fault(image: bytes | None, max_pixels: int) -> str | None:
+def _image_fault(found: tuple[bytes | None, str | None], max_pixels: int) -> str | None:
+    image, error = found
     if image is None:
-        return "has no image"
+        return f"cannot be read: {error}" if error else "has no image"
     try:
         images.decode(image, _SIDE, _SIDE, max_pixels=max_pixels)
     except ImageError as error:
@@ -164,7 +167,8 @@ def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> l
     sources: list[str] = []
     pending: list[pa.RecordBatch] = []
     size = 0
-    for uri, these, pictures in _image_batches(files, rows):
+    for uri, these, found in _image_batches(files, rows):
+        pictures = found["image"].combine_chunks()
         batch = _batch_rows(these, pictures, redacted(uri), len(sources) + 1)
         count = len(pending) * _READ_ROWS
         if pending and (size + batch.nbytes > _FILE_BYTES or count + _READ_ROWS > _FILE_ROWS):
@@ -179,19 +183,24 @@ def _copy_images(files: Sequence[str], rows: Sequence[Answer], folder: str) -> l
 
 def _image_batches(
     files: Sequence[str], rows: Sequence[Answer]
-) -> Iterator[tuple[str, Sequence[Answer], pa.Array]]:
-    """Yield the images, a few at a time, with the file that they are in and their rows."""
+) -> Iterator[tuple[str, Sequence[Answer], pa.Table]]:
+    """Yield `id`, `image` and `error`, a few at a time, with their file and their rows."""
     first = 0
     for uri in files:
         with open_parquet(uri) as file:
-            for batch in file.iter_batches(_READ_ROWS, columns=["id", "image"]):
-                these = rows[first : first + batch.num_rows]
-                if [as_text(id) for id in batch["id"].to_pylist()] != [row.id for row in these]:
+            some = (some for found in bounded_images(file) for some in _slices(found))
+            for found in some:
+                these = rows[first : first + len(found)]
+                if [as_text(id) for id in found["id"].to_pylist()] != [row.id for row in these]:
                     raise LabelError(
                         redacted(uri), ["the file changed while it was read; import it again"]
                     )
-                yield uri, these, batch["image"]
-                first += batch.num_rows
+                yield uri, these, found
+                first += len(found)
+
+
+def _slices(rows: pa.Table) -> Iterator[pa.Table]:
+    return (rows.slice(start, _READ_ROWS) for start in range(0, len(rows), _READ_ROWS))
 
 
 def _batch_rows(

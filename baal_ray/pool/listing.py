@@ -11,6 +11,7 @@ from baal_ray import storage
 from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet, hash_ids
+from baal_ray.storage.bounded_rows import MOST_TEXT, bounded_rows, longest
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
 from baal_ray.workspace.stage_files import ListedPool, PoolFile
@@ -37,7 +38,7 @@ class PoolListing(ListedPool):
         for file in self.files:
             columns = ["id", "uri"] if self.images_are_files else ["id"]
             with open_parquet(file.uri) as parquet:
-                for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns):
+                for batch in bounded_rows(parquet, columns):
                     everywhere = pa.repeat(pa.scalar(file.uri), len(batch))
                     source = batch["uri"] if self.images_are_files else everywhere
                     yield pa.table({"id": id_column(batch, file.uri), "source": source})
@@ -108,8 +109,13 @@ def id_column(rows: pa.RecordBatch | pa.Table, uri: str) -> pa.Array | pa.Chunke
     """Return the ids of some rows of a pool file, as strings.
 
     Raises:
-        PoolError: If an id is not UTF-8.
+        PoolError: If an id is too long or not UTF-8.
     """
+    if longest(rows["id"]) > MOST_TEXT:
+        raise PoolError(
+            f"pool file {uri} has an id of more than {MOST_TEXT} bytes; write the file again with "
+            "shorter ids"
+        )
     try:
         ids = rows["id"].cast(pa.string())
         ids.validate(full=True)

@@ -15,7 +15,8 @@ import ray
 
 from baal_ray.errors import PoolError
 from baal_ray.ids import Hashes, IdSet, hash_ids
-from baal_ray.pool.listing import _ROWS_AT_A_TIME, PoolListing, id_column
+from baal_ray.pool.listing import PoolListing, id_column
+from baal_ray.storage.bounded_rows import bounded_rows
 from baal_ray.storage.parquet import open_parquet
 
 # Ids per reducer of the check for duplicates: 64 MB of hashes.
@@ -66,7 +67,7 @@ def _hash_file(uri: str, partitions: int) -> tuple[npt.NDArray[np.int64] | Hashe
     """Return the rows without an id, then the other rows' hashes by partition."""
     without, hashed, start = [np.empty(0, np.int64)], [hash_ids([])], 0
     with open_parquet(uri) as parquet:
-        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id"]):
+        for batch in bounded_rows(parquet, ["id"]):
             ids = id_column(batch, uri)
             given = pc.fill_null(pc.not_equal(ids, ""), False)
             without.append(start + np.flatnonzero(~given.to_numpy(zero_copy_only=False)))

@@ -10,11 +10,11 @@ from baal_ray.config import RoundConfig
 from baal_ray.errors import LabelError
 from baal_ray.ids import IdSet
 from baal_ray.image_set import ImageSet
+from baal_ray.storage.bounded_rows import bounded_images
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.storage.read_ahead import read_ahead
 from baal_ray.training.examples import Examples, evaluation_examples
 
-_ROWS_AT_A_TIME = 64
 _MOST_NAMED = 5
 
 
@@ -103,5 +103,5 @@ def _rows(file: str) -> Iterator[pa.Table]:
     """Yield `id` and `image` of a file, a few rows at a time."""
     schema = pa.schema([pa.field("id", pa.string()), pa.field("image", pa.binary())])
     with open_parquet(file) as parquet:
-        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=schema.names):
-            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+        for rows in bounded_images(parquet):
+            yield rows.select(schema.names).cast(schema)

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from baal_ray import images, storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError, StorageError
 from baal_ray.ids import hash_ids
+from baal_ray.storage.bounded_rows import MOST_TEXT, bounded_images, bounded_rows, longest
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace import batch_uri
 
@@ -77,7 +78,10 @@ def evaluation_examples(uri: str, classes: Sequence[str]) -> Examples:
             missing = {"id", "image", "label"} - set(parquet.schema_arrow.names)
             if missing:
                 raise LabelError(where, [f"has no column {name}" for name in sorted(missing)])
-            rows = parquet.read(columns=["id", "label"])
+            columns = ["id", "label"]
+            schema = pa.schema([field for field in parquet.schema_arrow if field.name in columns])
+            batches = _short(bounded_rows(parquet, columns), where)
+            rows = pa.Table.from_batches(batches, schema)
         found = _class_indices(rows, classes, where)
         if None in found or len(found) < len(rows) or found.keys() & class_of.keys():
             raise LabelError(where, ["an id is null or duplicated; each image needs its own id"])
@@ -137,12 +141,11 @@ def load_share(
     row_of = {image_id: row for row, image_id in enumerate(ids)}
     undecodable: dict[str, str] = {}
     for found in _wanted(examples.files, row_of):
-        pixels, faults = images.decode_many(
-            list(found.values()), *model.image_size, max_pixels=max_pixels
-        )
+        encoded = [image for image, _ in found.values()]
+        pixels, faults = images.decode_many(encoded, *model.image_size, max_pixels=max_pixels)
         for image_id, image, fault in zip(found, pixels, faults, strict=True):
             if fault:
-                undecodable[image_id] = fault
+                undecodable[image_id] = found[image_id][1] or fault
             images_N[row_of.pop(image_id)] = torch.from_numpy(image)
     if row_of:
         raise StorageError(
@@ -166,13 +169,17 @@ def _warn(undecodable: Mapping[str, str]) -> None:
         )
 
 
-def _wanted(files: Sequence[str], row_of: Mapping[str, int]) -> Iterator[dict[str, bytes | None]]:
-    """Yield the encoded images that `row_of` still names, by id, a few at a time."""
+def _wanted(
+    files: Sequence[str], row_of: Mapping[str, int]
+) -> Iterator[dict[str, tuple[bytes | None, str | None]]]:
+    """Yield those images that `row_of` still names, by id, as bytes or the reason for none."""
     for file in files:
         with open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=["id", "image"]):
-                rows = zip(batch["id"].to_pylist(), batch["image"].to_pylist(), strict=True)
-                yield {image_id: image for image_id, image in rows if image_id in row_of}
+            for found in bounded_images(parquet):
+                for start in range(0, len(found), _ROWS_AT_A_TIME):
+                    some = found.slice(start, _ROWS_AT_A_TIME).to_pydict()
+                    rows = zip(some["id"], some["image"], some["error"], strict=True)
+                    yield {id: (image, error) for id, image, error in rows if id in row_of}
 
 
 def _mapped(rows: int, height: int, width: int) -> Tensor:
@@ -184,6 +191,16 @@ def _mapped(rows: int, height: int, width: int) -> Tensor:
 
 def _part(examples: Examples, ids: Sequence[str]) -> Examples:
     return Examples(examples.files, {image_id: examples.class_of[image_id] for image_id in ids})
+
+
+def _short(batches: Iterable[pa.RecordBatch], where: str) -> Iterator[pa.RecordBatch]:
+    """Yield batches of texts, and refuse one that is too long to be an id or a label."""
+    for batch in batches:
+        for name in batch.schema.names:
+            if longest(batch[name]) > MOST_TEXT:
+                told = f"has a value of more than {MOST_TEXT} bytes in the column {name}"
+                raise LabelError(where, [f"{told}; make it shorter"])
+        yield batch
 
 
 def _class_indices(rows: pa.Table, classes: Sequence[str], where: str) -> dict[str, int]:

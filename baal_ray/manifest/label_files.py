@@ -18,6 +18,10 @@ Row = tuple[str, dict[str, Any]]  #: the place of a row in its file, and its val
 COLUMNS = ("id", "label", "labelled_by")
 _NEEDED = ("id", "label")
 
+# Beginnings by which a spreadsheet takes a value for a formula, which could run a command. In an
+# exported file an apostrophe stands before them, which is taken off when the file is read.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_NEUTRALISED = re.compile(r"'+[=+\-@\t\r\n]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_FAULTS = 20
 _MOST_CLASSES = 5
@@ -86,7 +90,7 @@ def _csv_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> 
                 if not _has_columns(header, where, faults, needed):
                     return
             elif len(row) == len(header):
-                yield where, dict(zip(header, row, strict=True))
+                yield where, dict(zip(header, map(_without_apostrophe, row), strict=True))
             else:
                 found = f"{len(row)} values where the header has {len(header)}"
                 faults.append(f"{where}: {found}; a value with a comma in it needs quotes")
@@ -94,6 +98,15 @@ def _csv_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> 
         faults.append(f"line {line}: {error}; the lines after it were not read")
     if not header:
         _has_columns(header, "line 1", faults, needed)
+
+
+def neutralised(value: str | None) -> str | None:
+    """Return a value for a CSV file that no spreadsheet takes for a formula."""
+    return f"'{value}" if value is not None and _FORMULA.match(value) else value
+
+
+def _without_apostrophe(value: str) -> str:
+    return value[1:] if _NEUTRALISED.match(value) else value
 
 
 def _json_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> Iterator[Row]:

@@ -37,8 +37,13 @@ def _opened(uri: str) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:
     try:
         with storage.open_arrow(uri) as source:
             yield _checked(source, uri, pre_buffer=False, buffer_size=_BUFFER_BYTES), source
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise StorageError(f"{uri} is not a complete Parquet file: {error}") from error
+    except UnicodeDecodeError as error:
+        raise StorageError(
+            f"{uri} has text or a column name that is not UTF-8 ({error}); write the file again "
+            "in UTF-8"
+        ) from error
     except OSError as error:
         raise StorageError(explained(f"{uri} cannot be read", error)) from error
 

@@ -108,7 +108,11 @@ def run(config_path: str, round_id: str, dry_run: bool) -> None:
     help="URL of Ray's dashboard, such as http://127.0.0.1:8265.  [default: RAY_ADDRESS, or the "
     "cluster on this machine]",
 )
-@click.option("--working-dir", help="Folder to upload with the job.  [default: that of CONFIG]")
+@click.option(
+    "--working-dir",
+    help="Folder to upload with the job.  [default: only CONFIG, with the module or package of "
+    "model.factory beside it]",
+)
 @click.option(
     "--env",
     "environment",
@@ -137,7 +141,7 @@ def submit(
         config,
         round_id,
         address=address,
-        working_dir=working_dir or os.path.dirname(os.path.abspath(config_path)),
+        working_dir=working_dir,
         environment=environment,
         echo=lambda text: click.echo(text, nl=False),
     )

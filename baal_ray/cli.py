@@ -3,15 +3,17 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 from rich import filesize
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 import baal_ray
 from baal_ray.config import RoundConfig
-from baal_ray.errors import in_plain_words
+from baal_ray.errors import escaped, in_plain_words, printable
 from baal_ray.factory_module import import_beside
 from baal_ray.storage.redaction import redacted
 
@@ -19,6 +21,25 @@ _config_argument = click.argument("config_path", metavar="CONFIG")
 _round_option = click.option(
     "--round", "round_id", required=True, metavar="ID", help="Id of the round, such as 2026-11-22."
 )
+
+
+class _Formatter(logging.Formatter):
+    """A format of log lines, none of which a message can forge."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Format the message of a record."""
+        return printable(super().formatMessage(record))
+
+
+class _Console(Console):
+    """A console that shows control characters in tables and texts instead of obeying them."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Render an object and escape its texts, but not the console's own control codes."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else escaped(text), style, control)
 
 
 class _Group(click.Group):
@@ -33,7 +54,9 @@ class _Group(click.Group):
 @click.version_option(baal_ray.__version__)
 def main() -> None:
     """Bayesian active learning on Ray: fit, score the pool, acquire the best images."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 @main.command()
@@ -45,7 +68,7 @@ def main() -> None:
 )
 def demo(folder: str) -> None:
     """Run three rounds on handwritten digits on this machine, and compare with random picks."""
-    console = Console()
+    console = _Console()
     with console.status("loading Ray"):
         from baal_ray.demo import run_demo
 
@@ -71,11 +94,11 @@ def run(config_path: str, round_id: str, dry_run: bool) -> None:
     if dry_run:
         from baal_ray.driver.preview import preview_round
 
-        click.echo("\n".join(preview_round(config, round_id)))
+        _echo("\n".join(preview_round(config, round_id)))
         return
     from baal_ray.driver import run_round
 
-    click.echo(run_round(config, round_id).summary())
+    _echo(run_round(config, round_id).summary())
 
 
 @main.command()
@@ -87,7 +110,11 @@ def run(config_path: str, round_id: str, dry_run: bool) -> None:
     help="URL of Ray's dashboard, such as http://127.0.0.1:8265.  [default: RAY_ADDRESS, or the "
     "cluster on this machine]",
 )
-@click.option("--working-dir", help="Folder to upload with the job.  [default: that of CONFIG]")
+@click.option(
+    "--working-dir",
+    help="Folder to upload with the job.  [default: only CONFIG, with the module or package of "
+    "model.factory beside it]",
+)
 @click.option(
     "--env",
     "environment",
@@ -116,7 +143,7 @@ def submit(
         config,
         round_id,
         address=address,
-        working_dir=working_dir or os.path.dirname(os.path.abspath(config_path)),
+        working_dir=working_dir,
         environment=environment,
         echo=lambda text: click.echo(text, nl=False),
     )
@@ -154,7 +181,7 @@ def status(config_path: str) -> None:
     found = workspace_status(RoundConfig.from_yaml(config_path))
     _console().print(found)
     for paragraph in found.summary:
-        click.echo(f"\n{paragraph}")
+        _echo(f"\n{paragraph}")
 
 
 @main.command()
@@ -176,7 +203,7 @@ def report(config_path: str, round_id: str, output: str | None) -> None:
     from baal_ray.report.round_page import write_round_report
 
     uri = write_round_report(config.workspace, round_id, output)
-    click.echo(f"{redacted(uri)} written")
+    _echo(f"{redacted(uri)} written")
 
 
 @main.command()
@@ -242,7 +269,7 @@ def import_(
             max_pixels=config.scoring.max_pixels,
             integer_ids=config.pool.integer_ids,
         )
-        click.echo(f"{count} labelled images imported")
+        _echo(f"{count} labelled images imported")
         return
     done = import_labels(
         manifest,
@@ -252,7 +279,7 @@ def import_(
         overwrite=overwrite,
         skip_unknown=skip_unknown,
     )
-    click.echo(done.summary())
+    _echo(done.summary())
 
 
 @labels.command()
@@ -276,7 +303,7 @@ def export(config_path: str, file: str, status: str, round_id: str | None) -> No
     count = export_labels(
         _manifest(config), file, status=None if status == "all" else status, round_id=round_id
     )
-    click.echo(f"{count} rows written to {redacted(file)}")
+    _echo(f"{count} rows written to {redacted(file)}")
 
 
 @labels.command()
@@ -299,7 +326,7 @@ def release(config_path: str, file: str | None, round_id: str | None) -> None:
     if round_id is not None:
         check_round(config.workspace, round_id)
     count = release_images(_manifest(config), config.workspace, path=file, round_id=round_id)
-    click.echo(f"{count} images released: they can be picked again")
+    _echo(f"{count} images released: they can be picked again")
 
 
 @labels.command()
@@ -313,7 +340,7 @@ def reject(config_path: str, file: str) -> None:
     from baal_ray.manifest.labels import reject_images
 
     count = reject_images(_manifest(RoundConfig.from_yaml(config_path)), file)
-    click.echo(f"{count} images rejected: they will not be picked again")
+    _echo(f"{count} images rejected: they will not be picked again")
 
 
 @main.command()
@@ -341,14 +368,14 @@ def forget(config_path: str, ids: tuple[str, ...], file: str | None, yes: bool) 
     traces = (forget_images if yes else find_traces)(config.workspace, wanted)
     _console().print(table_of(traces))
     held = {id for trace in traces for id in trace.ids}
-    click.echo(
+    _echo(
         f"{len(held)} of {len(wanted)} images found in {len(traces)} files of {config.workspace}"
     )
-    click.echo(CONSEQUENCES.format(pool=config.pool.uri))
+    _echo(CONSEQUENCES.format(pool=config.pool.uri))
     if kept := what_stays(config.workspace):
-        click.echo(kept)
+        _echo(kept)
     if not yes:
-        click.echo("Nothing was removed. Add --yes to remove the images.")
+        _echo("Nothing was removed. Add --yes to remove the images.")
 
 
 @main.command()
@@ -370,20 +397,24 @@ def prune(config_path: str, keep: int, yes: bool) -> None:
     _console().print(pruning)
     if pruning.waiting_for:
         rounds = ", ".join(pruning.waiting_for)
-        click.echo(f"All models and scores are kept until these rounds are finished: {rounds}")
+        _echo(f"All models and scores are kept until these rounds are finished: {rounds}")
     removals = pruning.run() if yes else pruning.removals
     total = filesize.decimal(sum(removal.bytes for removal in removals))
-    click.echo(
+    _echo(
         f"{total} removed"
         if yes
         else f"{total} can be freed. Nothing was removed; add --yes to remove it."
     )
 
 
+def _echo(text: str) -> None:
+    click.echo(printable(text))
+
+
 def _console() -> Console:
     """Return a console that prints names literally, and does not wrap lines in a pipe."""
     width = None if sys.stdout.isatty() else 10_000
-    return Console(width=width, markup=False, emoji=False)
+    return _Console(width=width, markup=False, emoji=False)
 
 
 def _manifest(config: RoundConfig) -> Any:

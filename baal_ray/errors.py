@@ -29,6 +29,8 @@ Every message names the thing, the value, the rule and the remedy. Every error c
 because Ray passes errors between processes.
 """
 
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -193,7 +195,7 @@ def in_plain_words() -> Iterator[None]:
         ours = our_error(error)
         if ours is None:
             raise
-        raise SystemExit(f"Error: {ours}") from error
+        raise SystemExit(printable(f"Error: {ours}")) from error
 
 
 def our_error(error: BaseException | None) -> BaalRayError | None:
@@ -214,6 +216,24 @@ def _without_advice(error: BaalRayError) -> BaalRayError:
     if len(error.args) == 1 and isinstance(error.args[0], str):
         error.args = (error.args[0].split("\nFailed to apply UDF transform", 1)[0],)
     return error
+
+
+def printable(text: str) -> str:
+    """Return text that cannot move the cursor, change colours or forge a line.
+
+    Ids, labels and column names of strangers reach the terminal and logs in messages. Control
+    characters are escaped as in Python. A line break is kept, and indents what follows.
+    """
+    return re.sub(r"\n(?! )", "\n  ", escaped(text))
+
+
+def escaped(text: str) -> str:
+    """Return text with all characters but line breaks escaped that a terminal may act on."""
+    return "".join(char if _is_shown(char) else ascii(char)[1:-1] for char in text)
+
+
+def _is_shown(char: str) -> bool:
+    return char == "\n" or char.isprintable() or unicodedata.category(char) == "Zs"
 
 
 def described(error: Exception) -> str:

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -55,6 +55,34 @@ _TURNS = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _pillow_globals = threading.Lock()
+
+
+class _PixelBudget:
+    """The pixels that the threads of a process decode at once.
+
+    An image with more pixels than that is decoded alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for an image."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + pixels <= self._most)
+            self._held += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= pixels
+                self._changed.notify_all()
+
+
+# A pixel takes up to 12 bytes while it is decoded, freed of transparency and resized.
+_budget = _PixelBudget(50_000_000)
 
 
 def decoder_version() -> str:
@@ -127,7 +155,9 @@ def _decode(
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = _open(data, format_.opener, max_pixels)
-        return _squash(image, *size(image))
+        # Closed before others may begin, as that frees its pixels.
+        with _budget.hold(image.width * image.height), closing(image):
+            return _squash(image, *size(image))
     except ImageError:
         raise
     except Exception as error:  # Pillow raises all kinds: SyntaxError, struct.error, MemoryError
@@ -317,4 +347,4 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "L" else image.convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")

@@ -191,3 +191,37 @@ def test_an_import_says_in_words_how_many_labels_there_were(config: str, tmp_pat
     assert done.output.splitlines()[-1] == (
         "2 labels imported, 0 unchanged, 1 unknown ids skipped, 1 rows without a label"
     )
+
+
+FORGED = "x\x1b[2Jy\n2026-11-28 09:00:00,000 INFO all is well"
+
+
+def test_what_strangers_name_reaches_the_terminal_escaped(config: str, tmp_path: Path):
+    file = tmp_path / "labels.csv"
+    header = FORGED.replace("\n", "\n")
+    file.write_text(f'id,"{header}"\na,cat\n')
+    result = CliRunner().invoke(main, ["labels", "import", config, str(file)])
+    assert result.exit_code == 1
+    assert "\x1b" not in result.output
+    assert r"x\x1b[2Jy" in result.output
+    assert not any(line.startswith("2026-11-28 09") for line in result.output.splitlines())
+
+
+def test_tables_and_log_lines_are_escaped_too(tmp_path: Path):
+    script = (
+        "import logging, sys\n"
+        "from baal_ray.cli import _console, main\n"
+        "from click.testing import CliRunner\n"
+        "from rich.table import Table\n"
+        "try:\n    main(['status'])\nexcept SystemExit:\n    pass\n"
+        "table = Table('class')\ntable.add_row(sys.argv[1])\n_console().print(table)\n"
+        "logging.warning('pool: %s', sys.argv[1])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, FORGED], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\x1b[2J" not in done.stdout + done.stderr
+    assert r"x\x1b[2Jy" in done.stdout
+    assert r"WARNING pool: x\x1b[2Jy" in done.stderr
+    assert "\n2026-11-28 09:00" not in done.stderr

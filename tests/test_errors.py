@@ -11,6 +11,7 @@ from baal_ray.errors import (
     ConfigError,
     LostFileError,
     _FaultsError,
+    printable,
 )
 
 CLASSES = {
@@ -60,3 +61,18 @@ def test_messages_hold_every_fault_and_a_few_examples():
     told = str(AlreadyAcquiredError([f"id{i}" for i in range(100)]))
     assert told.startswith("100 ids of this batch are already in the manifest ('id0', 'id1'")
     assert len(told) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mb\x9bc\x07", r"a\x1b[31mb\x9bc\x07"),
+        ("a\rb\tc\x00", r"a\rb\tc\x00"),
+        ("\u202eevil\u2066\u200b", r"\u202eevil\u2066\u200b"),
+        ("a\n2026-11-28 INFO forged\n  - b", "a\n  2026-11-28 INFO forged\n  - b"),
+        ("a\u2028b\x85c\udc80", r"a\u2028b\x85c\udc80"),
+        ("日本 🦊 é\u3000\xa0", "日本 🦊 é\u3000\xa0"),
+    ],
+)
+def test_text_for_a_terminal_has_no_character_that_it_acts_on(text, shown):
+    assert printable(text) == shown

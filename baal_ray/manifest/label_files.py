@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from baal_ray import storage
 from baal_ray.errors import LabelError
-from baal_ray.storage.parquet import open_parquet
+from baal_ray.storage.bounded_rows import MOST_TEXT
+from baal_ray.storage.parquet import open_parquet, utf8_texts
 from baal_ray.storage.redaction import redacted
 from baal_ray.storage.table_files import TableFile
 
@@ -18,6 +19,10 @@ Row = tuple[str, dict[str, Any]]  #: the place of a row in its file, and its val
 COLUMNS = ("id", "label", "labelled_by")
 _NEEDED = ("id", "label")
 
+# Beginnings by which a spreadsheet takes a value for a formula, which could run a command. In an
+# exported file an apostrophe stands before them, which is taken off when the file is read.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_NEUTRALISED = re.compile(r"'+[=+\-@\t\r\n]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_FAULTS = 20
 _ROWS_AT_A_TIME = 100_000
@@ -87,7 +92,7 @@ def _csv_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> 
                 if not _has_columns(header, where, faults, needed):
                     return
             elif len(row) == len(header):
-                yield where, dict(zip(header, row, strict=True))
+                yield where, dict(zip(header, map(_without_apostrophe, row), strict=True))
             else:
                 found = f"{len(row)} values where the header has {len(header)}"
                 faults.append(f"{where}: {found}; a value with a comma in it needs quotes")
@@ -95,6 +100,15 @@ def _csv_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> 
         faults.append(f"line {line}: {error}; the lines after it were not read")
     if not header:
         _has_columns(header, "line 1", faults, needed)
+
+
+def neutralised(value: str | None) -> str | None:
+    """Return a value for a CSV file that no spreadsheet takes for a formula."""
+    return f"'{value}" if value is not None and _FORMULA.match(value) else value
+
+
+def _without_apostrophe(value: str) -> str:
+    return value[1:] if _NEUTRALISED.match(value) else value
 
 
 def _json_rows(path: str, faults: list[str], needed: Sequence[str] = _NEEDED) -> Iterator[Row]:
@@ -126,7 +140,9 @@ def table_rows(
         return
     row = 0
     for rows in file.stored_rows(COLUMNS, _ROWS_AT_A_TIME):
-        for values in rows.to_pylist():
+        with utf8_texts(file.uri):
+            plain = rows.to_pylist()
+        for values in plain:
             row += 1
             yield f"{of}row {row}", values
 
@@ -159,7 +175,7 @@ def answers(rows: Iterable[Row], faults: list[str]) -> Iterator[Answer]:
         texts = [as_text(row.get(name)) for name in COLUMNS]
         wrong = [name for name, text in zip(COLUMNS, texts, strict=True) if text is None]
         id, label, labelled_by = (text or "" for text in texts)
-        faults += [f"{where}: {name} is {row[name]!r}; it must be a string" for name in wrong]
+        faults += [f"{where}: {name} {_unfit(row[name])}" for name in wrong]
         if not id and "id" not in wrong:
             faults.append(f"{where}: the id is empty")
         elif id in seen:
@@ -170,13 +186,20 @@ def answers(rows: Iterable[Row], faults: list[str]) -> Iterator[Answer]:
 
 
 def as_text(value: object) -> str | None:
-    """Return a value as text ("" for null), or None if it is neither text nor an integer."""
+    """Return a value as text ("" for null), or None if it is no short text and no integer."""
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     # JSON can contain half of a surrogate pair, which is not text and which Arrow refuses.
-    return value if isinstance(value, str) and not _SURROGATE.search(value) else None
+    fits = isinstance(value, str) and len(value) <= MOST_TEXT and not _SURROGATE.search(value)
+    return str(value) if fits else None
+
+
+def _unfit(value: object) -> str:
+    if isinstance(value, str) and len(value) > MOST_TEXT:
+        return f"has {len(value)} characters; it must have at most {MOST_TEXT}"
+    return f"is {value!r}; it must be a string"
 
 
 def check_class(row: Answer, classes: Sequence[str], faults: list[str]) -> None:

@@ -147,15 +147,17 @@ def _image_faults(
     """Yield the faults of the images, in the order of rows."""
     fault_of = partial(_image_fault, max_pixels=max_pixels)
     with ThreadPoolExecutor() as threads:  # decoders release the interpreter lock
-        for _, these, pictures in _image_batches(files, rows):
-            for row, fault in zip(these, threads.map(fault_of, pictures.to_pylist()), strict=True):
+        for _, these, found in _image_batches(files, rows):
+            pairs = zip(found["image"].to_pylist(), found["error"].to_pylist(), strict=True)
+            for row, fault in zip(these, threads.map(fault_of, pairs), strict=True):
                 if fault is not None:
                     yield f"{row.where}: {row.id!r} {fault}"
 
 
-def _image_fault(image: bytes | None, max_pixels: int) -> str | None:
+def _image_fault(found: tuple[bytes | None, str | None], max_pixels: int) -> str | None:
+    image, error = found
     if image is None:
-        return "has no image"
+        return f"cannot be read: {error}" if error else "has no image"
     try:
         images.decode(image, _SIDE, _SIDE, max_pixels=max_pixels)
     except ImageError as error:
@@ -168,7 +170,8 @@ def _copy_images(files: Sequence[TableFile], rows: Sequence[Answer], folder: str
     sources: list[str] = []
     pending: list[pa.RecordBatch] = []
     size = 0
-    for uri, these, pictures in _image_batches(files, rows):
+    for uri, these, found in _image_batches(files, rows):
+        pictures = found["image"].combine_chunks()
         batch = _batch_rows(these, pictures, redacted(uri), len(sources) + 1)
         count = len(pending) * _READ_ROWS
         if pending and (size + batch.nbytes > _FILE_BYTES or count + _READ_ROWS > _FILE_ROWS):
@@ -183,18 +186,18 @@ def _copy_images(files: Sequence[TableFile], rows: Sequence[Answer], folder: str
 
 def _image_batches(
     files: Sequence[TableFile], rows: Sequence[Answer]
-) -> Iterator[tuple[str, Sequence[Answer], pa.Array]]:
-    """Yield the images, a few at a time, with the file that they are in and their rows."""
+) -> Iterator[tuple[str, Sequence[Answer], pa.Table]]:
+    """Yield `id`, `image` and `error`, a few at a time, with their file and their rows."""
     first = 0
     for file in files:
-        for pictures in file.rows(["id", "image"], _READ_ROWS):
-            these = rows[first : first + len(pictures)]
-            if pictures["id"].to_pylist() != [row.id for row in these]:
+        for found in file.image_rows(_READ_ROWS):
+            these = rows[first : first + len(found)]
+            if found["id"].to_pylist() != [row.id for row in these]:
                 raise LabelError(
                     redacted(file.uri), ["the file changed while it was read; import it again"]
                 )
-            yield file.uri, these, pictures["image"].combine_chunks()
-            first += len(pictures)
+            yield file.uri, these, found
+            first += len(found)
 
 
 def _batch_rows(

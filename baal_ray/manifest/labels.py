@@ -19,6 +19,7 @@ from baal_ray.manifest.label_files import (
     Answer,
     check_class,
     extension_of,
+    neutralised,
     read_answers,
     read_ids,
     refuse,
@@ -233,10 +234,21 @@ def answer_table(rows: Sequence[Answer], labelled_by: str | None = None) -> pa.T
     return pa.table([pa.array(c, pa.string()) for c in columns], names=list(COLUMNS))
 
 
+def _neutralised(rows: pa.Table) -> pa.Table:
+    """Return rows whose texts no spreadsheet takes for formulas."""
+    columns = [
+        pa.array(map(neutralised, column.to_pylist()), column.type)
+        if pa.types.is_string(column.type)
+        else column
+        for column in rows.columns
+    ]
+    return pa.table(columns, rows.column_names)
+
+
 def _serialised(rows: pa.Table, extension: str) -> bytes:
     file = io.BytesIO()
     if extension == ".csv":
-        pyarrow.csv.write_csv(rows, file)
+        pyarrow.csv.write_csv(_neutralised(rows), file)
     elif extension == ".parquet":
         pq.write_table(rows, file)
     else:

@@ -20,6 +20,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from baal_ray.config import RoundConfig
 from baal_ray.connection import check_cluster
 from baal_ray.errors import SubmissionError
+from baal_ray.operations.job_files import job_files
 from baal_ray.storage.files import sha256
 from baal_ray.workspace import round_uri
 
@@ -52,7 +53,7 @@ def submit_round(
     round_id: str,
     *,
     address: str | None,
-    working_dir: str,
+    working_dir: str | None = None,
     environment: Sequence[str] = (),
     echo: Echo,
 ) -> int:
@@ -63,13 +64,14 @@ def submit_round(
     another attempt follows and continues where it stopped.
 
     Args:
-        config_path: Path of the YAML file, which lies in `working_dir`.
+        config_path: Path of the YAML file, which lies in `working_dir` if that is given.
         config: Configuration in that file.
         round_id: Id of the round.
         address: URL of the Ray dashboard, such as http://127.0.0.1:8265. By default Ray looks for
             it.
-        working_dir: Folder that the job runs in. All its files are uploaded except the workspace
-            and the images, so it can hold the configuration and the module of your own model.
+        working_dir: Folder that the job runs in. All its files are uploaded except the workspace,
+            the images and links that lead out of it. By default, only the configuration is, with
+            the module or package of `model.factory` and a relative `model.weights` beside it.
         environment: Names of variables that the job and its workers get with their values here,
             such as AWS_SECRET_ACCESS_KEY. Everyone who can see Ray's dashboard sees the values.
         echo: Function that is called with each piece of the log.
@@ -83,25 +85,21 @@ def submit_round(
         SubmissionError: If there is no cluster, it refuses the job, or a variable is not set.
     """
     round_uri(config.workspace, round_id)  # raises if the id is not valid
-    folder, path = os.path.abspath(working_dir), os.path.abspath(config_path)
-    if os.path.commonpath([folder, path]) != folder:
-        raise SubmissionError(
-            f"{config_path} is not in {working_dir}, the folder that is uploaded with the job; "
-            "name one that holds it with --working-dir"
-        )
-    entrypoint = _ENTRYPOINT.format(
-        python=shlex.quote(sys.executable),
-        config=shlex.quote(os.path.relpath(path, folder)),
-        round_id=round_id,
-    )
-    runtime_env = {
-        "working_dir": folder,
-        "excludes": _data_in(folder, config),
-        "env_vars": _values_of(environment),
-    }
+    values = _values_of(environment)
     name = f"baal-ray-{sha256(config.workspace.encode())[:8]}-{round_id}"
-    with _plain_errors(address):
+    with job_files(config_path, config, working_dir) as files, _plain_errors(address):
+        entrypoint = _ENTRYPOINT.format(
+            python=shlex.quote(sys.executable),
+            config=shlex.quote(files.config),
+            round_id=round_id,
+        )
+        runtime_env = {
+            "working_dir": files.folder,
+            "excludes": list(files.excludes),
+            "env_vars": values,
+        }
         client = _connect(address)
+        echo(f"{files.summary()}\n")
         job = _submit(client, name, entrypoint, runtime_env, echo)
     try:
         return _exit_code(asyncio.run(_end_of(client, job, echo)), echo)
@@ -111,13 +109,6 @@ def submit_round(
             f"`ray job stop {job} --address {client.get_address()}`\n"
         )
         return _INTERRUPTED
-
-
-def _data_in(folder: str, config: RoundConfig) -> list[str]:
-    """Return the workspace and the images that lie in a folder, as patterns of a .gitignore."""
-    locations = [config.workspace, config.pool.uri, config.training.evaluation_set]
-    inside = [at for at in locations if at is not None and at.startswith(folder + os.sep)]
-    return ["/" + os.path.relpath(location, folder) for location in inside]
 
 
 def _values_of(names: Sequence[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from baal_ray.config import PoolConfig
 from baal_ray.errors import PoolError, StorageError
 from baal_ray.ids import IdSet, hash_ids
 from baal_ray.image_formats import EXTENSIONS, HEAD_BYTES, NAMES, recognise
+from baal_ray.storage.bounded_rows import MOST_TEXT, longest
 from baal_ray.storage.columns import column_fault
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.other_files import OtherFiles, extension_of
@@ -137,7 +138,7 @@ def read_ids(file: PoolFile) -> Iterator[pa.ChunkedArray]:
     """Yield the ids in a pool file, as strings, in pieces.
 
     Raises:
-        PoolError: If an id is not UTF-8.
+        PoolError: If an id is too long or not UTF-8.
     """
     for rows in _rows(file, ["id"]):
         yield rows["id"]
@@ -145,7 +146,13 @@ def read_ids(file: PoolFile) -> Iterator[pa.ChunkedArray]:
 
 def _rows(file: PoolFile, columns: list[str], *, ours: bool = False) -> Iterator[pa.Table]:
     with utf8_ids(file.uri):
-        yield from file.rows(columns, _ROWS_AT_A_TIME, verified=ours)
+        for rows in file.rows(columns, _ROWS_AT_A_TIME, verified=ours):
+            if longest(rows["id"]) > MOST_TEXT:
+                raise PoolError(
+                    f"pool file {file.uri} has an id of more than {MOST_TEXT} bytes; write the "
+                    "file again with shorter ids"
+                )
+            yield rows
 
 
 @contextmanager

@@ -27,16 +27,22 @@ from baal_ray.ids import Hashes, IdSet
 from baal_ray.image_set import ImageSet
 from baal_ray.pool.listing import PoolListing, utf8_ids
 from baal_ray.pool.roots import Roots
-from baal_ray.storage.columns import image_leaf, plain, plain_ids
+from baal_ray.storage.bounded_rows import (
+    MOST_IMAGE_BYTES,
+    bounded_rows,
+    inflation,
+    without_large_images,
+)
+from baal_ray.storage.columns import plain, plain_ids
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet
 from baal_ray.workspace.stage_files import PoolFile
 from baal_ray.workspace.table_schemas import EVALUATION_IMAGE
 
 # Images held at a time while reading, from which Ray Data makes its blocks: about this many bytes,
-# within these numbers of images.
+# and at most this many rows.
 _BYTES_AT_A_TIME = 8 * 1024**2
-_FEWEST_AT_A_TIME, _MOST_AT_A_TIME = 16, 10_000
+_MOST_AT_A_TIME = 10_000
 _URIS_AT_A_TIME = 64
 # Threads fetch images that are waited for this many seconds each. Files that are in memory would
 # be read four times slower by threads, which compete for Python's lock. The first few of a task
@@ -50,10 +56,6 @@ _READ_TASKS = 1_000
 # mini-batches.
 _MOST_PARTS, _ROWS_OF_A_PART = 100, 512
 
-# The most encoded bytes of one image file. The largest photographs have a fifth of that.
-_MOST_IMAGE_BYTES = 256 * 1024**2
-
-_TYPES = {"image": pa.binary(), "uri": pa.string()}
 _ROWS = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -251,10 +253,11 @@ def _reader(
 
 
 def _read_part(part: _Part, column: str, wanted: _Wanted, *, ours: bool) -> Iterator[pa.Table]:
-    """Yield `id` and the other column of the wanted rows, a few at a time."""
+    """Yield `id`, `error` and the other column of the wanted rows, a few at a time."""
     with open_parquet(part.file.uri, verified=ours) as parquet:
         with utf8_ids(part.file.uri):
-            ids = plain_ids(parquet.read_row_group(part.group, columns=["id"])["id"])
+            batches = bounded_rows(parquet, ["id"], part.group)
+            ids = pa.chunked_array([plain_ids(some["id"]) for some in batches], pa.string())
         keep = np.zeros(len(ids), dtype=bool)
         these = slice(part.rows.start, part.rows.stop)
         keep[these] = part.kept()[these]
@@ -262,38 +265,55 @@ def _read_part(part: _Part, column: str, wanted: _Wanted, *, ours: bool) -> Iter
             keep[these] &= wanted.mask(ids[these])
         if not keep.any():
             return
-        schema = pa.schema([_ROWS.field("id"), pa.field(column, _TYPES[column])])
-        at_a_time = _MOST_AT_A_TIME
+        fault = inflation(parquet, ["id", column], part.group)
+        if fault and column == "image":
+            lost = ids.filter(pa.array(keep))
+            nothing = pa.nulls(len(lost), pa.binary())
+            reasons = pa.repeat(pa.scalar(fault), len(lost))
+            yield pa.table({"id": lost, "image": nothing, "error": reasons})
+            return
+        yield from _joined(_kept(_rows_of(parquet, part, column), keep))
+
+
+def _rows_of(parquet: pq.ParquetFile, part: _Part, column: str) -> Iterator[pa.Table]:
+    """Yield `id`, `error` and the other column of the first rows of a row group."""
+    start = 0
+    for batch in bounded_rows(parquet, ["id", column], part.group):
+        # Made plain first: views and dictionaries cannot all be filtered.
+        rows = plain(batch).select(["id", column])
         if column == "image":
-            row_group = parquet.metadata.row_group(part.group)
-            at_a_time = _images_at_a_time(row_group, image_leaf(parquet))
-        start, held = 0, schema.empty_table()
-        batches = parquet.iter_batches(at_a_time, row_groups=[part.group], columns=schema.names)
-        for batch in batches:
-            if start >= part.rows.stop:
-                break
-            # Made plain first: views and dictionaries cannot all be filtered.
-            rows = plain(batch).select(schema.names).cast(schema)
-            rows = rows.filter(pa.array(keep[start : start + len(rows)]))
-            start += len(batch)
-            held = pa.concat_tables([held, rows])
-            if len(held) >= at_a_time:
-                yield held
-                held = schema.empty_table()
-        if len(held):
-            yield held
+            yield without_large_images(rows)
+        else:
+            yield rows.append_column("error", pa.nulls(len(rows), pa.string()))
+        start += len(batch)
+        if start >= part.rows.stop:
+            return
 
 
-def _images_at_a_time(row_group: pq.RowGroupMetaData, leaf: str) -> int:
-    columns = map(row_group.column, range(row_group.num_columns))
-    size = next(it.total_uncompressed_size for it in columns if it.path_in_schema == leaf)
-    images = int(row_group.num_rows * _BYTES_AT_A_TIME / max(1, size))
-    return min(max(images, _FEWEST_AT_A_TIME), _MOST_AT_A_TIME)
+def _kept(tables: Iterable[pa.Table], keep: npt.NDArray[np.bool_]) -> Iterator[pa.Table]:
+    start = 0
+    for rows in tables:
+        kept = keep[start : start + len(rows)]
+        start += len(rows)
+        yield rows if kept.all() else rows.filter(pa.array(kept))
+
+
+def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join tables to some of a few megabytes each."""
+    held: list[pa.Table] = []
+    for rows in tables:
+        held.append(rows)
+        size = sum(some.nbytes for some in held)
+        if size >= _BYTES_AT_A_TIME or sum(map(len, held)) >= _MOST_AT_A_TIME:
+            yield pa.concat_tables(held)
+            held = []
+    if any(map(len, held)):
+        yield pa.concat_tables(held)
 
 
 def _with_image(rows: pa.Table, source: str) -> pa.Table:
-    no_error = pa.scalar(None, pa.string())
-    errors = pc.if_else(pc.is_null(rows["image"]), "its image is null", no_error)
+    null = pc.if_else(pc.is_null(rows["image"]), "its image is null", pa.scalar(None, pa.string()))
+    errors = pc.coalesce(rows["error"], null)
     columns = [rows["id"], pa.repeat(pa.scalar(source), len(rows)), rows["image"], errors]
     return pa.table(columns, schema=_ROWS)
 
@@ -343,14 +363,14 @@ class _Fetcher:
     def _read(self, uri: str) -> bytes:
         """Return an image, which Spark may have written with %20 for a space."""
         try:
-            return storage.read_at_most(self._roots.resolve(uri), _MOST_IMAGE_BYTES)
+            return storage.read_at_most(self._roots.resolve(uri), MOST_IMAGE_BYTES)
         except StorageError as error:
             decoded = unquote(uri)
             missing = isinstance(error.__cause__, FileNotFoundError)
             if not missing or decoded == uri or uri.startswith("http"):
                 raise
             with suppress(StorageError):
-                return storage.read_at_most(self._roots.resolve(decoded), _MOST_IMAGE_BYTES)
+                return storage.read_at_most(self._roots.resolve(decoded), MOST_IMAGE_BYTES)
             raise
 
 

@@ -39,6 +39,8 @@ _SHA256 = re.compile(r"([0-9a-f]{64})(?:\.[a-z]+)?")
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the fsspec filesystem of a URI or local path, and the path inside it.
 
+    An HTTP server must have the files itself: redirects are refused.
+
     Raises:
         StorageError: If no fsspec implementation is installed for the URI's protocol, or it
             refuses the URI.
@@ -51,7 +53,10 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
             f"{redacted(uri)} cannot be opened: '::' would chain file systems. Use another name."
         )
     with storage_errors(repr(uri), "opened"):
-        fs, path = fsspec.core.url_to_fs(uri)
+        # With 1, aiohttp refuses the first redirect, which could lead into an inner network. With
+        # 0, it would follow any number.
+        options = {"max_redirects": 1} if uri.lower().startswith(("http://", "https://")) else {}
+        fs, path = fsspec.core.url_to_fs(uri, **options)
     return fs, path
 
 
@@ -210,7 +215,7 @@ def read_at_most(uri: str, limit: int) -> bytes:
     """Return the bytes of a file if it is no larger than a limit.
 
     If it is larger, only the bytes up to the limit and one more are requested from a store, and
-    nothing is read from a disk. An HTTP server must have the file itself: redirects are refused.
+    nothing is read from a disk.
 
     Raises:
         StorageError: If the file is larger, is missing, is not a regular file, or cannot be read.
@@ -222,9 +227,7 @@ def read_at_most(uri: str, limit: int) -> bytes:
             too_large = os.path.getsize(path) > limit
             data = b"" if too_large else bytes(fs.cat_file(path))
         else:
-            # With 1, aiohttp refuses the first redirect. With 0, it would follow any number.
-            once = {"max_redirects": 1} if uri.startswith("http") else {}
-            data = bytes(fs.cat_file(path, start=0, end=limit + 1, **once))
+            data = bytes(fs.cat_file(path, start=0, end=limit + 1))
             too_large = len(data) > limit
     if too_large:
         raise StorageError(

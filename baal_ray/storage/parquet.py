@@ -46,10 +46,28 @@ def _opened(uri: str) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:
     try:
         with storage.open_arrow(uri) as source:
             yield _checked(source, uri, pre_buffer=False, buffer_size=_BUFFER_BYTES), source
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise StorageError(f"{uri} is not a complete Parquet file: {error}") from error
+    except UnicodeDecodeError as error:
+        raise _not_utf8(uri, error) from error
     except OSError as error:
         raise StorageError(explained(f"{uri} cannot be read", error)) from error
+
+
+@contextmanager
+def utf8_texts(uri: str) -> Iterator[None]:
+    """Turn the errors of Python and pyarrow about text that is not UTF-8 into a StorageError."""
+    try:
+        yield
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise _not_utf8(uri, error) from error
+
+
+def _not_utf8(uri: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"{uri} has text or a column name that is not UTF-8 ({error}); write the file again in "
+        "UTF-8"
+    )
 
 
 @contextmanager

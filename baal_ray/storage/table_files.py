@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from baal_ray.storage.bounded_rows import bounded_rows, without_large_images
 from baal_ray.storage.columns import plain
 from baal_ray.storage.parquet import open_parquet
 
@@ -75,6 +76,14 @@ class TableFile(BaseModel):
         """
         return map(plain, self.stored_rows(names, rows_at_a_time, verified=verified))
 
+    def image_rows(self, rows_at_a_time: int, *, verified: bool = False) -> Iterator[pa.Table]:
+        """Yield `id`, `image` and `error`; an image that is too large is null and has an error.
+
+        Arguments and errors are those of `rows`.
+        """
+        rows = self.rows(["id", "image"], rows_at_a_time, verified=verified)
+        return map(without_large_images, rows)
+
     def stored_rows(
         self, names: Sequence[str], rows_at_a_time: int, *, verified: bool = False
     ) -> Iterator[pa.Table]:
@@ -83,7 +92,7 @@ class TableFile(BaseModel):
         stored = [name for name in names if name not in values]
         with open_parquet(self.uri, verified=verified) as parquet:
             kept, start = self.kept(parquet.metadata.num_rows), 0
-            for batch in parquet.iter_batches(rows_at_a_time, columns=stored):
+            for batch in bounded_rows(parquet, stored):
                 rows = pa.Table.from_batches([batch])
                 for name, value in values.items():
                     same = pa.repeat(pa.scalar(value, pa.string()), len(batch))
@@ -91,4 +100,5 @@ class TableFile(BaseModel):
                 if self.deleted is not None:
                     rows = rows.filter(pa.array(kept[start : start + len(batch)]))
                 start += len(batch)
-                yield rows
+                for first in range(0, len(rows), rows_at_a_time):
+                    yield rows.slice(first, rows_at_a_time)

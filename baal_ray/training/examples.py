@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,8 +18,9 @@ from baal_ray import images, storage
 from baal_ray.config import ModelConfig
 from baal_ray.errors import LabelError, LostFileError, StorageError
 from baal_ray.ids import hash_ids
+from baal_ray.storage.bounded_rows import MOST_TEXT, longest
 from baal_ray.storage.columns import column_fault
-from baal_ray.storage.parquet import open_parquet
+from baal_ray.storage.parquet import open_parquet, utf8_texts
 from baal_ray.storage.table_files import TableFile
 from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
@@ -51,13 +52,13 @@ class Examples:
     batches: str | None = None
 
     def read(self, file: TableFile) -> Iterator[pa.Table]:
-        """Return `id` and `image` of one of the files, a few rows at a time.
+        """Return `id`, `image` and `error` of one of the files, a few rows at a time.
 
         Raises:
             LostFileError: If a file of a batch is missing or damaged.
             StorageError: If a file is missing or cannot be read.
         """
-        return file.rows(["id", "image"], _ROWS_AT_A_TIME, verified=self.batches is not None)
+        return file.image_rows(_ROWS_AT_A_TIME, verified=self.batches is not None)
 
 
 def labelled_examples(workspace: str, labelled: pa.Table, classes: Sequence[str]) -> Examples:
@@ -101,7 +102,11 @@ def evaluation_examples(
                 faults.append("has no column `label`")
         if any(faults):
             raise LabelError(where, [fault for fault in faults if fault])
-        rows = pa.concat_tables(file.rows(["id", "label"], _LABELS_AT_A_TIME))
+        with utf8_texts(file.uri):
+            texts = list(_short(file.rows(["id", "label"], _LABELS_AT_A_TIME), where))
+        if not texts:  # the file has no rows
+            continue
+        rows = pa.concat_tables(texts)
         found = _class_indices(rows, classes, where)
         if None in found or len(found) < len(rows) or found.keys() & class_of.keys():
             raise LabelError(where, ["an id is null or duplicated; each image needs its own id"])
@@ -175,12 +180,11 @@ def load_share(
     row_of = {image_id: row for row, image_id in enumerate(ids)}
     undecodable: dict[str, str] = {}
     for found in encoded_images(examples, row_of):
-        pixels, faults = images.decode_many(
-            list(found.values()), *model.image_size, max_pixels=max_pixels
-        )
+        encoded = [image for image, _ in found.values()]
+        pixels, faults = images.decode_many(encoded, *model.image_size, max_pixels=max_pixels)
         for image_id, image, fault in zip(found, pixels, faults, strict=True):
             if fault:
-                undecodable[image_id] = fault
+                undecodable[image_id] = found[image_id][1] or fault
             images_N[row_of.pop(image_id)] = torch.from_numpy(image)
     if row_of:
         fault = (
@@ -207,12 +211,13 @@ def _warn(undecodable: Mapping[str, str]) -> None:
 
 def encoded_images(
     examples: Examples, wanted: Mapping[str, int]
-) -> Iterator[dict[str, bytes | None]]:
-    """Yield the encoded images that `wanted` still names, by id, a few at a time."""
+) -> Iterator[dict[str, tuple[bytes | None, str | None]]]:
+    """Yield those images that `wanted` still names, by id, as bytes or the reason for none."""
     for file in examples.files:
-        for some in examples.read(file):
-            rows = zip(some["id"].to_pylist(), some["image"].to_pylist(), strict=True)
-            yield {image_id: image for image_id, image in rows if image_id in wanted}
+        for found in examples.read(file):
+            some = found.to_pydict()
+            rows = zip(some["id"], some["image"], some["error"], strict=True)
+            yield {id: (image, error) for id, image, error in rows if id in wanted}
 
 
 def _mapped(rows: int, height: int, width: int) -> Tensor:
@@ -239,6 +244,16 @@ def _allocate(file: int, size: int) -> None:
 def _part(examples: Examples, ids: Sequence[str]) -> Examples:
     class_of = {image_id: examples.class_of[image_id] for image_id in ids}
     return Examples(examples.files, class_of, examples.batches)
+
+
+def _short(batches: Iterable[pa.Table], where: str) -> Iterator[pa.Table]:
+    """Yield tables of texts, and refuse one that is too long to be an id or a label."""
+    for batch in batches:
+        for name in batch.schema.names:
+            if longest(batch[name]) > MOST_TEXT:
+                told = f"has a value of more than {MOST_TEXT} bytes in the column {name}"
+                raise LabelError(where, [f"{told}; make it shorter"])
+        yield batch
 
 
 def _class_indices(rows: pa.Table, classes: Sequence[str], where: str) -> dict[str, int]:

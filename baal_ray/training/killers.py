@@ -33,7 +33,7 @@ def find_killer(job: FitJob) -> str:
 def _killers(child: Child, examples: Examples) -> dict[str, int]:
     """Return the first images that kill, with the number of processes that each of them killed."""
     for encoded in encoded_images(examples, examples.class_of):
-        ids, data = list(encoded), list(encoded.values())
+        ids, data = list(encoded), [image for image, _ in encoded.values()]
         found = child.search(len(ids), partial(_part, data))
         if found.killers:
             return {ids[position]: deaths for position, deaths in found.killers.items()}

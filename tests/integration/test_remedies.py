@@ -10,8 +10,10 @@ import s3fs
 
 from answering import answering
 from baal_ray import storage
+from baal_ray.config import PoolConfig
 from baal_ray.errors import StorageError
 from baal_ray.manifest import Manifest
+from baal_ray.pool import list_pool
 from baal_ray.storage.parquet import open_parquet
 from disks import fill, mounted
 
@@ -172,9 +174,12 @@ def test_a_web_server_that_refuses_or_sends_elsewhere():
         assert "are the right ones" in message
         assert SECRET not in message
     with answering(200, b"evil") as evil, answering(302, b"", Location=evil.url) as server:
-        assert storage.read(f"{server.url}/a.jpg") == b"evil"
-        assert evil.requests == 1
-        with pytest.raises(StorageError, match="redirects are not followed") as caught:
-            storage.read_at_most(f"{server.url}/a.jpg?sig={SECRET}", 100)
-        assert evil.requests == 1
-        assert SECRET not in str(caught.value)
+        uri = f"{server.url}/a.parquet?sig={SECRET}"
+        for read in (storage.read, lambda uri: storage.read_at_most(uri, 100), read_parquet):
+            message = told(read, uri)
+            assert SECRET not in message
+        assert "redirects are not followed" in told(storage.read, uri)
+        with pytest.raises(StorageError, match="redirects are not followed"):
+            list_pool(PoolConfig(uri=f"{server.url}/a.parquet"), "")
+        assert server.requests > 0
+        assert evil.requests == 0

@@ -105,7 +105,8 @@ def fill_in(path, answers):
         out = io.StringIO()
         writer = csv.DictWriter(out, rows[0].keys())
         writer.writeheader()
-        writer.writerows(row | {"label": answers.get(row["id"], "")} for row in rows)
+        plain = {id: answers[id] for id in answers} | {f"'{id}": answers[id] for id in answers}
+        writer.writerows(row | {"label": plain.get(row["id"], "")} for row in rows)
         with open(path, "w", newline="", encoding="utf-8") as file:
             file.write(out.getvalue())
     else:
@@ -440,3 +441,47 @@ def test_labels_come_in_while_rounds_commit_and_nothing_is_lost_or_doubled(manif
     for round_id, ids in promised.items():
         assert manifest.rows(round_id=round_id)["id"].to_pylist() == ids
     assert len(manifest.history()) == 1 + 1 + 3 + sum(map(bool, promised.values()))
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_ids_that_look_like_formulas_come_back_from_a_file_that_runs_nothing(tmp_path, extension):
+    manifest = Manifest(str(tmp_path / "formulas"))
+    ids = [
+        "=cmd|' /C calc'!A0",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "'=1",
+        "''=1",
+        "'a",
+        "a=1",
+    ]
+    score = pa.array(np.linspace(1, 0, len(ids)), pa.float32())
+    manifest.acquire(pa.table({"id": ids, "score": score}), "night")
+    file = str(tmp_path / f"labels{extension}")
+    assert export_labels(manifest, file) == len(ids)
+    if extension == ".csv":
+        with open(file, newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        assert not any(value[:1] in set("=+-@\t\r\n") for row in rows for value in row.values())
+        for row in rows:
+            row["label"] = "cat"
+        with open(file, "w", newline="") as opened:
+            writer = csv.DictWriter(opened, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        assert import_labels(manifest, file, classes=CLASSES).imported == len(ids)
+        assert sorted(manifest.labelled()["id"].to_pylist()) == sorted(ids)
+    else:
+        assert reject_images(manifest, file) == len(ids)
+
+
+def test_parquet_with_texts_that_are_not_utf8_is_named(tmp_path, manifest):
+    bad = pa.array([b"\xff"], pa.binary()).view(pa.binary())
+    bad = pa.Array.from_buffers(pa.string(), 1, bad.buffers())
+    file = str(tmp_path / "bad.parquet")
+    pq.write_table(pa.table({"id": bad, "label": ["cat"]}), file)
+    with pytest.raises(StorageError, match=r"bad.parquet has text .* not UTF-8"):
+        import_labels(manifest, file, classes=CLASSES)

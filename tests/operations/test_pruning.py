@@ -16,7 +16,7 @@ from baal_ray.manifest import Manifest
 from baal_ray.operations.pruning import plan_pruning
 from baal_ray.storage.scratch import scratch_folders
 from baal_ray.workspace import manifest_uri
-from baal_ray.workspace.records import FitRecord
+from baal_ray.workspace.records import FitRecord, encoded
 from stage_files import fingerprint, fit_result, plan, put, round_record
 
 
@@ -214,7 +214,7 @@ def test_nothing_outside_of_the_workspace_is_removed(tmp_path):
         record = Path(workspace, "rounds", "night-9", "round.json")
         plain = json.loads(record.read_text())
         plain["result"]["checkpoint"] = outside
-        record.write_text(json.dumps(plain))
+        record.write_bytes(encoded(plain))
         with pytest.raises(CorruptFileError, match="must be a sha256"):
             plan_pruning(workspace, keep=1)
     assert storage.exists(f"{tmp_path}/precious/model.safetensors")

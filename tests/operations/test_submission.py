@@ -139,20 +139,6 @@ def test_what_ray_raises_is_told_with_a_remedy(error: Exception, remedy: str):
         raise error
 
 
-def test_data_beside_the_configuration_is_not_uploaded():
-    config = RoundConfig.from_dict(
-        {
-            "workspace": "/data/cats/workspace",
-            "classes": ["cat", "dog"],
-            "pool": {"uri": "/data/cats/images/pool.parquet"},
-            "training": {"evaluation_set": "s3://cats/evaluation.parquet"},
-            "selection": {"k": 1},
-        }
-    )
-    assert submission._data_in("/data/cats", config) == ["/workspace", "/images/pool.parquet"]
-    assert submission._data_in("/data/cat", config) == []
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -106,7 +106,7 @@ def test_a_damaged_file_is_named_with_its_remedy(uri):
     ids=kind_of,
 )
 def test_a_record_that_leads_out_of_the_workspace_is_refused(uri, record, path, outside):
-    plain = json.loads(record.to_json())
+    plain = fields_of(record)
     *above, last = path
     inner = plain
     for key in above:

@@ -130,7 +130,8 @@ def refuse_hidden_dropout(model: nn.Module) -> None:
     """
     for name, module in model.named_modules():
         where = f"{name or 'the model'} is a {type(module).__name__}"
-        if isinstance(module, nn.RNNBase) and module.dropout > 0:
+        # It is between layers, so a single layer has none, whatever its dropout says.
+        if isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1:
             raise PosteriorError(
                 f"{where} with dropout={module.dropout}, which PyTorch applies inside a fused "
                 "kernel, where no mask can reach it. Build it with dropout=0, which takes the "

@@ -35,6 +35,14 @@ def evaluation_mode(model: nn.Module, *, stochastic_depth: bool = False) -> Iter
             module.training = training
 
 
+def has_own_modes(model: nn.Module) -> bool:
+    """Return whether a module does more than PyTorch's when its mode changes.
+
+    LoRA merges its weights then, so what was traced in evaluation mode must run in it as well.
+    """
+    return any(type(module).train is not nn.Module.train for module in model.modules())
+
+
 @contextmanager
 def _uncompiled() -> Iterator[None]:
     """Disable `torch.compile`, as its kernels are tied to the dropouts they were compiled with."""

@@ -5,24 +5,23 @@ sample.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from baal_ray.errors import PosteriorError
-from baal_ray.posterior.dropout.interception import CaughtDropout, MaskedDropout
+from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import SharedMasks
 from baal_ray.posterior.dropout.mini_batch_axis import MiniBatchAxis
 from baal_ray.posterior.dropout.row_order import unlike
-from baal_ray.posterior.dropout.sites import Site, WatchedDropout, find_axes
+from baal_ray.posterior.dropout.sites import Site, find_axes
 from baal_ray.posterior.image_type import type_of_images_named
 from baal_ray.posterior.outputs import Output
 from baal_ray.posterior.random_events import own_draws
+from baal_ray.posterior.reached_dropout import check_reached
 from baal_ray.posterior.training_only import refuse_training_only
 
 #: Number of images that the checks run on.
@@ -67,7 +66,7 @@ def check_posterior(model: nn.Module, images: Tensor, output: Output) -> tuple[S
     probe = _with_neighbour(images[:PROBE])
     with type_of_images_named(model, probe):
         refuse_training_only(model, probe)
-    _check_reached(model, probe)
+    check_reached(model, probe, output)
     axes = find_axes(model, probe)
 
     draw = partial(_draw, model, axes, output)
@@ -131,7 +130,8 @@ def refuse_hidden_dropout(model: nn.Module) -> None:
     """
     for name, module in model.named_modules():
         where = f"{name or 'the model'} is a {type(module).__name__}"
-        if isinstance(module, nn.RNNBase) and module.dropout > 0:
+        # It is between layers, so a single layer has none, whatever its dropout says.
+        if isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1:
             raise PosteriorError(
                 f"{where} with dropout={module.dropout}, which PyTorch applies inside a fused "
                 "kernel, where no mask can reach it. Build it with dropout=0, which takes the "
@@ -189,26 +189,6 @@ def _with_neighbour(images: Tensor) -> Tensor:
     return images if len(images) > 1 else torch.cat([images, torch.zeros_like(images)])
 
 
-def _check_reached(model: nn.Module, probe: Tensor) -> None:
-    watched = WatchedDropout()
-    with _watch_dropouts(model, watched) as missed, watched:
-        model(probe.clone())
-    if missed:
-        raise PosteriorError(
-            f"dropout is not reached at {', '.join(missed)}, although its parent runs: forward() "
-            "or a fused path bypasses it. Set its p to 0, or call it in forward()"
-        )
-    if not watched.sites:
-        if drawn := own_draws(model, probe):
-            raise PosteriorError(f"the model has no dropout that can be intercepted: {drawn}")
-        raise PosteriorError(
-            "the model has no dropout with p > 0 between images and predictions, so all its "
-            "posterior samples would be the same and every BALD score would be 0. Add a dropout "
-            "layer (torchvision's VGG, AlexNet, MobileNet and EfficientNet have one; ResNet has "
-            "none)"
-        )
-
-
 def _check_repeats(
     drawn: _Drawn, again: _Drawn, tolerance: float, own_draws: Callable[[], str]
 ) -> None:
@@ -259,44 +239,3 @@ def _check_shapes(
             f"dropout masks change with the mini-batch (shapes {shapes} for {images} images, "
             f"{others} for {images + 1}); an image's mask must have the same shape in all of them"
         )
-
-
-@contextmanager
-def _watch_dropouts(model: nn.Module, mode: CaughtDropout) -> Iterator[list[str]]:
-    """Yield a list, and put into it the dropouts that the block missed.
-
-    They are those that caught no mask in the block although their parent ran.
-    """
-    missed: list[str] = []
-    ran: set[nn.Module] = set()
-    masked: set[nn.Module] = set()
-    before: list[int] = []
-
-    def enter(module: nn.Module, _: object) -> None:
-        before.append(mode.sites)
-
-    def leave(module: nn.Module, _: object, __: object) -> None:
-        ran.add(module)
-        if mode.sites > before.pop():
-            masked.add(module)
-
-    handles = [
-        handle
-        for module in model.modules()
-        if not isinstance(module, torch.jit.ScriptModule)  # these take no hooks
-        for handle in (
-            module.register_forward_pre_hook(enter),
-            module.register_forward_hook(leave),
-        )
-    ]
-    try:
-        yield missed
-    finally:
-        for handle in handles:
-            handle.remove()
-    missed.extend(
-        f"{parent_name}.{name}".lstrip(".")
-        for parent_name, parent in model.named_modules()
-        for name, child in parent.named_children()
-        if parent in ran and isinstance(child, _DropoutNd) and child.p > 0 and child not in masked
-    )

@@ -33,7 +33,10 @@ def refuse_training_only(model: nn.Module, probe: Tensor) -> None:
     usual, in_training = RandomEvents(), RandomEvents()
     returned = usual.watch(model, probe)
     returned_in_training: object = None
-    with _training(model), suppress(Exception):  # in training, a model may want more than images
+    with (
+        training_mode(model),
+        suppress(Exception),
+    ):  # in training, a model may want more than images
         returned_in_training = in_training.watch(model, probe)
     wanted = any(module.training for module in model.modules() if is_stochastic_depth(module))
     extra = [
@@ -54,7 +57,7 @@ def refuse_training_only(model: nn.Module, probe: Tensor) -> None:
 
 
 @contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
+def training_mode(model: nn.Module) -> Iterator[None]:
     """Put all modules in training mode, except batch norms and stochastic depth."""
     modules = [
         module

@@ -65,6 +65,20 @@ def test_a_dropout_that_forward_goes_around():
     refused(model, r"drop \(Dropout\) applies dropout only in training")
 
 
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout after all but last:UserWarning")
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_dropout_between_the_layers_of_a_single_one_is_no_concern(kind):
+    model = Model(
+        lambda self, x: self.head(self.drop(self.recurrent(x[:, None])[0][:, 0])),
+        recurrent=kind(8, 16, batch_first=True, dropout=0.2),
+        drop=nn.Dropout(0.5),
+        head=nn.Linear(16, 3),
+    )
+    posterior = MCDropout(model.train(), samples=2)
+    expected = torch.stack([posterior.sample(k)(inputs(6)).detach() for k in range(2)], dim=1)
+    torch.testing.assert_close(posterior.log_probs(inputs(6)), expected, rtol=0, atol=1e-5)
+
+
 def test_an_auxiliary_head_that_does_not_run_is_no_concern():
     model = Model(
         lambda self, x: (self.net(x), self.aux(x)) if self.training else self.net(x),

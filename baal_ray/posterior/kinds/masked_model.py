@@ -1,7 +1,7 @@
 """The samples of Monte Carlo dropout: the model under one set of dropout masks each."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from baal_ray.posterior.dropout.interception import MaskedDropout
 from baal_ray.posterior.dropout.masks import MaskCache, Masks, PerItemMasks, SharedMasks
 from baal_ray.posterior.dropout.sites import Site
 from baal_ray.posterior.engine.trunk_once import TrunkOnce
-from baal_ray.posterior.evaluation_mode import evaluation_mode
+from baal_ray.posterior.evaluation_mode import evaluation_mode, has_own_modes
 from baal_ray.posterior.mini_batch import MiniBatch
 from baal_ray.posterior.outputs import Output
 
@@ -89,6 +89,11 @@ class MaskedModel:
             shared=self.masks == "shared",
             frozen=self.frozen,
         )
+
+    def as_traced(self) -> AbstractContextManager[object]:
+        """Return a context in which the model's tensors are as they were when it was traced."""
+        # Evaluation mode takes a millisecond, which most models need not spend.
+        return self.evaluation() if has_own_modes(self.model) else nullcontext()
 
     def draw(self, trace: TrunkOnce, batch: MiniBatch, ks: Sequence[int]) -> Iterator[Tensor]:
         """Yield log-probabilities [K', N, C] in order of `ks` by the traced model."""

@@ -254,7 +254,8 @@ class MCDropout:
         few = None
         if self._kept.traces.is_due(trace):
             few = Few.of(samples, ks[0], batch, in_16_bits=trace.in_16_bits)
-        with torch.autocast(batch.images_N.device.type, enabled=False):
+        uncast = torch.autocast(batch.images_N.device.type, enabled=False)
+        with samples.as_traced(), uncast:
             for log_probs_K_N_C in samples.draw(trace, batch, ks):
                 if few is not None:
                     self._compare(few, log_probs_K_N_C[0])

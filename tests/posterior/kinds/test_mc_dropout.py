@@ -193,18 +193,39 @@ def test_the_model_is_left_as_it_was_when_it_fails():
     assert not model[0]._forward_hooks
 
 
+class Merging(nn.Linear):
+    """A linear layer that adds an update to its weights in evaluation mode, as LoRA does."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.merged, self.update = False, nn.Parameter(torch.randn_like(self.weight))
+
+    def train(self, mode=True):
+        if self.merged == mode:
+            self.weight.data += -self.update if mode else self.update
+        self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        return super().forward(x) if self.merged else F.linear(x, self.weight + self.update)
+
+
 def test_modes_are_put_back_by_the_models_own_means():
-    # LoRA layers merge their weights in evaluation mode and take them apart in training mode.
-    class Merging(nn.Linear):
-        merged = False
-
-        def train(self, mode=True):
-            self.merged = not mode
-            return super().train(mode)
-
     model = nn.Sequential(Merging(8, 8), dropout_net()).train()
     MCDropout(model, samples=2).log_probs(inputs(4))
     assert not model[0].merged
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_was_traced_in_evaluation_mode_is_drawn_in_it(frozen):
+    torch.manual_seed(0)
+    model = nn.Sequential(Merging(8, 8), dropout_net()).train()
+    posterior = MCDropout(model, samples=3, frozen=frozen)
+    for images_N in inputs(12).split(4):
+        expected = torch.stack([posterior.sample(k)(images_N).detach() for k in range(3)], dim=1)
+        drawn = posterior.log_probs(images_N)
+        torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-4)
+        assert not model[0].merged
 
 
 def test_the_model_may_be_nothing_but_dropout():

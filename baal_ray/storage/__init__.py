@@ -9,24 +9,26 @@ from baal_ray.storage.files import (
     filesystem,
     is_file,
     is_local,
-    is_named_by_sha256,
     join,
     name,
     open_arrow,
     publish,
-    publish_by_sha256,
     read,
     read_at_most,
     read_head,
-    read_json,
-    read_needed,
-    read_range,
-    read_verified,
     sha256,
     size,
     storage_errors,
 )
 from baal_ray.storage.listing import list_files, unfinished_files, walk_files
+from baal_ray.storage.needed_files import (
+    is_named_by_sha256,
+    publish_by_sha256,
+    read_json,
+    read_needed,
+    read_range,
+    read_verified,
+)
 
 __all__ = [
     "arrow_filesystem",

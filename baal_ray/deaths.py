@@ -139,7 +139,7 @@ class Child:
             ResourceError: If the process dies even without an image.
         """
         died, killers, fewest = [deaths()] * images, dict[int, int](), images
-        groups = [range(images)]
+        groups = [range(images)] if images else []
         while groups:
             group = groups.pop()
             # Twice for a single image, because a process may die for other reasons.

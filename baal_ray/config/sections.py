@@ -27,8 +27,10 @@ def _without_secret(location: str) -> str:
 
 
 def _absolute(location: str) -> str:
-    if "://" in location or os.path.isabs(location):
+    if "://" in location:
         return location
+    if os.path.isabs(location):  # each place has one spelling, by which files are compared
+        return "/" + os.path.normpath(location).lstrip("/")
     absolute = os.path.abspath(os.path.expanduser(location))
     raise ValueError(f"it must be absolute, because jobs run elsewhere; write {absolute} or a URI")
 

@@ -12,7 +12,7 @@ from baal_ray import storage
 from baal_ray.errors import AlreadyAcquiredError, LostFileError, ManifestError
 from baal_ray.manifest import Manifest
 from baal_ray.workspace import batch_uri, manifest_uri
-from baal_ray.workspace.batches import read_batch
+from baal_ray.workspace.batches import batch_files, read_batch
 from baal_ray.workspace.rounds import StageResults
 from baal_ray.workspace.stage_files import BatchResult
 
@@ -75,8 +75,8 @@ class Commit:
 
     def delete_strays(self, batch: BatchResult) -> None:
         """Delete the files of the batch's folder that a kill or a refused attempt left there."""
-        for file in set(storage.list_files(self._folder)) - set(self._files(batch)):
-            if storage.is_named_by_sha256(file):
+        for file in batch_files(self._folder):
+            if storage.name(file) not in batch.files:
                 storage.delete(file)
 
     def _is_of_batch(self, uri: str, attempt: int) -> bool:
@@ -95,7 +95,7 @@ class Commit:
         for attempt in range(self._last_attempt(), 0, -1):
             with suppress(LostFileError):
                 batch = self._results.read(BatchResult, attempt)
-                if batch and set(read_batch(self._files(batch))["id"].to_pylist()) == ids:
+                if batch and ids <= set(read_batch(self._files(batch))["id"].to_pylist()):
                     return attempt, batch
         return None
 

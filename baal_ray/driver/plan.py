@@ -69,10 +69,31 @@ def _new_plan(config: RoundConfig, round_id: str, evaluation: IdSet) -> Plan:
         draw_seed=_draw_seed(config.seed, round_id),
         pool=listing,
         targets=_targets(config, folder),
-        manifest_version=Manifest(manifest_uri(config.workspace)).version,
+        manifest_version=_version_before(Manifest(manifest_uri(config.workspace)), round_id),
         evaluation_images=evaluation_images,
         baal_ray=baal_ray.__version__,
     )
+
+
+def _version_before(manifest: Manifest, round_id: str) -> int:
+    """Return the version to begin at: the latest, or that before the picks of a lost plan."""
+    if not len(manifest.rows(round_id=round_id)):
+        return manifest.version
+    own = [
+        event["version"]
+        for event in manifest.history()
+        if event["change"] == "acquire" and event["round"] == round_id
+    ]
+    return min(own) - 1 if own else manifest.version
+
+
+def is_listed_alike(plan: Plan, config: RoundConfig, round_id: str) -> bool:
+    """Write the listings of a plan again, and return whether they are as planned."""
+    folder = round_uri(config.workspace, round_id)
+    pool = list_pool(config.pool, storage.join(folder, "pool"))
+    targets = _targets(config, folder)
+    planned = [*plan.pool.files, *(plan.targets.files if plan.targets else ())]
+    return [*pool.files, *(targets.files if targets else ())] == planned
 
 
 def _targets(config: RoundConfig, folder: str) -> PoolListing | None:

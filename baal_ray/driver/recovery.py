@@ -30,7 +30,11 @@ class Recovery:
     """
 
     def __init__(
-        self, workspace: str, round_id: str, restore_batches: Callable[[], object]
+        self,
+        workspace: str,
+        round_id: str,
+        restore_batches: Callable[[], object],
+        list_again: Callable[[], bool],
     ) -> None:
         """Note the round.
 
@@ -38,11 +42,14 @@ class Recovery:
             workspace: URI of the workspace.
             round_id: Name of the round.
             restore_batches: Function that fetches lost images of acquisition batches again.
+            list_again: Function that writes the listings of the plan again, and returns whether
+                they are as planned.
         """
-        self._workspace = workspace
+        self._workspace = workspace.rstrip("/")
         self._folder = round_uri(workspace, round_id)
         self._results = StageResults(workspace, round_id)
         self._restore_batches = restore_batches
+        self._list_again = list_again
 
     def run(self, stages: Callable[[], Result]) -> Result:
         """Run stages of the round, and run them again if a file that they need is lost.
@@ -51,30 +58,40 @@ class Recovery:
             LostFileError: If a file is lost that was made again before.
         """
         lost: set[str] = set()
+        uri = None
         while True:
             try:
+                if uri is not None:
+                    self._make_way(uri)
+                    lost.add(uri)
+                    uri = None
                 return stages()
             except Exception as error:
                 fault = our_error(error)
                 if not isinstance(fault, LostFileError):
                     raise
                 if fault.uri in lost or len(lost) == _MOST_LOST:
-                    raise fault from error
+                    raise
+                logger.warning("%s. The stages run again; each makes only what is missing", fault)
+                uri = fault.uri
+                del fault
             gc.collect()  # the error and its frames refer to each other, and hold actors
-            lost.add(fault.uri)
-            logger.warning("%s. The stages run again; each makes only what is missing", fault)
-            self._make_way(fault.uri)
 
     def _make_way(self, uri: str) -> None:
         """Remove what keeps the stages from making a lost file again."""
         folder = uri.rsplit("/", 1)[0]
         plan = self._results.uri(Plan)
-        listings = [storage.join(self._folder, name) for name in _LISTINGS]
-        if folder.endswith("/batch"):
-            self._restore_batches()
-        elif folder == self._folder and uri != plan:
+        if folder == self._folder and uri != plan:
             storage.delete(uri)
+        elif folder.endswith("/batch"):
+            self._restore_batches()
+        elif folder in [storage.join(self._folder, name) for name in _LISTINGS]:
+            self._results.discard(plan=not self._list_again())
         else:
-            if not uri.startswith(f"{rounds_uri(self._workspace)}/"):
+            if self._is_of_workspace(uri) and uri != plan:
                 storage.delete(uri)
-            self._results.discard(plan=folder in listings or uri == plan)
+            self._results.discard(plan=uri == plan)
+
+    def _is_of_workspace(self, uri: str) -> bool:
+        rounds = rounds_uri(self._workspace)
+        return uri.startswith(f"{self._workspace}/") and not uri.startswith(f"{rounds}/")

@@ -21,7 +21,7 @@ from baal_ray.config import RoundConfig
 from baal_ray.connection import connect
 from baal_ray.driver.commit import Commit, restored
 from baal_ray.driver.notification import notify, notifying_of_failure
-from baal_ray.driver.plan import follow_plan
+from baal_ray.driver.plan import follow_plan, is_listed_alike
 from baal_ray.driver.recovery import Recovery
 from baal_ray.driver.termination import exiting_on_sigterm
 from baal_ray.errors import UnreadableImagesError
@@ -34,7 +34,7 @@ from baal_ray.scoring.job import ScoringJob, decoder_version
 from baal_ray.scoring.progress import reporting_progress
 from baal_ray.scoring.stage import ScoreFolder
 from baal_ray.selection.batch import Picker, pick_batch
-from baal_ray.selection.batch_restoration import restore_batches, write_rows
+from baal_ray.selection.batch_restoration import restore_batch, restore_batches
 from baal_ray.selection.further_stages import score_candidates
 from baal_ray.storage.lock import exclusive
 from baal_ray.storage.parquet import open_parquet, publish_table
@@ -88,7 +88,9 @@ class _Round:
         self._folder = round_uri(config.workspace, round_id)
         self._manifest = Manifest(manifest_uri(config.workspace))
         self._results = StageResults(config.workspace, round_id)
-        self._recovery = Recovery(config.workspace, round_id, self._restore_batches)
+        self._recovery = Recovery(
+            config.workspace, round_id, self._restore_batches, self._list_again
+        )
 
     def run(self) -> RoundResult:
         """Run the stages in their order, and return the result of the round."""
@@ -115,7 +117,9 @@ class _Round:
             lambda number: self._batch(plan, fit, scores, number), self._restored
         )
         commit.delete_strays(batch)
-        candidates = self._results.read(CandidatesResult, attempt)
+        # A batch that was restored has none of its own.
+        tried = (self._results.read(CandidatesResult, n) for n in range(attempt, 0, -1))
+        candidates = next(filter(None, tried), None)
         return self._finish(plan, fit, scores, candidates, batch)
 
     def _finished(self) -> RoundResult | None:
@@ -128,9 +132,13 @@ class _Round:
     def _restore_batches(self) -> None:
         restore_batches(self._config, self._listing(), self._manifest)
 
+    def _list_again(self) -> bool:
+        plan = self._results.read(Plan)
+        return plan is not None and is_listed_alike(plan, self._config, self._round_id)
+
     def _restored(self, rows: pa.Table) -> BatchResult:
-        """Return this round's batch, made again from its rows in the manifest."""
-        files = write_rows(self._config, self._listing(), rows, self._round_id)
+        """Return this round's batch, with lost images made again from its rows in the manifest."""
+        files = restore_batch(self._config, self._listing(), rows, self._round_id)
         return restored(rows, [storage.name(file) for file in files])
 
     def _listing(self) -> PoolListing:

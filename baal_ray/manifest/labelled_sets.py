@@ -198,6 +198,10 @@ def _image_batches(
                 )
             yield file.uri, these, found
             first += len(found)
+    if first < len(rows):
+        raise LabelError(
+            redacted(files[-1].uri), ["the file changed while it was read; import it again"]
+        )
 
 
 def _batch_rows(

@@ -226,5 +226,5 @@ def storage_errors(uri: str, done: str) -> Iterator[None]:
     """Turn an error of Delta Lake in the block into a StorageError."""
     try:
         yield
-    except (DeltaError, OSError) as error:
+    except (DeltaError, OSError, pa.ArrowInvalid) as error:
         raise StorageError(explained(f"the manifest {uri} cannot be {done}", error)) from error

@@ -184,10 +184,7 @@ class _Checks:
         max_pixels = self.config.scoring.max_pixels
         size = self.config.model.image_size
         _, errors = decode_many(sample["image"].to_pylist(), *size, max_pixels=max_pixels)
-        ids = sample["id"].to_pylist()
-        unread = (
-            sample["error"].to_pylist() if "error" in sample.column_names else [None] * len(ids)
-        )
+        ids, unread = sample["id"].to_pylist(), sample["error"].to_pylist()
         faults = [(i, lost or fault) for i, lost, fault in zip(ids, unread, errors, strict=True)]
         return [f"{image_id!r}: {fault}" for image_id, fault in faults if fault]
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from baal_ray import storage
-from baal_ray.errors import CorruptFileError, StorageError
+from baal_ray.errors import CorruptFileError, LostFileError, StorageError
 from baal_ray.manifest import Manifest
 from baal_ray.storage.parquet import open_parquet, open_with_footer, publish_table
 from baal_ray.workspace import manifest_uri, rounds_uri, scores_uri
-from baal_ray.workspace.records import encoded
+from baal_ray.workspace.records import encoded, read_fields
 from baal_ray.workspace.rounds import refuse_unfinished
 
 #: The consequences of forgetting images, as the command line shows them.
@@ -103,7 +103,11 @@ def forget_images(workspace: str, ids: Sequence[str]) -> list[FileWithImages]:
     traces = find_traces(workspace, ids)
     for trace in traces:
         if storage.is_named_by_sha256(trace.uri) and not trace.rotten:
-            _replace(trace)
+            try:
+                _replace(trace)
+            except LostFileError:  # scores: their images are scored again
+                if trace.round_folder is not None:
+                    raise
         storage.delete(trace.uri)
     # A merge of the manifest that began earlier may write one more file. It fails, and whoever
     # made it deletes that file: see `baal_ray.manifest.data_files.delete_forgotten`.
@@ -134,7 +138,8 @@ def _check_whole(trace: FileWithImages) -> None:
         except CorruptFileError as error:
             raise CorruptFileError(
                 f"{trace.uri} is damaged, so it cannot be replaced by a file without the images; "
-                "nothing was changed. Restore an intact copy of it"
+                "nothing was changed. Restore an intact copy of it, or delete it: the next "
+                "fit on its images fetches them from the pool again"
             ) from error
 
 
@@ -168,7 +173,10 @@ def _rename(round_folder: str, name: str, new: str) -> None:
         groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     listed = {"row_groups": groups, "footer": footer}
     for uri in storage.list_files(round_folder, ".json"):
-        before = storage.read_json(uri)
+        try:
+            before = read_fields(uri)
+        except LostFileError:
+            continue  # it stays damaged, so that whoever reads it sees that
         after = _renamed(before, name, storage.name(new), listed)
         if after != before:
             storage.publish(uri, encoded(after))

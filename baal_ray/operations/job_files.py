@@ -90,13 +90,16 @@ def data_in(folder: str, config: RoundConfig) -> list[str]:
     """Return the workspace and the images that lie in a folder, as patterns of a .gitignore."""
     locations = [config.workspace, config.pool.uri, config.training.evaluation_set]
     inside = [at for at in locations if at is not None and at.startswith(folder + os.sep)]
-    return ["/" + os.path.relpath(location, folder) for location in inside]
+    return [_pattern(os.path.relpath(location, folder)) for location in inside]
 
 
 def _named(beside: str, model: ModelConfig) -> list[str]:
     """Return the names, in the folder of the configuration, of what its model names."""
     module = model.factory.partition(":")[0].partition(".")[0] if ":" in model.factory else ""
     names = [f"{module}.py", module] if module.isidentifier() else []
+    package = os.path.join(beside, module, "__init__.py")
+    if os.path.exists(os.path.join(beside, f"{module}.py")) and not os.path.exists(package):
+        names = names[:1]  # Python would not import the folder
     weights = model.weights or ""
     if weights and not os.path.isabs(weights) and ".." not in Path(weights).parts:
         names.append(weights)

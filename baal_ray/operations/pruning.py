@@ -22,7 +22,7 @@ _DAY_SECONDS = 24 * 3600
 _MARKERS = ("fit.json", "_fingerprint.json")
 
 # For a damaged record.
-_REMEDY = "Delete it; it is recreated when it is needed."
+_REMEDY = "Delete the folder that it lies in; what is needed is made again."
 
 
 @dataclass(frozen=True)

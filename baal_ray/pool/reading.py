@@ -36,6 +36,7 @@ from baal_ray.storage.bounded_rows import (
 from baal_ray.storage.columns import plain, plain_ids
 from baal_ray.storage.files import REQUESTS_AT_A_TIME
 from baal_ray.storage.parquet import open_parquet
+from baal_ray.storage.table_files import first_rows
 from baal_ray.workspace.stage_files import PoolFile
 from baal_ray.workspace.table_schemas import EVALUATION_IMAGE
 
@@ -128,16 +129,8 @@ def sample_pool(listing: PoolListing, places: int, images: int) -> pa.Table:
     picked = np.linspace(0, len(parts) - 1, min(places, len(parts))).astype(int)
     everything = _Wanted(None, listed=False)
     reads = [_reader(listing, [parts[i]], everything)() for i in picked]
-    firsts = [rows for read in reads for rows in _first(images, read)]
+    firsts = [rows for read in reads for rows in first_rows(images, read)]
     return pa.concat_tables([_ROWS.empty_table(), *firsts])
-
-
-def _first(images: int, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    for rows in tables:
-        yield rows.slice(0, images)
-        images -= len(rows)
-        if images <= 0:
-            break
 
 
 @dataclass(frozen=True)
@@ -256,7 +249,7 @@ def _read_part(part: _Part, column: str, wanted: _Wanted, *, ours: bool) -> Iter
     """Yield `id`, `error` and the other column of the wanted rows, a few at a time."""
     with open_parquet(part.file.uri, verified=ours) as parquet:
         with utf8_ids(part.file.uri):
-            batches = bounded_rows(parquet, ["id"], part.group)
+            batches = bounded_rows(parquet, ["id"], part.group, uri=part.file.uri, trusted=ours)
             ids = pa.chunked_array([plain_ids(some["id"]) for some in batches], pa.string())
         keep = np.zeros(len(ids), dtype=bool)
         these = slice(part.rows.start, part.rows.stop)
@@ -272,42 +265,41 @@ def _read_part(part: _Part, column: str, wanted: _Wanted, *, ours: bool) -> Iter
             reasons = pa.repeat(pa.scalar(fault), len(lost))
             yield pa.table({"id": lost, "image": nothing, "error": reasons})
             return
-        yield from _joined(_kept(_rows_of(parquet, part, column), keep))
+        yield from _joined(_rows_of(parquet, part, column, keep, ours=ours))
 
 
-def _rows_of(parquet: pq.ParquetFile, part: _Part, column: str) -> Iterator[pa.Table]:
-    """Yield `id`, `error` and the other column of the first rows of a row group."""
+def _rows_of(
+    parquet: pq.ParquetFile, part: _Part, column: str, keep: npt.NDArray[np.bool_], *, ours: bool
+) -> Iterator[pa.Table]:
+    """Yield `id`, `error` and the other column of those rows of a row group that are kept."""
     start = 0
-    for batch in bounded_rows(parquet, ["id", column], part.group):
-        # Made plain first: views and dictionaries cannot all be filtered.
-        rows = plain(batch).select(["id", column])
-        if column == "image":
-            yield without_large_images(rows)
-        else:
-            yield rows.append_column("error", pa.nulls(len(rows), pa.string()))
+    columns, uri = ["id", column], part.file.uri
+    for batch in bounded_rows(parquet, columns, part.group, uri=uri, trusted=ours):
+        kept = keep[start : start + len(batch)]
         start += len(batch)
+        if kept.any():
+            # Made plain first: views and dictionaries cannot all be filtered.
+            rows = plain(batch).select(columns)
+            if column == "image":
+                rows = without_large_images(rows)
+            else:
+                rows = rows.append_column("error", pa.nulls(len(rows), pa.string()))
+            yield rows if kept.all() else rows.filter(pa.array(kept))
         if start >= part.rows.stop:
             return
-
-
-def _kept(tables: Iterable[pa.Table], keep: npt.NDArray[np.bool_]) -> Iterator[pa.Table]:
-    start = 0
-    for rows in tables:
-        kept = keep[start : start + len(rows)]
-        start += len(rows)
-        yield rows if kept.all() else rows.filter(pa.array(kept))
 
 
 def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Join tables to some of a few megabytes each."""
     held: list[pa.Table] = []
+    size = count = 0
     for rows in tables:
         held.append(rows)
-        size = sum(some.nbytes for some in held)
-        if size >= _BYTES_AT_A_TIME or sum(map(len, held)) >= _MOST_AT_A_TIME:
+        size, count = size + rows.nbytes, count + len(rows)
+        if size >= _BYTES_AT_A_TIME or count >= _MOST_AT_A_TIME:
             yield pa.concat_tables(held)
-            held = []
-    if any(map(len, held)):
+            held, size, count = [], 0, 0
+    if held:
         yield pa.concat_tables(held)
 
 

@@ -1,7 +1,6 @@
 """Restoration of acquisition batches: images that were lost are fetched from the pool again."""
 
 import logging
-from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,28 +31,46 @@ def restore_batches(config: RoundConfig, listing: PoolListing, manifest: Manifes
     rows = manifest.rows()
     needed = rows.filter(pc.is_in(rows["status"], pa.array([ACQUIRED, LABELLED])))
     for round_id in pc.unique(needed["round"]).to_pylist():
-        folder = batch_uri(config.workspace, round_id)
-        held, damaged = _held(batch_files(folder))
-        missing = pc.invert(pc.is_in(needed["id"], held))
-        lost = needed.filter(pc.and_(pc.equal(needed["round"], round_id), missing))
-        if len(lost):
-            write_rows(config, listing, lost, round_id)
-            logger.warning("%d lost images of round %s were fetched again", len(lost), round_id)
-        for file in damaged:
-            storage.delete(file)
+        files = batch_files(batch_uri(config.workspace, round_id))
+        of_round = needed.filter(pc.equal(needed["round"], round_id))
+        restore_batch(config, listing, of_round, round_id)
+        for file in files:
+            if _ids_in(file) is None:
+                storage.delete(file)
 
 
-def write_rows(
+def restore_batch(
     config: RoundConfig, listing: PoolListing, rows: pa.Table, round_id: str
 ) -> list[str]:
-    """Write rows of the manifest, with their images from the pool, to the batch of their round.
+    """Fetch the images of a batch that no intact file of it holds.
+
+    Args:
+        config: Configuration of a round.
+        listing: The pool.
+        rows: The batch's rows in the manifest.
+        round_id: Name of the batch's round.
 
     Returns:
-        The files written.
+        The files that hold the rows: intact ones, and a new one for what was lost.
 
     Raises:
         StorageError: If an image is not in the pool any more, or cannot be read.
     """
+    wanted, held, files = set(rows["id"].to_pylist()), set[str](), []
+    for file in batch_files(batch_uri(config.workspace, round_id)):
+        ids = _ids_in(file)
+        if ids and ids & wanted:
+            files.append(file)
+            held |= ids
+    lost = rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(sorted(held), pa.string()))))
+    if len(lost):
+        files += _write(config, listing, lost, round_id)
+        logger.warning("%d lost images of round %s were fetched again", len(lost), round_id)
+    return files
+
+
+def _write(config: RoundConfig, listing: PoolListing, rows: pa.Table, round_id: str) -> list[str]:
+    """Write rows of the manifest, with their images from the pool, to the batch of their round."""
     # Images that were imported with their labels have neither a rank nor a rule.
     columns = {name: rows[name] for name in ("id", "source", "score", "model")} | {
         "rank": pc.if_else(rows["rank"].is_null(), pa.array(range(len(rows))), rows["rank"]),
@@ -74,13 +91,9 @@ def write_rows(
     return files
 
 
-def _held(files: Sequence[str]) -> tuple[pa.Array, list[str]]:
-    """Return the ids in the intact files, and the damaged files."""
-    held: list[str] = []
-    damaged = []
-    for file in files:
-        try:
-            held += read_batch([file])["id"].to_pylist()
-        except LostFileError:
-            damaged.append(file)
-    return pa.array(held, pa.string()), damaged
+def _ids_in(file: str) -> set[str] | None:
+    """Return the ids in a file of a batch; None if it is damaged."""
+    try:
+        return set(read_batch([file])["id"].to_pylist())
+    except LostFileError:
+        return None

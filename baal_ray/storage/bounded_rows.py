@@ -1,8 +1,8 @@
 """Rows of a Parquet file from a stranger, read a bounded number of bytes at a time.
 
 A few kilobytes of Parquet can stand for gigabytes: a dictionary holds a value once for any number
-of rows, deltas repeat the value before, and zeros compress a thousandfold. Encoded images do none
-of this.
+of rows, deltas repeat the value before, and zeros compress a thousandfold. JPEGs and PNGs do none
+of this, and bitmaps only the last.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from baal_ray.errors import StorageError
 
 #: The most encoded bytes of one image. The largest photographs have a fifth of that.
 MOST_IMAGE_BYTES = 256 * 1024**2
-#: The most characters of an id, a label or a URI.
+#: The most bytes of an id or a label.
 MOST_TEXT = 4096
 
 # Bytes of the rows that are read at once, if each value is stored in full.
@@ -27,31 +27,38 @@ _MOST_BYTES = 128 * 1024**2
 _FEWEST_TEXTS = 16
 # Encodings that store each value in full. RLE and BIT_PACKED encode levels then, not values.
 _IN_FULL = {"PLAIN", "RLE", "BIT_PACKED", "DELTA_LENGTH_BYTE_ARRAY"}
-# The bytes of a row group from which it must not be compressed more than a factor: with
-# images, which are compressed already, and with texts alone.
-_SUSPICIOUS_IMAGES = _MOST_BYTES, 4
+# The bytes of a row group from which it must not be compressed more than a factor: with images,
+# which are compressed already or stored in full, and with texts alone.
+_SUSPICIOUS_IMAGES, _SUSPICIOUS_BITMAPS = (_MOST_BYTES, 4), (_MOST_BYTES, 100)
 _SUSPICIOUS_TEXTS = _MOST_BYTES // 8, 100
 
 
 def bounded_rows(
-    parquet: pq.ParquetFile, columns: Sequence[str], group: int | None = None
+    parquet: pq.ParquetFile,
+    columns: Sequence[str],
+    group: int | None = None,
+    *,
+    uri: str,
+    trusted: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a row group, or of all of them, at most 128 MiB or one row at a time.
+    """Yield the rows of a row group, or of all of them, about 128 MiB or one row at a time.
 
-    The sizes are taken from the footer of the file.
+    The sizes are taken from the footer of the file, so they are averages over a row group.
 
     Args:
         parquet: The file.
         columns: Names of the columns to read.
         group: Number of the row group.
+        uri: Location of the file, for messages.
+        trusted: Whether the file is our own, which may be compressed as it likes.
 
     Raises:
         StorageError: If a row group is larger than that and compressed as no images are.
     """
     groups = range(parquet.metadata.num_row_groups) if group is None else [group]
     for number in groups:
-        if fault := inflation(parquet, columns, number):
-            raise StorageError(fault)
+        if not trusted and (fault := inflation(parquet, columns, number)):
+            raise StorageError(f"{uri}: {fault}")
         at_a_time = _rows_at_a_time(parquet.metadata.row_group(number), set(columns))
         yield from parquet.iter_batches(at_a_time, row_groups=[number], columns=list(columns))
 
@@ -70,8 +77,10 @@ def longest(texts: pa.Array | pa.ChunkedArray) -> int:
 
 def inflation(parquet: pq.ParquetFile, columns: Sequence[str], group: int) -> str | None:
     """Return what is wrong with a row group that takes far more memory than its file."""
-    size, stored = _sizes(_chunks(parquet.metadata.row_group(group), set(columns)))
-    most, factor = _SUSPICIOUS_IMAGES if "image" in columns else _SUSPICIOUS_TEXTS
+    chunks = _chunks(parquet.metadata.row_group(group), set(columns))
+    size, stored = _sizes(chunks)
+    in_full = _SUSPICIOUS_BITMAPS if _are_in_full(chunks) else _SUSPICIOUS_IMAGES
+    most, factor = in_full if "image" in columns else _SUSPICIOUS_TEXTS
     if size <= most or size <= factor * stored:
         return None
     return (
@@ -103,11 +112,17 @@ _TOO_LARGE = (
 def _rows_at_a_time(group: pq.RowGroupMetaData, names: set[str]) -> int:
     chunks = _chunks(group, names)
     size, _ = _sizes(chunks)
-    if all(set(chunk.encodings) <= _IN_FULL for chunk in chunks):
-        fewest, rows = _FEWEST_AT_A_TIME, int(group.num_rows * _BYTES_AT_A_TIME / size)
+    if _are_in_full(chunks):
+        rows = int(group.num_rows * _BYTES_AT_A_TIME / size)
+        fewest = max(1, min(_FEWEST_AT_A_TIME, int(group.num_rows * _MOST_BYTES / size)))
     else:
         fewest, rows = 1 if "image" in names else _FEWEST_TEXTS, _MOST_BYTES // size
     return min(max(rows, fewest), _MOST_AT_A_TIME)
+
+
+def _are_in_full(chunks: Sequence[pq.ColumnChunkMetaData]) -> bool:
+    """Return whether each value of some column chunks is stored in full."""
+    return all(set(chunk.encodings) <= _IN_FULL for chunk in chunks)
 
 
 def _chunks(group: pq.RowGroupMetaData, names: set[str]) -> list[pq.ColumnChunkMetaData]:

@@ -88,12 +88,6 @@ def _plain_columns(rows: pa.RecordBatch | pa.Table) -> Iterator[tuple[str, Colum
         yield name, column
 
 
-def image_leaf(parquet: pq.ParquetFile) -> str:
-    """Return the path, inside a Parquet file, of the column that holds the bytes of images."""
-    kind = parquet.schema_arrow.field("image").type
-    return "image.bytes" if pa.types.is_struct(kind) else "image"
-
-
 def _values(kind: pa.DataType) -> pa.DataType:
     """Return the type of a column's values; those of pandas' categories are in a dictionary."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind

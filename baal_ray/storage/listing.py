@@ -6,17 +6,13 @@ import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from baal_ray.storage.files import exists, filesystem, join, storage_errors
 from baal_ray.storage.redaction import redacted
-
-if TYPE_CHECKING:
-    pass
-
 
 logger = logging.getLogger(__name__)
 

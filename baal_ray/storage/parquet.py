@@ -184,5 +184,9 @@ def _repeats(field: pa.Field) -> bool:
 
     If they do not, a dictionary takes time and makes the column a third larger.
     """
-    once = field.name == "id" or pa.types.is_binary(field.type) or pa.types.is_floating(field.type)
+    once = (
+        field.name in ("id", "uri")
+        or pa.types.is_binary(field.type)
+        or pa.types.is_floating(field.type)
+    )
     return not once

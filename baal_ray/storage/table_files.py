@@ -2,7 +2,7 @@
 
 import base64
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,15 @@ from pydantic import BaseModel, ConfigDict
 from baal_ray.storage.bounded_rows import bounded_rows, without_large_images
 from baal_ray.storage.columns import plain
 from baal_ray.storage.parquet import open_parquet
+
+
+def first_rows(count: int, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the first rows of some tables, as many as asked for, and read no further."""
+    for rows in tables:
+        yield rows.slice(0, count)
+        count -= len(rows)
+        if count <= 0:
+            break
 
 
 class DeletedRows(BaseModel):
@@ -92,7 +101,7 @@ class TableFile(BaseModel):
         stored = [name for name in names if name not in values]
         with open_parquet(self.uri, verified=verified) as parquet:
             kept, start = self.kept(parquet.metadata.num_rows), 0
-            for batch in bounded_rows(parquet, stored):
+            for batch in bounded_rows(parquet, stored, uri=self.uri, trusted=verified):
                 rows = pa.Table.from_batches([batch])
                 for name, value in values.items():
                     same = pa.repeat(pa.scalar(value, pa.string()), len(batch))

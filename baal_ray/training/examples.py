@@ -7,7 +7,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +20,14 @@ from baal_ray.ids import hash_ids
 from baal_ray.storage.bounded_rows import MOST_TEXT, longest
 from baal_ray.storage.columns import column_fault
 from baal_ray.storage.parquet import open_parquet, utf8_texts
-from baal_ray.storage.table_files import TableFile
+from baal_ray.storage.table_files import TableFile, first_rows
 from baal_ray.storage.tables import find_table
 from baal_ray.workspace import batch_uri
 from baal_ray.workspace.batches import batch_files
 
 logger = logging.getLogger(__name__)
+
+_SAMPLE = pa.schema([("id", pa.string()), ("image", pa.binary()), ("error", pa.string())])
 
 #: Class index of an image that cannot be decoded. The image is left out of the fit.
 LEFT_OUT = -1
@@ -98,8 +99,10 @@ def evaluation_examples(
         with open_parquet(file.uri) as parquet:
             faults = [column_fault(parquet, "id", integer_ids=integer_ids)]
             faults.append(column_fault(parquet, "image"))
-            if "label" not in {*parquet.schema_arrow.names, *file.values}:
-                faults.append("has no column `label`")
+            labels = [*parquet.schema_arrow.names, *file.values].count("label")
+            if labels != 1:
+                there = f"{labels} columns" if labels else "no column"
+                faults.append(f"has {there} `label`; there must be one")
         if any(faults):
             raise LabelError(where, [fault for fault in faults if fault])
         with utf8_texts(file.uri):
@@ -115,7 +118,7 @@ def evaluation_examples(
 
 
 def sample_examples(examples: Examples, places: int, images: int) -> pa.Table:
-    """Return `id` and `image` of a few images from each of several files.
+    """Return `id`, `image` and `error` of a few images from each of several files.
 
     Args:
         examples: Labelled images.
@@ -123,8 +126,10 @@ def sample_examples(examples: Examples, places: int, images: int) -> pa.Table:
         images: Largest number of images per file.
     """
     picked = np.linspace(0, len(examples.files) - 1, min(places, len(examples.files))).astype(int)
-    reads = (examples.files[i].rows(["id", "image"], images) for i in picked)
-    return pa.concat_tables(rows for read in reads for rows in islice(read, 1))
+    reads = (examples.read(examples.files[i]) for i in picked)
+    return pa.concat_tables(
+        [_SAMPLE.empty_table(), *(rows for read in reads for rows in first_rows(images, read))]
+    )
 
 
 def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
@@ -191,7 +196,9 @@ def load_share(
             f"lack {len(row_of)} labelled images, such as {min(row_of)!r}: they are in none of "
             f"the {len(examples.files)} files"
         )
-        raise LostFileError(examples.batches or "the evaluation set's files", fault)
+        if examples.batches is None:
+            raise StorageError(f"the evaluation set changed while it was read: its files {fault}")
+        raise LostFileError(examples.batches, fault)
     _warn(undecodable)
     classes = [LEFT_OUT if id in undecodable else examples.class_of[id] for id in ids]
     return images_N, torch.tensor(classes, dtype=torch.int64)
@@ -217,7 +224,9 @@ def encoded_images(
         for found in examples.read(file):
             some = found.to_pydict()
             rows = zip(some["id"], some["image"], some["error"], strict=True)
-            yield {id: (image, error) for id, image, error in rows if id in wanted}
+            encoded = {id: (image, error) for id, image, error in rows if id in wanted}
+            if encoded:
+                yield encoded
 
 
 def _mapped(rows: int, height: int, width: int) -> Tensor:

@@ -86,7 +86,8 @@ def fit_model(config: RoundConfig, labelled: pa.Table) -> Fit:
         done = _done(job)
         if done is not None:
             return done
-        storage.delete(job.record)  # it is damaged, or names a checkpoint that is gone
+        if storage.exists(job.record):  # it is damaged, or names a checkpoint that is gone
+            storage.delete(job.record)
         _check(job)
         _train(job)
     return _read(job, reused=False)

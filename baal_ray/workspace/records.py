@@ -84,12 +84,7 @@ class Record(BaseModel):
             FormatError: If another version wrote it, with another format.
             StorageError: If it cannot be read.
         """
-        plain = storage.read_json(uri, remedy)
-        checksum = plain.pop(_CHECKSUM, None)
-        if checksum is not None and checksum != _checksum(plain):
-            raise LostFileError(
-                uri, f"is damaged or was changed by hand: its checksum is wrong. {remedy}"
-            )
+        plain = read_fields(uri, remedy)
         try:
             return cls.model_validate(plain, context={"uri": uri})
         except ValidationError as error:
@@ -104,6 +99,17 @@ class Record(BaseModel):
                 f"{uri} cannot be read as format {cls.FORMAT} ({what}). It was probably written "
                 "by another version of baal_ray. Use that version, or begin a new workspace"
             ) from error
+
+
+def read_fields(uri: str, remedy: str = "") -> dict[str, Any]:
+    """Return the fields of a record, without their checksum; arguments and errors as `read`."""
+    plain = storage.read_json(uri, remedy)
+    checksum = plain.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(plain):
+        raise LostFileError(
+            uri, f"is damaged or was changed by hand: its checksum is wrong. {remedy}"
+        )
+    return plain
 
 
 def encoded(plain: dict[str, Any]) -> bytes:

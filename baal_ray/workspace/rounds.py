@@ -24,12 +24,14 @@ logger = logging.getLogger(__name__)
 File = TypeVar("File", bound=StageFile)
 Result = TypeVar("Result", bound=StageResult)
 
-# Files and folders of a round: first the listings of its pool and targets, then one per stage.
-_BEGUN = {"pool", "targets", "plan.json", "fit.json", "scores.json", "batch.json", "round.json"}
+# Files and folders of a round: first the listings of its pool and targets, then those of each
+# stage.
+_BEGUN = {"pool", "targets", "plan.json", "fit.json", "scores.json", "candidates.json"}
+_BEGUN |= {"candidates", "batch.json", "round.json"}
 _OURS = _BEGUN | {"batch"}
 
 # Stages whose results are deleted if a file that one of them names is lost.
-_MADE_AGAIN = {kind.STAGE for kind in (FitResult, ScoresResult, CandidatesResult, RoundRecord)}
+_MADE_AGAIN = {kind.STAGE for kind in (FitResult, ScoresResult, CandidatesResult)}
 
 # Most rounds that an error names.
 _NAMED = 5
@@ -54,8 +56,12 @@ def read_stage(workspace: str, round_id: str, kind: type[File], attempt: int = 1
     uri = stage_uri(workspace, round_id, attempted(kind.STAGE, attempt))
     if not storage.exists(uri):
         return None
-    again = f"Run round {round_id} again, which recreates it."
-    return kind.read(uri, f"{again} If the round is finished, delete its round.json first.")
+    return kind.read(
+        uri,
+        f"If round {round_id} is not finished, run it again, which recreates the file. Otherwise "
+        "restore the file from a backup, or delete the round's round.json and run the round "
+        "again, which changes no pick.",
+    )
 
 
 def attempted(stage: str, attempt: int) -> str:

@@ -546,7 +546,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
     config = round_config(tmp_path)
     with pytest.raises(ConfigError, match=r"'\.\./x'; it must be 1 to 100 letters"):
         run_round(config, "../x")
-    with pytest.raises(PoolError, match=r"no \.parquet files"):
+    with pytest.raises(PoolError, match=r"no \.parquet, \.parq, \.pq files"):
         run_round(config, "night")
     pq.write_table(table(0, 3), tmp_path / "pool.parquet")
     doubled = pd.concat([table(0, 3).to_pandas()] * 2)

@@ -16,6 +16,7 @@ from baal_ray.errors import BaalRayError, LabelError, TrainingError
 from baal_ray.images import encode_png
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.labelled_sets import import_labelled_set
+from baal_ray.storage.parquet import publish_table
 from baal_ray.training.fit import _job, fit_model
 from baal_ray.workspace import checkpoint_uri, manifest_uri
 from pools import round_config, table, write_labelled
@@ -64,7 +65,8 @@ def test_two_workers_use_every_row_and_go_on_from_the_epoch_on_disk_when_one_die
     assert fit.history[-1]["accuracy"] > 0.9
     # A mean over images and passes, which is ln 3 for a model that has learned nothing.
     assert fit.history[-1]["train_loss"] < fit.history[0]["train_loss"] < 1.2 * math.log(3)
-    checkpoint = load_checkpoint(checkpoint_uri(config.workspace, fit.checkpoint))
+    uri = checkpoint_uri(config.workspace, fit.checkpoint)
+    checkpoint = load_checkpoint(uri, model=config.model)
     assert checkpoint.classes == config.classes
     description = describe(checkpoint_uri(config.workspace, fit.checkpoint))
     assert description.fit is not None
@@ -143,7 +145,8 @@ def test_a_class_added_later_is_only_another_configuration(tmp_path: Path) -> No
     fit_model(config, manifest.labelled())
     wider = config.model_copy(update={"classes": ["new", *config.classes]})
     fit = fit_model(wider, manifest.labelled())
-    checkpoint = load_checkpoint(checkpoint_uri(config.workspace, fit.checkpoint))
+    uri = checkpoint_uri(config.workspace, fit.checkpoint)
+    checkpoint = load_checkpoint(uri, model=config.model)
     assert not fit.reused
     assert checkpoint.classes == ["new", "left", "middle", "right"]
     narrower = config.model_copy(update={"classes": ["left", "middle"]})
@@ -159,7 +162,8 @@ def spoil(config: RoundConfig, *rows: int) -> None:
     for row in rows:
         images[row] = b"<html>404"
     column = table.column_names.index("image")
-    pq.write_table(table.set_column(column, table.schema.field(column), [images]), file)
+    publish_table(str(file.parent), table.set_column(column, table.schema.field(column), [images]))
+    file.unlink()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -271,5 +271,5 @@ def test_the_manifest_keeps_its_rows_and_the_versions_that_unfinished_rounds_beg
 @pytest.mark.parametrize("record", ["fits/b/fit.json", "scores/b8/_fingerprint.json"])
 def test_a_rotten_record_is_named(workspace, record):
     write(workspace, record, "")
-    with pytest.raises(CorruptFileError, match=rf"{record} \(0 bytes\) is .* Delete it"):
+    with pytest.raises(CorruptFileError, match=rf"{record} \(0 bytes\) is .* Delete the folder"):
         plan_pruning(workspace, keep=1)

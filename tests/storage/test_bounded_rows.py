@@ -177,7 +177,7 @@ def test_harmless_rows_are_read_in_their_order(tmp_path, dictionary):
     path = write(tmp_path / "a.parquet", ids_of(500), images, **options)
     found = pa.concat_tables(TableFile(uri=str(path)).image_rows(64))
     with open_parquet(str(path)) as parquet:
-        third = pa.Table.from_batches(bounded_rows(parquet, ["id"], 2))
+        third = pa.Table.from_batches(bounded_rows(parquet, ["id"], 2, uri=str(path)))
     assert found["image"].to_pylist() == images.to_pylist()
     assert found["id"].to_pylist() == ids_of(500)
     assert third["id"].to_pylist() == ids_of(500)[140:210]
@@ -188,4 +188,4 @@ def test_a_row_group_that_is_all_air_is_refused_before_it_is_read(page):
         open_parquet(str(page)) as parquet,
         pytest.raises(StorageError, match=r"takes 6000\d+ bytes in memory and \d+ in the file"),
     ):
-        next(bounded_rows(parquet, ["id", "image"]))
+        next(bounded_rows(parquet, ["id", "image"], uri=str(page)))

@@ -75,7 +75,8 @@ def main(folder: str) -> None:
     for name, left_out in {"harmless": KILLERS, "all": []}.items():
         pool = read_pool(listing, leave_out=IdSet.of(left_out))
         checkpoint = checkpoint_uri(folder, sha256)
-        print(name, score_pool(pool, checkpoint, f"{folder}/{name}", config=config), flush=True)
+        done = score_pool(pool, checkpoint, f"{folder}/{name}", config=config, model=model)
+        print(name, done, flush=True)
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def through_actors(
     # Else Ray Data hides an actor's error, and with it the remedy that its message names.
     blocks.context.raise_original_map_exception = True
     return blocks.map_batches(
-        Worker,
+        type(actor.__name__, (Worker,), {}),  # Ray shows the name
         fn_constructor_args=(actor, job, *more),
         batch_format="numpy" if decoded else "pyarrow",
         batch_size=config.mini_batch,

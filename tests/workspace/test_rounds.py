@@ -78,7 +78,7 @@ def test_what_is_no_round_is_passed_over(tmp_path):
 @pytest.mark.parametrize("kind", [Plan, BatchResult, FitResult, RoundRecord])
 def test_a_rotten_record_is_named_with_what_to_do(tmp_path, kind, rotten):
     put(str(tmp_path), "night", f"{kind.STAGE}.json", rotten)
-    told = rf"night/{kind.STAGE}\.json .*Run round night again, which recreates it\."
+    told = rf"night/{kind.STAGE}\.json .*If round night is not finished, run it again"
     with pytest.raises(LostFileError, match=told):
         read_stage(str(tmp_path), "night", kind)
 

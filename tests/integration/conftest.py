@@ -1,4 +1,5 @@
 import gc
+import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -54,3 +55,15 @@ def first_round(
         classes=config.classes,
     )
     return config, run_round(config, "2026-11-22")
+
+
+@pytest.fixture
+def nothing_logged() -> Iterator[None]:
+    """Switch logging off.
+
+    Otherwise pytest keeps the records of Ray Data, whose errors refer to the actors that failed,
+    and with them their CPUs.
+    """
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)

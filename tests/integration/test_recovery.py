@@ -1,6 +1,5 @@
 """Rounds whose files are removed, torn and flipped between their stages."""
 
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,11 +81,10 @@ def first_night(tmp_path_factory: pytest.TempPathFactory) -> RoundConfig:
     return config
 
 
+@pytest.mark.usefixtures("nothing_logged")
 def test_whatever_is_lost_between_two_stages_the_picks_are_the_same(
-    first_night: RoundConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first_night: RoundConfig, tmp_path: Path
 ) -> None:
-    # pytest keeps what Ray logs, and with its errors the actors that failed, and so their CPUs.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     config = first_night
     undisturbed = tmp_path / "workspace"
     shutil.copytree(config.workspace, undisturbed)

@@ -1,4 +1,3 @@
-import logging
 import platform
 import resource
 import time
@@ -413,11 +412,10 @@ def test_prometheus_is_told_how_many_images_were_scored(tmp_path: Path) -> None:
     assert told() == [70, 3]
 
 
+@pytest.mark.usefixtures("nothing_logged")
 def test_a_model_that_is_wrong_when_traced_is_run_whole_from_the_next_call_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    # Else pytest keeps the records that Ray Data logs, which refer to the actor that failed.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     model = ModelConfig(factory="peeking:Peeking", arguments={"side": 12}, image_size=[12, 12])
     sha256 = save_checkpoint(str(tmp_path), build_classifier(model, 3), model, CLASSES)
     checkpoint, scores = checkpoint_uri(str(tmp_path), sha256), tmp_path / "scores"

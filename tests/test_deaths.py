@@ -48,3 +48,7 @@ def test_nothing_kills():
 def test_what_dies_without_an_image_blames_none():
     with pytest.raises(ResourceError, match="killed even without an image to work on"):
         found(["a"], most=-1)
+
+
+def test_a_search_among_no_images_ends():
+    assert search(0, partial(os._exit, 1), lambda group: (list(group),)).killers == {}

@@ -249,7 +249,7 @@ def _read_part(part: _Part, column: str, wanted: _Wanted, *, ours: bool) -> Iter
     """Yield `id`, `error` and the other column of the wanted rows, a few at a time."""
     with open_parquet(part.file.uri, verified=ours) as parquet:
         with utf8_ids(part.file.uri):
-            batches = bounded_rows(parquet, ["id"], part.group, uri=part.file.uri, trusted=ours)
+            batches = bounded_rows(parquet, ["id"], part.group, uri=part.file.uri)
             ids = pa.chunked_array([plain_ids(some["id"]) for some in batches], pa.string())
         keep = np.zeros(len(ids), dtype=bool)
         these = slice(part.rows.start, part.rows.stop)
@@ -265,16 +265,16 @@ def _read_part(part: _Part, column: str, wanted: _Wanted, *, ours: bool) -> Iter
             reasons = pa.repeat(pa.scalar(fault), len(lost))
             yield pa.table({"id": lost, "image": nothing, "error": reasons})
             return
-        yield from _joined(_rows_of(parquet, part, column, keep, ours=ours))
+        yield from _joined(_rows_of(parquet, part, column, keep))
 
 
 def _rows_of(
-    parquet: pq.ParquetFile, part: _Part, column: str, keep: npt.NDArray[np.bool_], *, ours: bool
+    parquet: pq.ParquetFile, part: _Part, column: str, keep: npt.NDArray[np.bool_]
 ) -> Iterator[pa.Table]:
     """Yield `id`, `error` and the other column of those rows of a row group that are kept."""
     start = 0
-    columns, uri = ["id", column], part.file.uri
-    for batch in bounded_rows(parquet, columns, part.group, uri=uri, trusted=ours):
+    columns = ["id", column]
+    for batch in bounded_rows(parquet, columns, part.group, uri=part.file.uri):
         kept = keep[start : start + len(batch)]
         start += len(batch)
         if kept.any():

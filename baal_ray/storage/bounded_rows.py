@@ -39,7 +39,6 @@ def bounded_rows(
     group: int | None = None,
     *,
     uri: str,
-    trusted: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a row group, or of all of them, about 128 MiB or one row at a time.
 
@@ -50,14 +49,13 @@ def bounded_rows(
         columns: Names of the columns to read.
         group: Number of the row group.
         uri: Location of the file, for messages.
-        trusted: Whether the file is our own, which may be compressed as it likes.
 
     Raises:
         StorageError: If a row group is larger than that and compressed as no images are.
     """
     groups = range(parquet.metadata.num_row_groups) if group is None else [group]
     for number in groups:
-        if not trusted and (fault := inflation(parquet, columns, number)):
+        if fault := inflation(parquet, columns, number):
             raise StorageError(f"{uri}: {fault}")
         at_a_time = _rows_at_a_time(parquet.metadata.row_group(number), set(columns))
         yield from parquet.iter_batches(at_a_time, row_groups=[number], columns=list(columns))

@@ -101,7 +101,7 @@ class TableFile(BaseModel):
         stored = [name for name in names if name not in values]
         with open_parquet(self.uri, verified=verified) as parquet:
             kept, start = self.kept(parquet.metadata.num_rows), 0
-            for batch in bounded_rows(parquet, stored, uri=self.uri, trusted=verified):
+            for batch in bounded_rows(parquet, stored, uri=self.uri):
                 rows = pa.Table.from_batches([batch])
                 for name, value in values.items():
                     same = pa.repeat(pa.scalar(value, pa.string()), len(batch))

@@ -5,6 +5,7 @@ import pytest
 
 from baal_ray.config import RoundConfig
 from baal_ray.errors import ConfigError
+from pools import round_config
 
 MINIMAL = """
 workspace: /data/work
@@ -403,3 +404,11 @@ def test_without_epochs_there_must_be_a_trained_model(read):
     assert read(without + "model: {weights: /data/model.safetensors}\n").training.epochs == 0
     with pytest.raises(ConfigError, match=r"training\.epochs is 0, but model\.weights is not set"):
         read(without)
+
+
+@pytest.mark.parametrize("spelling", ["{}//ws", "{}/./ws", "{}/x/../ws", "{}/ws/"])
+def test_a_local_workspace_has_one_spelling(tmp_path, spelling):
+    # Otherwise its files, as they are listed, would not be those that a round names.
+    workspace = spelling.format(tmp_path)
+    config = round_config(tmp_path, workspace=workspace)
+    assert config.workspace == f"{tmp_path}/ws"

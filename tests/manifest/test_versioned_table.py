@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from baal_ray.errors import ManifestError
+from baal_ray.errors import ManifestError, StorageError
 from baal_ray.manifest import Manifest
 from baal_ray.manifest.versioned_table import VersionedTable
 from baal_ray.operations.forgetting import forget_images
@@ -59,3 +59,13 @@ def test_a_merge_whose_files_are_forgotten_under_it_is_made_on_the_new_version(
     assert manifest.label(images("b", label=["cat"])) == 1
     assert manifest.labelled()["id"].to_pylist() == ["b"]
     assert manifest.rows()["id"].to_pylist() == ["b", "c", "d"]
+
+
+def test_a_torn_data_file_is_told_as_ours(tmp_path):
+    manifest = Manifest(f"{tmp_path}/manifest")
+    manifest.acquire(pa.table({"id": ["a"]}), "night")
+    (file,) = (tmp_path / "manifest").glob("*.parquet")
+    for data in (file.read_bytes()[:100], b""):
+        file.write_bytes(data)
+        with pytest.raises(StorageError, match=r"the manifest .* cannot be read"):
+            manifest.rows()

@@ -259,3 +259,12 @@ def test_killed_before_any_change_it_leaves_a_whole_workspace_and_runs_to_the_sa
         }
         assert Manifest(f"{killed}/manifest").rows() == Manifest(f"{undisturbed}/manifest").rows()
     assert last > 10
+
+
+def test_a_damaged_record_is_not_given_a_right_checksum(workspace):
+    record = f"{workspace}/rounds/night-1/batch.json"
+    whole = encoded(json.loads(storage.read(record)) | {"acquired": 100})
+    damaged = whole.replace(b'"acquired": 100', b'"acquired": 900')
+    storage.publish(record, damaged)
+    forget_images(workspace, FORGOTTEN)
+    assert storage.read(record) == damaged

@@ -13,7 +13,7 @@ from PIL import Image
 
 from baal_ray.errors import StorageError
 from baal_ray.storage.bounded_rows import MOST_IMAGE_BYTES, bounded_rows
-from baal_ray.storage.parquet import open_parquet
+from baal_ray.storage.parquet import open_parquet, publish_table
 from baal_ray.storage.table_files import TableFile
 
 # Prints the peak of the process's memory in MiB over what importing takes, and what was found.
@@ -189,3 +189,12 @@ def test_a_row_group_that_is_all_air_is_refused_before_it_is_read(page):
         pytest.raises(StorageError, match=r"takes 6000\d+ bytes in memory and \d+ in the file"),
     ):
         next(bounded_rows(parquet, ["id", "image"], uri=str(page)))
+
+
+def test_a_batch_of_bitmaps_is_read(tmp_path):
+    # Black ones, such as masks, of 152 MB that take 7 MB in the file.
+    bitmap = bytes(2_000_000)
+    rows = pa.table({"id": ids_of(76), "image": pa.array([bitmap] * 76, pa.binary())})
+    file = TableFile(uri=publish_table(str(tmp_path), rows))
+    for verified in (True, False):
+        assert sum(len(some) for some in file.image_rows(8, verified=verified)) == 76
